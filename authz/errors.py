@@ -1,0 +1,38 @@
+"""Failures of the authorization package. A refusal that callers expect is a value, not an error."""
+
+
+class AuthzError(Exception):
+    """Base of all failures of this package."""
+
+
+class StorageUnavailableError(AuthzError):
+    """PostgreSQL did not answer in time: nothing may be decided from it."""
+
+
+class TenantNotFoundError(AuthzError):
+    """No tenant has this id or slug."""
+
+
+class StaleError(AuthzError):
+    """No confirmation from PostgreSQL within `max_staleness`, or a demanded revision was not reached in time."""
+
+
+class ModelError(AuthzError):
+    """A `model.conf` that cannot be compiled safely, or is not fit to be served; the message says why."""
+
+
+class ConditionError(AuthzError):
+    """A condition that does not parse, type-check, or keep its bounds."""
+
+
+class ConflictError(AuthzError):
+    """A change that meets a row of the other owner."""
+
+
+class RevisionConflictError(AuthzError):
+    """The tenant moved on since the caller looked."""
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"expected revision {expected}, the tenant is at {actual}")
+        self.expected = expected
+        self.actual = actual

@@ -1,0 +1,141 @@
+"""What the decision point needs from the outside. Implementations: `authz/storage.py`, `authz/snapshot_cache.py`."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from authz.request import NO_PROPERTIES, Ref
+from authz.rules import Owner, RoleLink, Rule, Source
+from tenancy.ids import Slug, TenantId, TenantStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """The platform's `model.conf`; `digest` is the SHA-256 of its text, hex."""
+
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantHead:
+    """Where a tenant stands. All numbers only grow.
+
+    `revision` rises with every change, `rules_revision` is the last revision that changed rules, hierarchy, base or
+    model, `keys_revision` the last one that changed API keys.
+    """
+
+    tenant_id: TenantId
+    slug: Slug
+    status: TenantStatus
+    revision: int
+    rules_revision: int
+    keys_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Everything a snapshot is built from, read in one database snapshot at `head.rules_revision`.
+
+    `rules` and `links` hold the base rows (`base=True`) and the tenant's; `links` holds the role and group hierarchy
+    and `g2`, no memberships. Rules come in policy order: base rows first, then file rows in line order, then API rows.
+    """
+
+    head: TenantHead
+    model: StoredModel
+    rules: Sequence[Rule]
+    links: Sequence[RoleLink]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One direct role or group of a subject."""
+
+    role: Ref
+    expires_at: datetime | None = None
+    owner: Owner = Owner.FILES
+    source: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRecord:
+    """What is stored about a subject; empty for an unknown one, which is no error."""
+
+    grants: tuple[Grant, ...] = ()
+    properties: Mapping[str, Any] = field(default=NO_PROPERTIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Answer of one SQL statement: rows together with the revisions they belong to."""
+
+    head: TenantHead
+    subjects: Mapping[Ref, SubjectRecord]
+    resources: Mapping[Ref, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What changed for one tenant after a revision, up to `head`. `everything` means: drop all cached entries."""
+
+    head: TenantHead
+    everything: bool
+    subjects: frozenset[Ref] = frozenset()
+    resources: frozenset[Ref] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """Heads of all tenants that changed since the cursor; `cursor` starts the next poll.
+
+    `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed.
+    """
+
+    heads: Sequence[TenantHead]
+    cursor: int
+    database_time: datetime
+
+
+class PolicyReader(Protocol):
+    """Reads for the decision path. Every method raises `StorageUnavailableError` when PostgreSQL cannot answer."""
+
+    async def find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
+        """Return the head, or None for an unknown tenant."""
+
+    async def find_tenant_by_slug(self, slug: str) -> TenantHead | None:
+        """Return the head, or None for an unknown slug."""
+
+    async def load_rules(self, tenant_id: TenantId) -> RuleSet:
+        """Return the rule set as of one database snapshot; raises `TenantNotFoundError`."""
+
+    async def lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
+        """Return grants and stored properties of the named subjects and resources, from one SQL statement."""
+
+    async def touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
+        """Return which subjects and resources changed after `revision`."""
+
+    async def poll(self, cursor: int | None) -> FeedPage:
+        """Return what changed since `cursor`; None starts at now with no heads. Refuses to run on a standby."""
+
+    async def list_subject_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids > `after` (by code point) of subjects of type `kind` in memberships and entities, ascending."""
+
+    async def list_resource_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids > `after` (by code point) of resources of type `kind` in stored entities, ascending."""
+
+
+class SnapshotCache(Protocol):
+    """Valkey as the decision point sees it. No method raises: a cache that is down is a miss."""
+
+    async def find_rules(self, head: TenantHead, model_digest: str) -> RuleSet | None:
+        """Return the authenticated rule set of exactly (tenant, rules_revision, model), or None."""
+
+    async def store_rules(self, rule_set: RuleSet) -> None:
+        """Keep a rule set for other nodes."""
+
+    async def publish(self, head: TenantHead) -> None:
+        """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""
+
+    def notices(self) -> AsyncIterator[TenantId]:
+        """Yield ids of tenants that were said to have moved; reconnects for ever."""

@@ -1,0 +1,98 @@
+"""What is asked: AuthZEN's subject, action, resource and context.
+
+Source: OpenID AuthZEN Authorization API 1.0, section 5 (information model).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+Ref = NewType("Ref", str)
+"""`type:id`, for example `user:alice`; what Casbin's columns hold."""
+
+Properties = Mapping[str, Any]
+"""JSON object: str, int, float, bool, None, list and dict values only."""
+
+NO_PROPERTIES: Properties = {}
+
+TYPE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\Z")
+CONTROL_PATTERN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_REF_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A subject or a resource. Equal types and ids make one entity, code point by code point."""
+
+    type: str
+    id: str
+    properties: Properties = field(default=NO_PROPERTIES, compare=False)
+
+    @property
+    def ref(self) -> Ref:
+        """`type:id`; the first colon ends the type, so the mapping is one to one."""
+        return Ref(f"{self.type}:{self.id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An action: its name, and properties that are the caller's by nature."""
+
+    name: str
+    properties: Properties = field(default=NO_PROPERTIES, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """One question: may `subject` do `action` on `resource`, in `context`?
+
+    The properties of subject and resource are those that the caller asserted *and may assert*
+    (scope `decision:assert`); the edge removes the others before it builds this value.
+    """
+
+    subject: Entity
+    action: Action
+    resource: Entity
+    context: Properties = field(default=NO_PROPERTIES, compare=False)
+
+
+class InvalidNameError(ValueError):
+    """A type, id or action that cannot be part of a policy or of a question."""
+
+
+def parse_ref(text: str) -> Entity:
+    """Return the entity that `type:id` names.
+
+    Raises:
+        InvalidNameError: no colon, a type outside `[A-Za-z][A-Za-z0-9_.-]*`, an empty id, a control
+            character, or more than 2,048 characters.
+    """
+    kind, colon, identifier = text.partition(":")
+    if not colon:
+        raise InvalidNameError(f"`{text}` has no type: write `type:id`, as in `user:{text}`")
+    check_type(kind)
+    check_id(identifier)
+    return Entity(kind, identifier)
+
+
+def check_type(kind: str) -> None:
+    """Raise `InvalidNameError` unless `kind` matches `[A-Za-z][A-Za-z0-9_.-]*`."""
+    if TYPE_PATTERN.match(kind) is None or len(kind) > MAX_REF_LENGTH:
+        raise InvalidNameError(f"`{kind}` is not a type: a letter, then letters, digits, `_`, `.` or `-`")
+
+
+def check_id(identifier: str) -> None:
+    """Raise `InvalidNameError` for an empty id, one with a control character, or one too long."""
+    if not identifier:
+        raise InvalidNameError("an id is empty")
+    if len(identifier) > MAX_REF_LENGTH:
+        raise InvalidNameError(f"an id is longer than {MAX_REF_LENGTH} characters")
+    if CONTROL_PATTERN.search(identifier) is not None:
+        raise InvalidNameError("an id holds a control character")
+
+
+def check_action(name: str) -> None:
+    """Raise `InvalidNameError` for an empty action name, one with a control character, or one too long."""
+    if not name or len(name) > MAX_REF_LENGTH or CONTROL_PATTERN.search(name) is not None:
+        raise InvalidNameError("an action name is empty, too long or holds a control character")
