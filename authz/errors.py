@@ -36,3 +36,11 @@ class RevisionConflictError(AuthzError):
         super().__init__(f"expected revision {expected}, the tenant is at {actual}")
         self.expected = expected
         self.actual = actual
+
+
+class LimitExceededError(AuthzError):
+    """A per-tenant limit would be passed."""
+
+
+class RevisionNotFoundError(AuthzError):
+    """The tenant never had this revision."""
