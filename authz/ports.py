@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from authz.request import NO_PROPERTIES, Ref
+from authz.request import Ref
 from authz.rules import Owner, RoleLink, Rule, Source
 from tenancy.ids import Slug, TenantId, TenantStatus
 
@@ -63,7 +63,7 @@ class SubjectRecord:
     """What is stored about a subject; empty for an unknown one, which is no error."""
 
     grants: tuple[Grant, ...] = ()
-    properties: Mapping[str, Any] = field(default=NO_PROPERTIES)
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Source: OpenID AuthZEN Authorization API 1.0, section 5 (information model).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NewType
 
 Ref = NewType("Ref", str)
@@ -14,7 +15,7 @@ Ref = NewType("Ref", str)
 Properties = Mapping[str, Any]
 """JSON object: str, int, float, bool, None, list and dict values only."""
 
-NO_PROPERTIES: Properties = {}
+NO_PROPERTIES: Properties = MappingProxyType({})
 
 TYPE_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*\Z")
 CONTROL_PATTERN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -27,7 +28,7 @@ class Entity:
 
     type: str
     id: str
-    properties: Properties = field(default=NO_PROPERTIES, compare=False)
+    properties: Properties = field(default_factory=dict, compare=False)
 
     @property
     def ref(self) -> Ref:
@@ -40,7 +41,7 @@ class Action:
     """An action: its name, and properties that are the caller's by nature."""
 
     name: str
-    properties: Properties = field(default=NO_PROPERTIES, compare=False)
+    properties: Properties = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class EvaluationRequest:
     subject: Entity
     action: Action
     resource: Entity
-    context: Properties = field(default=NO_PROPERTIES, compare=False)
+    context: Properties = field(default_factory=dict, compare=False)
 
 
 class InvalidNameError(ValueError):
