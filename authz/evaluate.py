@@ -1,0 +1,330 @@
+"""The policy decision point: one question, one revision, one answer.
+
+`evaluate_in` is pure and synchronous: it answers from what a node holds, or says what must be loaded first.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from authz.conditions import Activation, Condition, activation_of
+from authz.decision import Decision, DeterminingRule, Reason
+from authz.errors import ConditionError, ModelError, StaleError
+from authz.ports import TenantHead
+from authz.request import NO_PROPERTIES, EvaluationRequest, Properties, Ref
+from authz.rules import Effect
+from authz.served_model import PolicyEffect
+from authz.snapshot import ALLOWED, NO_MATCH, UNDECIDED, Facts, Snapshot
+from tenancy.ids import TenantId, TenantStatus
+
+MAX_ROUNDS = 5
+"""How often a batch may find that yet more must be loaded before it gives up (503)."""
+
+
+class StateView(Protocol):
+    """What a node (or files alone) holds of one tenant, all of it valid at `head.revision`."""
+
+    @property
+    def head(self) -> TenantHead:
+        """Revisions and status."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The rules."""
+
+    @property
+    def subjects(self) -> Mapping[Ref, Facts]:
+        """Facts of the subjects that were loaded, unknown ones included."""
+
+    @property
+    def resources(self) -> Mapping[Ref, Properties]:
+        """Stored properties of the resources that were loaded."""
+
+
+class LoadedView(StateView, Protocol):
+    """A state together with what was asked for, held past any eviction."""
+
+
+class EvaluationNode(Protocol):
+    """The part of `authz.node.Node` that decisions need."""
+
+    async def load(
+        self,
+        tenant_id: TenantId,
+        subjects: Iterable[Ref],
+        resources: Iterable[Ref],
+        min_revision: int | None = None,
+    ) -> StateView:
+        """Return a view in which all of them are loaded, at one revision."""
+
+    def now(self) -> datetime:
+        """Return the time of this decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What must be loaded before the question can be answered."""
+
+    subjects: tuple[Ref, ...] = ()
+    resources: tuple[Ref, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A row that applies: its matcher holds, and its condition is true or (for a deny) in error."""
+
+    position: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What came of every candidate row of a question."""
+
+    allows: tuple[Matched, ...]
+    denies: tuple[Matched, ...]
+    errors: tuple[tuple[int, str], ...]
+    """Rows whose condition or matcher could not be evaluated, with the reason; allows among them do not match."""
+    unmet: tuple[int, ...]
+    """Rows whose condition is false."""
+
+
+def evaluate_in(
+    state: StateView, request: EvaluationRequest, *, now: datetime, trace: bool = False
+) -> Decision | Missing:
+    """Answer from what `state` holds.
+
+    Args:
+        state: One tenant at one revision.
+        request: The question; its names are already checked.
+        now: The time of the decision, aware.
+        trace: Whether to name the determining rules (always named when a condition took part).
+    """
+    head = state.head
+    if head.status is not TenantStatus.ACTIVE:
+        return Decision(Effect.DENY, Reason.TENANT_SUSPENDED, head.revision)
+    subject = request.subject.ref
+    facts = state.subjects.get(subject)
+    if facts is None or facts.valid_until <= now.timestamp():
+        return Missing(subjects=(subject,))
+    snapshot = state.snapshot
+    resource = request.resource.ref
+    quick = snapshot.decide(facts.names, resource, request.action.name)
+    if quick is not UNDECIDED and not trace:
+        return Decision(
+            Effect.ALLOW if quick is ALLOWED else Effect.DENY,
+            Reason.NO_MATCH if quick is NO_MATCH else Reason.RULE,
+            head.revision,
+        )
+    stored: Properties = NO_PROPERTIES
+    if _needs_resource(snapshot, facts, resource, request.action.name):
+        found = state.resources.get(resource)
+        if found is None:
+            return Missing(resources=(resource,))
+        stored = found
+    outcomes = outcomes_of(snapshot, facts, stored, request, now)
+    return _decide(snapshot, facts, outcomes, head.revision, now)
+
+
+async def evaluate(
+    node: EvaluationNode,
+    tenant_id: TenantId,
+    request: EvaluationRequest,
+    *,
+    min_revision: int | None = None,
+    trace: bool = False,
+) -> Decision:
+    """Answer one question, loading what it takes.
+
+    Raises:
+        StaleError: the tenant is not confirmed, or `min_revision` was not reached in time.
+        StorageUnavailableError: PostgreSQL did not answer.
+        TenantNotFoundError: no such tenant.
+    """
+    return (await evaluate_many(node, tenant_id, [request], min_revision=min_revision, trace=trace))[0]
+
+
+async def evaluate_many(
+    node: EvaluationNode,
+    tenant_id: TenantId,
+    requests: Sequence[EvaluationRequest],
+    *,
+    min_revision: int | None = None,
+    trace: bool = False,
+    stop: Effect | None = None,
+) -> list[Decision]:
+    """Answer a batch at one revision, in order; with `stop`, up to and including the first decision of that effect.
+
+    Raises:
+        As `evaluate`.
+    """
+    subjects = dict.fromkeys(request.subject.ref for request in requests)
+    resources: dict[Ref, None] = {}
+    for _ in range(MAX_ROUNDS):
+        state = await node.load(tenant_id, tuple(subjects), tuple(resources), min_revision)
+        now = node.now()
+        decisions: list[Decision] = []
+        missing = False
+        for request in requests:
+            answer = evaluate_in(state, request, now=now, trace=trace)
+            if isinstance(answer, Missing):
+                missing = True
+                subjects.update(dict.fromkeys(answer.subjects))
+                resources.update(dict.fromkeys(answer.resources))
+                continue
+            decisions.append(answer)
+            if stop is answer.effect and not missing:
+                break
+        if not missing:
+            return decisions
+    raise StaleError("what a decision needs kept changing while it was loaded")
+
+
+def outcomes_of(
+    snapshot: Snapshot, facts: Facts, stored: Properties, request: EvaluationRequest, now: datetime
+) -> Outcomes:
+    """Evaluate every candidate row of a question.
+
+    Args:
+        snapshot: The rules.
+        facts: The subject.
+        stored: Stored properties of the resource; they win over those of the request, name by name.
+        request: The question.
+        now: The time of the decision.
+    """
+    allows: list[Matched] = []
+    denies: list[Matched] = []
+    errors: list[tuple[int, str]] = []
+    unmet: list[int] = []
+    conditions = _Conditions(snapshot, facts, stored, request, now)
+    resource, action = request.resource.ref, request.action.name
+    for position in snapshot.candidates(facts.names, resource, action):
+        rule = snapshot.rules[position]
+        error: str | None = None
+        try:
+            if not snapshot.residual_holds(position, facts.subject, resource, action):
+                continue
+            if rule.condition is not None and not conditions.holds(rule.condition):
+                unmet.append(position)
+                continue
+        except (ConditionError, ModelError) as failure:
+            error = str(failure)
+            errors.append((position, error))
+        # INVARIANT: an error makes an allow rule not match and a deny rule match.
+        if rule.effect is Effect.DENY:
+            denies.append(Matched(position, error))
+        elif error is None:
+            allows.append(Matched(position))
+    return Outcomes(tuple(allows), tuple(denies), tuple(errors), tuple(unmet))
+
+
+class _Conditions:
+    """Evaluates conditions for one question; the activation is made once, and only if one is asked for."""
+
+    __slots__ = ("_activation", "_facts", "_known", "_now", "_request", "_snapshot", "_stored")
+
+    def __init__(
+        self, snapshot: Snapshot, facts: Facts, stored: Properties, request: EvaluationRequest, now: datetime
+    ) -> None:
+        self._snapshot = snapshot
+        self._facts = facts
+        self._stored = stored
+        self._request = request
+        self._now = now
+        self._activation: Activation | None = None
+        self._known: dict[str, bool | ConditionError] = {}
+
+    def holds(self, text: str) -> bool:
+        """Return whether the condition is true; raises `ConditionError` when it is in error."""
+        if text not in self._known:
+            try:
+                self._known[text] = self._evaluate(text)
+            except ConditionError as error:
+                self._known[text] = error
+        outcome = self._known[text]
+        if isinstance(outcome, ConditionError):
+            raise outcome
+        return outcome
+
+    def _evaluate(self, text: str) -> bool:
+        condition: Condition | ConditionError = self._snapshot.conditions[text]
+        if isinstance(condition, ConditionError):
+            raise condition
+        if self._activation is None:
+            request = self._request
+            subject, resource = request.subject, request.resource
+            self._activation = activation_of(
+                replace(subject, properties={**subject.properties, **self._facts.properties}),
+                request.action,
+                replace(resource, properties={**resource.properties, **self._stored}),
+                request.context,
+                self._now,
+            )
+        return condition.evaluate(self._activation)
+
+
+def _decide(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, revision: int, now: datetime) -> Decision:
+    effect = snapshot.model.effect
+    errors = _error_texts(snapshot, outcomes)
+    winners: tuple[Matched, ...]
+    if effect is PolicyEffect.PRIORITY:
+        return _decide_by_priority(snapshot, facts, outcomes, revision, now)
+    if effect is PolicyEffect.ALLOW_AND_DENY and outcomes.denies:
+        winners, answer = outcomes.denies, Effect.DENY
+    elif outcomes.allows:
+        winners, answer = outcomes.allows, Effect.ALLOW
+    else:
+        reason = Reason.CONDITION_ERROR if errors else Reason.NO_MATCH
+        return Decision(Effect.DENY, reason, revision, (), errors)
+    only_errors = answer is Effect.DENY and all(winner.error is not None for winner in winners)
+    reason = Reason.CONDITION_ERROR if only_errors else Reason.RULE
+    return Decision(answer, reason, revision, _determining(snapshot, facts, winners, now), errors)
+
+
+def _decide_by_priority(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, revision: int, now: datetime) -> Decision:
+    """Under a priority effect the first row in policy order decides, and any error ends in deny."""
+    if outcomes.errors:
+        return Decision(Effect.DENY, Reason.CONDITION_ERROR, revision, (), _error_texts(snapshot, outcomes))
+    matched = sorted((*outcomes.allows, *outcomes.denies), key=lambda m: _order(snapshot, m.position))
+    if not matched:
+        return Decision(Effect.DENY, Reason.NO_MATCH, revision)
+    first = matched[0]
+    answer = snapshot.rules[first.position].effect
+    return Decision(answer, Reason.RULE, revision, _determining(snapshot, facts, (first,), now))
+
+
+def _order(snapshot: Snapshot, position: int) -> tuple[int, int]:
+    """Return the place of a row: priority first (rows come in policy order: base, files, API)."""
+    return (snapshot.rules[position].priority or 0, position)
+
+
+def _determining(
+    snapshot: Snapshot, facts: Facts, winners: Sequence[Matched], now: datetime
+) -> tuple[DeterminingRule, ...]:
+    found = []
+    for winner in winners:
+        rule = snapshot.rules[winner.position]
+        path = snapshot.hierarchy.path(facts.subject, facts.record.grants, rule.subject, now.timestamp())
+        found.append(DeterminingRule(rule.id, rule.effect, rule.owner, rule.base, rule.source, path or (rule.subject,)))
+    return tuple(found)
+
+
+def _needs_resource(snapshot: Snapshot, facts: Facts, resource: str, action: str) -> bool:
+    for entry in snapshot.entries(resource, action):
+        if entry.conditional.isdisjoint(facts.names):
+            continue
+        for position in entry.rows:
+            text = snapshot.rules[position].condition
+            condition = None if text is None else snapshot.conditions[text]
+            if isinstance(condition, Condition) and condition.uses_resource:
+                return True
+    return False
+
+
+def _error_texts(snapshot: Snapshot, outcomes: Outcomes) -> tuple[str, ...]:
+    texts = []
+    for position, text in outcomes.errors:
+        rule = snapshot.rules[position]
+        texts.append(f"{rule.source or f'rule {rule.id}'}: {text}")
+    return tuple(texts)

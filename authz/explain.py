@@ -1,0 +1,168 @@
+"""Why an answer came out as it did, for a human: also why it was denied, and what would have granted it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from authz.decision import Decision
+from authz.evaluate import Outcomes, StateView, outcomes_of
+from authz.request import NO_PROPERTIES, EvaluationRequest
+from authz.rules import Effect, Owner, Rule, RuleId, Source
+from authz.snapshot import Facts, Snapshot
+from tenancy.ids import TenantStatus
+
+MAX_EXPLAINED = 50
+"""At most this many rules are named in each part."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRule:
+    """A rule as a human reads it."""
+
+    id: RuleId
+    effect: Effect
+    subject: str
+    action: str
+    resource: str
+    condition: str | None
+    owner: Owner
+    base: bool
+    source: Source | None
+    role_path: tuple[str, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything that bore on one answer. Lists hold at most 50 rules each; `truncated` says when one was cut."""
+
+    summary: str
+    roles: tuple[str, ...]
+    """Roles and groups the subject has, directly or by inheritance, sorted."""
+    granted_by: tuple[ExplainedRule, ...]
+    blocked_by: tuple[ExplainedRule, ...]
+    would_grant: tuple[ExplainedRule, ...]
+    """Allow rules for this action and resource that name roles or subjects the subject is not."""
+    unmet_conditions: tuple[ExplainedRule, ...]
+    failed_conditions: tuple[ExplainedRule, ...]
+    truncated: bool = False
+
+    def lines(self) -> list[str]:
+        """Return the explanation as lines of text."""
+        found = [self.summary]
+        if self.roles:
+            found.append(f"  roles: {', '.join(self.roles)}")
+        for title, rules in (
+            ("allowed by", self.granted_by),
+            ("blocked by", self.blocked_by),
+            ("condition false", self.unmet_conditions),
+            ("condition in error", self.failed_conditions),
+            ("would be granted by", self.would_grant),
+        ):
+            found.extend(f"  {title}: {describe(rule)}" for rule in rules)
+        if self.truncated:
+            found.append(f"  … only the first {MAX_EXPLAINED} rules of each part are shown")
+        return found
+
+
+def explain(state: StateView, request: EvaluationRequest, decision: Decision, now: datetime) -> Explanation:
+    """Explain `decision`, which came from `state` at `now`; the subject must be loaded in it."""
+    snapshot, facts = state.snapshot, state.subjects[request.subject.ref]
+    stored = state.resources.get(request.resource.ref, NO_PROPERTIES)
+    outcomes = outcomes_of(snapshot, facts, stored, request, now)
+    reading = _Reading(snapshot, facts, now)
+    denies = [match.position for match in outcomes.denies]
+    others = [] if decision.allowed else _would_grant(snapshot, facts, request)
+    parts = (
+        [match.position for match in outcomes.allows],
+        denies,
+        others,
+        list(outcomes.unmet),
+        [position for position, _ in outcomes.errors],
+    )
+    notes = dict(outcomes.errors)
+    return Explanation(
+        summary=_summary(state, request, decision, outcomes, others),
+        roles=tuple(sorted(reading.roles())),
+        granted_by=reading.rules(parts[0], {}),
+        blocked_by=reading.rules(parts[1], notes),
+        would_grant=reading.rules(parts[2], {}),
+        unmet_conditions=reading.rules(parts[3], {}),
+        failed_conditions=reading.rules(parts[4], notes),
+        truncated=any(len(part) > MAX_EXPLAINED for part in parts),
+    )
+
+
+def describe(rule: ExplainedRule) -> str:
+    """Return one rule as a line: where it stands, what it says, how the subject reached it."""
+    place = str(rule.source) if rule.source is not None else f"api rule {rule.id[:8]}"
+    place = f"_base/{place}" if rule.base and not place.startswith("_base/") else place
+    text = f"{place}: {rule.effect.value} {rule.subject} {rule.action} {rule.resource}"
+    if rule.condition is not None:
+        text += f" if {rule.condition}"
+    if len(rule.role_path) > 1:
+        text += f" (through {' → '.join(rule.role_path)})"
+    return text if rule.note is None else f"{text}: {rule.note}"
+
+
+class _Reading:
+    """Turns row positions into explained rules for one subject."""
+
+    def __init__(self, snapshot: Snapshot, facts: Facts, now: datetime) -> None:
+        self._snapshot = snapshot
+        self._facts = facts
+        self._now = now.timestamp()
+
+    def roles(self) -> set[str]:
+        """Return the names the subject reaches, itself left out."""
+        reached, _ = self._snapshot.hierarchy.closure(self._facts.subject, self._facts.record.grants, self._now)
+        return reached - {self._facts.subject}
+
+    def rules(self, positions: Sequence[int], notes: dict[int, str]) -> tuple[ExplainedRule, ...]:
+        """Return at most 50 rules."""
+        return tuple(self._rule(position, notes.get(position)) for position in positions[:MAX_EXPLAINED])
+
+    def _rule(self, position: int, note: str | None) -> ExplainedRule:
+        rule: Rule = self._snapshot.rules[position]
+        path = self._snapshot.hierarchy.path(self._facts.subject, self._facts.record.grants, rule.subject, self._now)
+        return ExplainedRule(
+            rule.id,
+            rule.effect,
+            rule.subject,
+            rule.action,
+            rule.resource,
+            rule.condition,
+            rule.owner,
+            rule.base,
+            rule.source,
+            path,
+            note,
+        )
+
+
+def _would_grant(snapshot: Snapshot, facts: Facts, request: EvaluationRequest) -> list[int]:
+    """Return allow rows that take this resource and action, of subjects that this subject is not."""
+    return [
+        position
+        for position in snapshot.candidates(None, request.resource.ref, request.action.name)
+        if snapshot.rules[position].effect is Effect.ALLOW and snapshot.subject_key(position) not in facts.names
+    ]
+
+
+def _summary(
+    state: StateView, request: EvaluationRequest, decision: Decision, outcomes: Outcomes, others: list[int]
+) -> str:
+    question = f"{request.subject.ref} {request.action.name} {request.resource.ref} in {state.snapshot.slug}"
+    if state.head.status is not TenantStatus.ACTIVE:
+        return f"denied: {question}: the tenant is {state.head.status.value}"
+    if decision.allowed:
+        return f"allowed: {question}"
+    if outcomes.denies:
+        return f"denied: {question}: a deny rule applies, and a deny overrides every allow"
+    if outcomes.errors:
+        return f"denied: {question}: a condition could not be evaluated"
+    if outcomes.unmet:
+        return f"denied: {question}: a rule would allow it, but its condition is false"
+    if others:
+        return f"denied: {question}: rules allow it to others, but not to any role of this subject"
+    return f"denied: {question}: no rule names this action on this resource"

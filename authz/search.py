@@ -1,0 +1,194 @@
+"""AuthZEN searches: the filter of named candidates by evaluation (Authorization API 1.0, section 8).
+
+Candidates are the subjects, resources and actions named exactly in rules, `g`, `g2` and stored entities; wildcards add
+none. Results come in order of id, code point by code point.
+"""
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+from authz.errors import StaleError
+from authz.evaluate import EvaluationNode, StateView, evaluate_many
+from authz.request import Action, Entity, EvaluationRequest
+from authz.snapshot import Snapshot
+from tenancy.ids import TenantId
+
+CHUNK = 256
+"""Candidates evaluated at one revision between two looks at the database."""
+
+MAX_EXAMINED = 4096
+"""Candidates examined for one page; a page may be short, and its token goes on where it stopped."""
+
+MAX_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Ids (or action names) that are allowed, ascending; `next_after` is None on the last page."""
+
+    results: tuple[str, ...]
+    next_after: str | None
+    revision: int
+
+
+class CandidateReader(Protocol):
+    """Candidates that live in the database only."""
+
+    async def list_subject_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids of type `kind` after `after`, ascending."""
+
+    async def list_resource_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids of type `kind` after `after`, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchContext:
+    """Where and how a search runs."""
+
+    node: EvaluationNode
+    reader: CandidateReader
+    tenant_id: TenantId
+    min_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where candidates come from, and the question about one of them."""
+
+    named: Callable[[Snapshot], Sequence[str]]
+    stored: Callable[[str, int], Awaitable[Sequence[str]]]
+    question_of: Callable[[str], EvaluationRequest]
+
+
+async def search_subjects(where: SearchContext, question: EvaluationRequest, *, after: str, limit: int) -> SearchPage:
+    """Return subjects of `question.subject.type` that are allowed; the subject's id is ignored.
+
+    Raises:
+        StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
+    """
+    kind = question.subject.type
+
+    async def stored(start: str, count: int) -> Sequence[str]:
+        return await where.reader.list_subject_candidates(where.tenant_id, kind, start, count)
+
+    source = _Source(
+        lambda snapshot: named_subjects(snapshot).get(kind, ()),
+        stored,
+        lambda identifier: replace(question, subject=Entity(kind, identifier, question.subject.properties)),
+    )
+    return await _search(where, source, after, limit)
+
+
+async def search_resources(where: SearchContext, question: EvaluationRequest, *, after: str, limit: int) -> SearchPage:
+    """Return resources of `question.resource.type` that are allowed; the resource's id is ignored.
+
+    Raises:
+        StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
+    """
+    kind = question.resource.type
+
+    async def stored(start: str, count: int) -> Sequence[str]:
+        return await where.reader.list_resource_candidates(where.tenant_id, kind, start, count)
+
+    source = _Source(
+        lambda snapshot: named_resources(snapshot).get(kind, ()),
+        stored,
+        lambda identifier: replace(question, resource=Entity(kind, identifier, question.resource.properties)),
+    )
+    return await _search(where, source, after, limit)
+
+
+async def search_actions(where: SearchContext, question: EvaluationRequest, *, after: str, limit: int) -> SearchPage:
+    """Return actions that are allowed; the action's name is ignored.
+
+    Raises:
+        StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
+    """
+
+    async def stored(start: str, count: int) -> Sequence[str]:
+        del start, count
+        return ()
+
+    source = _Source(
+        named_actions,
+        stored,
+        lambda name: replace(question, action=Action(name, question.action.properties)),
+    )
+    return await _search(where, source, after, limit)
+
+
+def named_subjects(snapshot: Snapshot) -> dict[str, Sequence[str]]:
+    """Return subject ids named exactly in rules and hierarchy links, by type, sorted."""
+    if "subjects" not in snapshot.memo:
+        names = {rule.subject for rule in snapshot.rules if "*" not in rule.subject}
+        snapshot.memo["subjects"] = _by_type(names | snapshot.hierarchy.names())
+    return cast("dict[str, Sequence[str]]", snapshot.memo["subjects"])
+
+
+def named_resources(snapshot: Snapshot) -> dict[str, Sequence[str]]:
+    """Return resource ids named exactly in rules and `g2` links, by type, sorted."""
+    if "resources" not in snapshot.memo:
+        names = {rule.resource for rule in snapshot.rules if "*" not in rule.resource}
+        snapshot.memo["resources"] = _by_type(names | snapshot.grouped_resources())
+    return cast("dict[str, Sequence[str]]", snapshot.memo["resources"])
+
+
+def named_actions(snapshot: Snapshot) -> Sequence[str]:
+    """Return action names in rules, sorted."""
+    if "actions" not in snapshot.memo:
+        snapshot.memo["actions"] = sorted({rule.action for rule in snapshot.rules if rule.action != "*"})
+    return cast("Sequence[str]", snapshot.memo["actions"])
+
+
+def _by_type(names: set[str]) -> dict[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        kind, _, identifier = name.partition(":")
+        found.setdefault(kind, []).append(identifier)
+    for identifiers in found.values():
+        identifiers.sort()
+    return dict(found)
+
+
+async def _search(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage:
+    for _ in range(MAX_RESTARTS):
+        page = await _page_at_one_revision(where, source, after, limit)
+        if page is not None:
+            return page
+    raise StaleError("the tenant kept changing during the search")
+
+
+async def _page_at_one_revision(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage | None:
+    """Return a page, or None when the tenant moved on while it was made."""
+    state: StateView = await where.node.load(where.tenant_id, (), (), where.min_revision)
+    revision = state.head.revision
+    in_rules = source.named(state.snapshot)
+    results: list[str] = []
+    examined = 0
+    while True:
+        chunk = _merge(in_rules, await source.stored(after, CHUNK), after)
+        if not chunk:
+            return SearchPage(tuple(results), None, revision)
+        questions = [source.question_of(candidate) for candidate in chunk]
+        decisions = await evaluate_many(where.node, where.tenant_id, questions, min_revision=where.min_revision)
+        for candidate, decision in zip(chunk, decisions, strict=True):
+            if decision.revision != revision:
+                return None
+            if decision.allowed:
+                if len(results) == limit:
+                    # One more exists: the page ends before it.
+                    return SearchPage(tuple(results), after, revision)
+                results.append(candidate)
+            after = candidate
+        examined += len(chunk)
+        if examined >= MAX_EXAMINED:
+            return SearchPage(tuple(results), after, revision)
+
+
+def _merge(in_rules: Sequence[str], from_database: Sequence[str], after: str) -> list[str]:
+    """Return the next candidates after `after` from both sorted sources, none left out before the last one."""
+    start = bisect_right(in_rules, after) if after else 0
+    merged = sorted({*in_rules[start : start + CHUNK], *from_database})
+    return merged[:CHUNK]
