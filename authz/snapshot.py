@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from authz.conditions import Condition, compile_condition
 from authz.errors import ConditionError, ModelError
@@ -23,6 +23,11 @@ from tenancy.ids import Slug, TenantId
 
 ANY_SUBJECT = "\0any"
 """Files rows whose subject column the model does not index; no ref has a control character, so none collides."""
+
+T = TypeVar("T")
+
+Positions = int | list[int]
+"""Places of rows in `Snapshot.rules`; most groups hold one row, and an int is smaller than a list of one."""
 
 SERVED_EFFECTS = frozenset({PolicyEffect.ALLOW_AND_DENY, PolicyEffect.ALLOW_OVERRIDE, PolicyEffect.PRIORITY})
 
@@ -53,30 +58,41 @@ ALLOWED, DENIED, NO_MATCH, UNDECIDED = Quick
 
 
 class Entry:
-    """All rows of one (resource key, action key)."""
+    """What all rows of one (resource key, action key) say. Equal entries of a snapshot are one object."""
 
-    __slots__ = ("allow", "conditional", "deny", "rows")
+    __slots__ = ("allow", "conditional", "deny")
 
-    def __init__(self, rows: tuple[int, ...]) -> None:
-        self.rows = rows
-        self.allow: frozenset[str] = _NOBODY
-        self.deny: frozenset[str] = _NOBODY
-        self.conditional: frozenset[str] = _NOBODY
+    def __init__(self, allow: frozenset[str], deny: frozenset[str], conditional: frozenset[str]) -> None:
+        self.allow = allow
+        self.deny = deny
+        self.conditional = conditional
 
 
-_NOBODY: frozenset[str] = frozenset()
+@dataclass(frozen=True, slots=True)
+class _Filed(Generic[T]):
+    """Values under the four forms of key: `action NUL resource`, or the resource alone where any action will do."""
+
+    named: dict[str, T]
+    any_action: dict[str, T]
+    prefix_named: dict[str, T]
+    prefix_any: dict[str, T]
+
+    def groups(self) -> tuple[dict[str, T], ...]:
+        return (self.named, self.any_action, self.prefix_named, self.prefix_any)
+
+    def prefix_lengths(self) -> tuple[int, ...]:
+        named = {len(key) - key.index("\0") - 1 for key in self.prefix_named}
+        return tuple(sorted(named | {len(key) for key in self.prefix_any}))
 
 
 class Snapshot:
     """Immutable once built. Use `build_snapshot`."""
 
     __slots__ = (
-        "_any_action",
-        "_named_action",
-        "_prefix_any",
+        "_entries",
         "_prefix_lengths",
-        "_prefix_named",
         "_resource_roles",
+        "_rows",
         "_subject_patterns",
         "conditions",
         "hierarchy",
@@ -101,12 +117,12 @@ class Snapshot:
         if any(link.expires_at is not None for link in resource_links):
             raise ModelError("a g2 link expires, which only g links can")
         self._resource_roles = None if model.resource.roles is None else Hierarchy(resource_links)
-        self._named_action: dict[tuple[str, str], Entry] = {}
-        self._any_action: dict[str, Entry] = {}
-        self._prefix_named: dict[tuple[str, str], Entry] = {}
-        self._prefix_any: dict[str, Entry] = {}
-        self._prefix_lengths: tuple[int, ...] = ()
-        self._subject_patterns: tuple[tuple[str, str], ...] = ()
+        for text in {rule.condition for rule in self.rules if rule.condition is not None}:
+            self.conditions[text] = _compiled(text)
+        builder = _Builder(self)
+        self._rows, self._subject_patterns = builder.file_all()
+        self._entries = builder.entries(self._rows)
+        self._prefix_lengths = self._rows.prefix_lengths()
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         """Return what `subject` is at `now`, given what is stored about it."""
@@ -138,38 +154,37 @@ class Snapshot:
 
     def entries(self, resource: str, action: str) -> list[Entry]:
         """Return the entries whose resource and action keys take this resource and action."""
-        found: list[Entry] = []
-        if self._resource_roles is None:
-            self._exact_entries(resource, action, found)
-        else:
-            for name in self._resource_roles.reachable(resource):
-                self._exact_entries(name, action, found)
+        return self._find(self._entries, resource, action)
+
+    def candidates(self, names: frozenset[str] | None, resource: str, action: str) -> Iterator[int]:
+        """Yield positions (in `rules`) of rows whose index keys match; of any subject when `names` is None."""
+        for filed in self._find(self._rows, resource, action):
+            for position in (filed,) if isinstance(filed, int) else filed:
+                if names is None or self.subject_key(position) in names:
+                    yield position
+
+    def _find(self, filed: "_Filed[T]", resource: str, action: str) -> "list[T]":
+        found: list[T] = []
+        for name in (resource,) if self._resource_roles is None else self._resource_roles.reachable(resource):
+            value = filed.named.get(f"{action}\0{name}")
+            if value is not None:
+                found.append(value)
+            if filed.any_action:
+                value = filed.any_action.get(name)
+                if value is not None:
+                    found.append(value)
         for length in self._prefix_lengths:
             if length > len(resource):
                 break
             prefix = resource[:length]
-            entry = self._prefix_named.get((prefix, action))
-            if entry is not None:
-                found.append(entry)
-            entry = self._prefix_any.get(prefix)
-            if entry is not None:
-                found.append(entry)
+            value = filed.prefix_any.get(prefix)
+            if value is not None:
+                found.append(value)
+            if filed.prefix_named:
+                value = filed.prefix_named.get(f"{action}\0{prefix}")
+                if value is not None:
+                    found.append(value)
         return found
-
-    def _exact_entries(self, resource: str, action: str, found: list[Entry]) -> None:
-        entry = self._named_action.get((resource, action))
-        if entry is not None:
-            found.append(entry)
-        entry = self._any_action.get(resource)
-        if entry is not None:
-            found.append(entry)
-
-    def candidates(self, names: frozenset[str] | None, resource: str, action: str) -> Iterator[int]:
-        """Yield positions (in `rules`) of rows whose index keys match; of any subject when `names` is None."""
-        for entry in self.entries(resource, action):
-            for position in entry.rows:
-                if names is None or self.subject_key(position) in names:
-                    yield position
 
     def subject_key(self, position: int) -> str:
         """Return the name under which `Facts.names` must hold the row's subject."""
@@ -207,65 +222,65 @@ def build_snapshot(rule_set: RuleSet, model: ServedModel) -> Snapshot:
     """
     if model.effect not in SERVED_EFFECTS:
         raise ModelError(f"effect `{model.effect}` is not served")
-    snapshot = Snapshot(rule_set, model)
-    _Builder(snapshot).file_all()
-    return snapshot
+    return Snapshot(rule_set, model)
 
 
 class _Builder:
     """Files rows under their keys, then turns each group into an `Entry`."""
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._rules = snapshot.rules
         self._snapshot = snapshot
         self._model = snapshot.model
-        self._sets: dict[frozenset[str], frozenset[str]] = {}
+        # Under a priority effect, and with a residual, no set can answer: every row is looked at.
+        self._by_row = self._model.residual is not None or self._model.effect is PolicyEffect.PRIORITY
+        self._shared: dict[tuple[frozenset[str], frozenset[str], frozenset[str]], Entry] = {}
 
-    def file_all(self) -> None:
-        """Fill the snapshot's dictionaries."""
-        snapshot = self._snapshot
-        named: dict[tuple[str, str], list[int]] = {}
-        any_action: dict[str, list[int]] = {}
-        prefix_named: dict[tuple[str, str], list[int]] = {}
-        prefix_any: dict[str, list[int]] = {}
+    def file_all(self) -> "tuple[_Filed[Positions], tuple[tuple[str, str], ...]]":
+        """Return the rows under their keys, and the patterns among the subjects with their prefixes."""
+        filed: _Filed[Positions] = _Filed({}, {}, {}, {})
         patterns: dict[str, str] = {}
         resource_column, action_column, subject_column = self._model.resource, self._model.action, self._model.subject
-        for position, rule in enumerate(snapshot.rules):
+        for position, rule in enumerate(self._rules):
             key, is_prefix = _resource_key(resource_column, rule.resource)
-            if rule.condition is not None and rule.condition not in snapshot.conditions:
-                snapshot.conditions[rule.condition] = _compiled(rule.condition)
             if subject_column.prefix and "*" in rule.subject:
                 patterns[rule.subject] = rule.subject[: rule.subject.index("*")]
             if not action_column.indexed or (action_column.star and rule.action == "*"):
-                (prefix_any if is_prefix else any_action).setdefault(key, []).append(position)
+                target = filed.prefix_any if is_prefix else filed.any_action
             else:
-                (prefix_named if is_prefix else named).setdefault((key, rule.action), []).append(position)
-        snapshot._named_action = {key: self._entry(rows) for key, rows in named.items()}  # noqa: SLF001 (same module)
-        snapshot._any_action = {key: self._entry(rows) for key, rows in any_action.items()}  # noqa: SLF001
-        snapshot._prefix_named = {key: self._entry(rows) for key, rows in prefix_named.items()}  # noqa: SLF001
-        snapshot._prefix_any = {key: self._entry(rows) for key, rows in prefix_any.items()}  # noqa: SLF001
-        lengths = {len(key) for key, _ in prefix_named} | {len(key) for key in prefix_any}
-        snapshot._prefix_lengths = tuple(sorted(lengths))  # noqa: SLF001
-        snapshot._subject_patterns = tuple(patterns.items())  # noqa: SLF001
+                target = filed.prefix_named if is_prefix else filed.named
+                key = f"{rule.action}\0{key}"
+            before = target.get(key)
+            if before is None:
+                target[key] = position
+            elif isinstance(before, int):
+                target[key] = [before, position]
+            else:
+                before.append(position)
+        return filed, tuple(patterns.items())
 
-    def _entry(self, rows: list[int]) -> Entry:
-        snapshot = self._snapshot
-        entry = Entry(tuple(rows))
-        # Under a priority effect, and with a residual, no set can answer: every row is looked at.
-        by_row = self._model.residual is not None or self._model.effect is PolicyEffect.PRIORITY
-        groups: dict[str, set[str]] = {}
-        for position in rows:
-            rule = snapshot.rules[position]
+    def entries(self, filed: "_Filed[Positions]") -> "_Filed[Entry]":
+        """Return what each group of rows says."""
+        return _Filed(*({key: self._entry(rows) for key, rows in group.items()} for group in filed.groups()))
+
+    def _entry(self, rows: Positions) -> Entry:
+        allow: list[str] = []
+        deny: list[str] = []
+        conditional: list[str] = []
+        for position in (rows,) if isinstance(rows, int) else rows:
+            rule = self._rules[position]
+            name = self._snapshot.subject_key(position)
             if rule.effect is Effect.DENY and self._model.effect is PolicyEffect.ALLOW_OVERRIDE:
                 continue
-            group = "conditional" if by_row or rule.condition is not None else rule.effect.value
-            groups.setdefault(group, set()).add(snapshot.subject_key(position))
-        for group, names in groups.items():
-            setattr(entry, group, self._shared(frozenset(names)))
+            if self._by_row or rule.condition is not None:
+                conditional.append(name)
+            else:
+                (deny if rule.effect is Effect.DENY else allow).append(name)
+        key = (frozenset(allow), frozenset(deny), frozenset(conditional))
+        entry = self._shared.get(key)
+        if entry is None:
+            entry = self._shared[key] = Entry(*key)
         return entry
-
-    def _shared(self, names: frozenset[str]) -> frozenset[str]:
-        """Return one object for equal sets: the same few roles recur on most resources."""
-        return self._sets.setdefault(names, names)
 
 
 def _resource_key(column: ColumnMatch, value: str) -> tuple[str, bool]:
