@@ -1,0 +1,117 @@
+"""PostgreSQL and Valkey for tests: embedded ones, or those that KASBAH_DATABASE_URL and KASBAH_REDIS_URL name."""
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+from sqlalchemy.engine import make_url
+
+from service.embedded import Server, start_postgres, start_valkey
+from service.state_directory import StateDirectory
+
+VALKEY_DATABASES = 16
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the session's servers are. `postgres_url` is that of a user who may create databases and roles."""
+
+    postgres_url: str
+    redis_url: str
+
+
+@contextlib.contextmanager
+def running_servers(directory: Path) -> Iterator[Servers]:
+    """Yield servers for a session; embedded ones are stopped at the end."""
+    postgres_url = os.environ.get("KASBAH_DATABASE_URL")
+    redis_url = os.environ.get("KASBAH_REDIS_URL")
+    state = StateDirectory(directory)
+    state.open()
+    try:
+        yield Servers(
+            postgres_url or start_postgres(state, durable=False).url,
+            redis_url or start_valkey(state).url,
+        )
+    finally:
+        state.stop_children()
+        state.close()
+
+
+def plain_url(url: str) -> str:
+    """Return a PostgreSQL URL as libpq and psycopg read it, without SQLAlchemy's driver."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def with_database(url: str, name: str) -> str:
+    """Return `url` with another database."""
+    return make_url(url).set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def temporary_database(server_url: str, prefix: str, template: str | None = None) -> Iterator[str]:
+    """Create a database (a copy of `template`), yield its URL, drop it with whoever is still connected."""
+    name = f"{prefix}_{secrets.token_hex(4)}"
+    create = SQL("CREATE DATABASE {}").format(Identifier(name))
+    if template is not None:
+        create += SQL(" TEMPLATE {} STRATEGY FILE_COPY").format(Identifier(template))
+    admin = make_conninfo(plain_url(server_url), connect_timeout=10)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(create)
+    try:
+        yield with_database(server_url, name)
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
+
+
+class OwnServer:
+    """An embedded server of one test, to be killed, frozen and started again."""
+
+    def __init__(self, state: StateDirectory, kind: str) -> None:
+        self._state = state
+        self._kind = kind
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        """URL of the running server; the port stays the same after `start_again`."""
+        if self._server is None:
+            raise RuntimeError("the server was never started")
+        return self._server.url
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster, or of Valkey."""
+        if self._server is None:
+            raise RuntimeError("the server was never started")
+        return self._server.child.process.pid
+
+    def start(self, port: int | None = None) -> None:
+        """Start the server, on a given port when it must be the one it had."""
+        start = start_postgres if self._kind == "postgres" else start_valkey
+        self._server = start(self._state, port=port)
+
+    def start_again(self) -> None:
+        """Start a killed server on the port it had, as an operator would."""
+        self.start(port=make_url(self.url).port)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is said, nothing is flushed."""
+        os.kill(self.pid, signal.SIGKILL)
+        if self._server is not None:
+            self._server.child.process.wait(5)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nobody answers. PostgreSQL's backends go on; freeze those by their pid."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
