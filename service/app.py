@@ -1,0 +1,151 @@
+"""Puts the edge together: routes behind their guards, one middleware, and the parts that live as long as the server."""
+
+import itertools
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import structlog
+from aiohttp import web
+
+from service import problems
+from service.callers import Caller, bearer_token
+from service.edge_errors import MissingScopeError, OtherTenantError
+from service.http_settings import HttpSettings
+from service.keys import CALLER, CALLERS, HTTP_SETTINGS, REQUEST_ID, ROUTE, ROUTES, TENANT, TENANTS
+from service.routes import Handler, Needs, Route, add_routes
+from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
+
+Part = Callable[[web.Application], AsyncIterator[None]]
+"""A cleanup context: acquire, yield, release."""
+
+_REQUEST_ID_PATTERN = re.compile(r"[ -~]{1,200}\Z")
+_request_prefix = os.urandom(6).hex()
+_request_numbers = itertools.count(1)
+_log = structlog.get_logger()
+
+
+def build_app(settings: HttpSettings, parts: Sequence[Part], routes: Sequence[Route]) -> web.Application:
+    """Return the application. Nothing is opened before it starts.
+
+    Args:
+        settings: Limits and names of the edge.
+        parts: Open in order when the application starts, close in reverse; they fill the keys of `service/keys.py`.
+        routes: What is served.
+    """
+    app = web.Application(middlewares=[answer], client_max_size=max(route.body_limit for route in routes))
+    app[HTTP_SETTINGS] = settings
+    app[ROUTES] = tuple(routes)
+    app.cleanup_ctx.extend(parts)
+    add_routes(app, routes, guarded)
+    return app
+
+
+def new_request_id() -> str:
+    """Return an id that no other request of any node has."""
+    return f"{_request_prefix}{next(_request_numbers):x}"
+
+
+def request_id_of(values: Sequence[str]) -> str:
+    """Return the caller's `X-Request-ID` when it is one header of 1 to 200 printable ASCII characters, or a new one."""
+    if len(values) == 1 and _REQUEST_ID_PATTERN.match(values[0]) is not None:
+        return values[0]
+    return new_request_id()
+
+
+@web.middleware
+async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id, every failure its problem, and every answer its headers."""
+    request_id = request_id_of(request.headers.getall("X-Request-ID", []))
+    request[REQUEST_ID] = request_id
+    started = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    try:
+        response = await handler(request)
+    except web.HTTPException as refusal:
+        headers = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
+        response = response_of(problems.render(problems.of_status(refusal.status), headers=headers))
+    except Exception as error:  # noqa: BLE001  # the last resort: whatever it is, it becomes a problem
+        rendered = problems.render_error(error)
+        if rendered.status >= 500:  # noqa: PLR2004  # server's fault
+            level = _log.error if problems.problem_of(error) is problems.INTERNAL else _log.warning
+            level("http.failed", method=request.method, path=request.path, status=rendered.status, exc_info=error)
+        response = response_of(rendered)
+    if not response.prepared:
+        add_headers(response, request_id)
+    _log.debug(
+        "http.answered",
+        method=request.method,
+        path=request.path,
+        status=response.status,
+        seconds=round(time.perf_counter() - started, 6),
+    )
+    return response
+
+
+def response_of(rendered: problems.RenderedProblem) -> web.Response:
+    """Return a rendered problem as aiohttp's response."""
+    return web.Response(
+        status=rendered.status,
+        headers=rendered.headers,
+        body=rendered.body,
+        content_type=problems.PROBLEM_JSON,
+    )
+
+
+def add_headers(response: web.StreamResponse, request_id: str) -> None:
+    """Set what every answer carries. A streaming handler calls this before it prepares its response."""
+    headers = response.headers
+    headers["X-Request-ID"] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Server"] = "kasbah"
+    headers.setdefault("Cache-Control", "no-store")
+
+
+def guarded(route: Route) -> Handler:
+    """Return the route's handler behind what its access says."""
+    access = route.access
+    handler = route.handler
+
+    async def open_handler(request: web.Request) -> web.StreamResponse:
+        request[ROUTE] = route
+        return await handler(request)
+
+    async def keyed_handler(request: web.Request) -> web.StreamResponse:
+        request[ROUTE] = route
+        caller = await request.app[CALLERS].authenticate(bearer_token(request.headers.getall("Authorization", [])))
+        request[CALLER] = caller
+        structlog.contextvars.bind_contextvars(caller=caller.actor)
+        assert isinstance(access, Needs)
+        await admit(request, caller, access)
+        return await handler(request)
+
+    return keyed_handler if isinstance(access, Needs) else open_handler
+
+
+async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
+    """Refuse a caller without the route's scope, and leave the request's tenant in `request[TENANT]`.
+
+    Raises:
+        MissingScopeError: the key lacks the scope.
+        OtherTenantError: a tenant-bound key on a platform route, or another tenant's name.
+        InvalidRequestError, TenantRequiredError, NoSuchTenantError: as in `service/tenant_of_request.py`.
+    """
+    if access.scope not in caller.scopes:
+        raise MissingScopeError(f"this needs the scope `{access.scope}`")
+    if access.platform and caller.tenant_id is not None:
+        raise OtherTenantError
+    if not access.tenant:
+        return
+    name = named_tenant(
+        headers=request.headers.getall(TENANT_HEADER, []),
+        parameters=request.query.getall(TENANT_PARAMETER, []),
+        host=request.headers.getall("Host", []),
+        base_domain=request.app[HTTP_SETTINGS].base_domain,
+        path=request.match_info.get("tenant"),
+    )
+    tenant_id = await tenant_of(caller, name, request.app[TENANTS], base=access.base)
+    request[TENANT] = tenant_id
+    structlog.contextvars.bind_contextvars(tenant=str(tenant_id))

@@ -1,0 +1,221 @@
+"""Who calls: API keys, found by the SHA-256 of the whole token and remembered per node.
+
+A remembered key is used only while the node is confirmed fresh for the key's tenant and that tenant's keys have not
+changed since it was found, so a revocation acts on every node within the bounds of all other changes. The way of one
+request is `warm` (no I/O, for the decision path) or `authenticate` (looks up what is not remembered).
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from authz.errors import StorageUnavailableError
+from authz.ports import TenantHead
+from service.edge_errors import NotAuthenticatedError, OverloadedError
+from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
+
+TOKEN_PATTERN = re.compile(r"kasbah_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated key. `tenant_id` and `slug` are None for a platform key."""
+
+    key_id: UUID
+    prefix: str
+    tenant_id: TenantId | None
+    slug: Slug | None
+    scopes: frozenset[str]
+    may_check: bool = field(init=False, compare=False)
+    may_assert: bool = field(init=False, compare=False)
+    may_explain: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "may_check", "decision:check" in self.scopes)
+        object.__setattr__(self, "may_assert", "decision:assert" in self.scopes)
+        object.__setattr__(self, "may_explain", "decision:explain" in self.scopes)
+
+    @property
+    def actor(self) -> str:
+        """How histories and logs name this caller."""
+        return f"key:{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundApiKey:
+    """A key that is neither unknown nor revoked, with the head it was read under, from one SQL statement."""
+
+    key_id: UUID
+    prefix: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    head: TenantHead
+
+
+class KeyDirectory(Protocol):
+    """Where keys are looked up."""
+
+    async def find_by_hash(self, key_hash: bytes) -> FoundApiKey | None:
+        """Return the key, or None when unknown or revoked; raises `StorageUnavailableError`."""
+
+
+class Heads(Protocol):
+    """What of the node decides whether a remembered key still holds."""
+
+    @property
+    def heads(self) -> Mapping[TenantId, TenantHead]:
+        """Every watched tenant."""
+
+    def fresh(self, tenant_id: TenantId) -> bool:
+        """Whether PostgreSQL confirmed this tenant within `max_staleness`."""
+
+    async def watch(self, tenant_id: TenantId) -> None:
+        """Keep this tenant's head up to date."""
+
+    def now(self) -> datetime:
+        """The node's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    caller: Caller
+    home: TenantId
+    keys_revision: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """Bounds of what is remembered and of lookups under way."""
+
+    remembered: int = 10_000
+    refused: int = 1_024
+    refused_seconds: float = 1.0
+    lookups: int = 8
+    waiting: int = 256
+
+
+class Callers:
+    """Authenticates API keys; one per node."""
+
+    def __init__(
+        self,
+        directory: KeyDirectory,
+        node: Heads,
+        limits: CallerLimits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._node = node
+        self._limits = limits or CallerLimits()
+        self._monotonic = monotonic
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._lookups = asyncio.Semaphore(self._limits.lookups)
+        self._waiting = 0
+
+    def warm(self, token: str) -> Caller | None:
+        """Return the caller of a remembered key that still holds; None says nothing about the key."""
+        found = self._remembered.get(hash_token(token))
+        if found is None or not self._holds(found):
+            return None
+        return found.caller
+
+    async def authenticate(self, token: str) -> Caller:
+        """Return the caller of `token`.
+
+        Raises:
+            NotAuthenticatedError: not a key's form, unknown, revoked, expired, or of a deleted tenant.
+            StorageUnavailableError: the key is not remembered and cannot be looked up.
+            OverloadedError: too many lookups wait already.
+        """
+        if TOKEN_PATTERN.match(token) is None:
+            raise NotAuthenticatedError
+        key_hash = hash_token(token)
+        remembered = self._remembered.get(key_hash)
+        if remembered is not None and self._holds(remembered):
+            self._remembered.move_to_end(key_hash)
+            return remembered.caller
+        refused_until = self._refused.get(key_hash)
+        if refused_until is not None and self._monotonic() < refused_until:
+            raise NotAuthenticatedError
+        return await self._look_up(key_hash)
+
+    async def _look_up(self, key_hash: bytes) -> Caller:
+        # SECURITY: unknown tokens of the right form cost a query each; a flood of them must not queue without end.
+        if self._waiting >= self._limits.waiting:
+            raise OverloadedError
+        self._waiting += 1
+        try:
+            async with self._lookups:
+                found = await self._directory.find_by_hash(key_hash)
+        except TimeoutError as error:
+            raise StorageUnavailableError("the key directory did not answer in time") from error
+        finally:
+            self._waiting -= 1
+        if found is None or found.head.status is TenantStatus.DELETED or self._expired(found.expires_at):
+            self._remembered.pop(key_hash, None)
+            self._refuse(key_hash)
+            raise NotAuthenticatedError
+        home = found.head.tenant_id
+        platform = home == PLATFORM_TENANT_ID
+        caller = Caller(
+            key_id=found.key_id,
+            prefix=found.prefix,
+            tenant_id=None if platform else home,
+            slug=None if platform else found.head.slug,
+            scopes=found.scopes,
+        )
+        await self._node.watch(home)
+        self._remembered[key_hash] = _Remembered(caller, home, found.head.keys_revision, found.expires_at)
+        self._remembered.move_to_end(key_hash)
+        if len(self._remembered) > self._limits.remembered:
+            self._remembered.popitem(last=False)
+        return caller
+
+    def _holds(self, found: _Remembered) -> bool:
+        head = self._node.heads.get(found.home)
+        # INVARIANT: a key read at keys_revision n holds while the confirmed head is at most n. A head older than the
+        # read only means that the node has not polled yet.
+        return (
+            head is not None
+            and head.keys_revision <= found.keys_revision
+            and head.status is not TenantStatus.DELETED
+            and self._node.fresh(found.home)
+            and not self._expired(found.expires_at)
+        )
+
+    def _expired(self, expires_at: datetime | None) -> bool:
+        return expires_at is not None and self._node.now() >= expires_at
+
+    def _refuse(self, key_hash: bytes) -> None:
+        self._refused[key_hash] = self._monotonic() + self._limits.refused_seconds
+        self._refused.move_to_end(key_hash)
+        if len(self._refused) > self._limits.refused:
+            self._refused.popitem(last=False)
+
+
+def hash_token(token: str) -> bytes:
+    """Return what is stored of a token: the SHA-256 of all of it (256 random bits need no slow hash)."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def bearer_token(values: list[str]) -> str:
+    """Return the token of the `Authorization` headers of a request.
+
+    Raises:
+        NotAuthenticatedError: none, several, or another scheme.
+    """
+    if len(values) != 1:
+        raise NotAuthenticatedError
+    scheme, _, token = values[0].partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticatedError
+    return token.strip(" ")

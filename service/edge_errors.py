@@ -1,0 +1,59 @@
+"""Failures of the HTTP edge itself; `service/problems.py` says how each is answered."""
+
+
+class EdgeError(Exception):
+    """Base of the edge's own failures.
+
+    Args:
+        detail: A sentence for the caller: lower case, no final stop, never a secret.
+        pointer: RFC 6901 pointer into the request body, when the fault has a place there.
+    """
+
+    def __init__(self, detail: str | None = None, pointer: str | None = None) -> None:
+        super().__init__(detail or "")
+        self.detail = detail
+        self.pointer = pointer
+
+
+class InvalidRequestError(EdgeError):
+    """A request that does not say what the route needs, or says it twice."""
+
+
+class NotAuthenticatedError(EdgeError):
+    """No credential, or one that is unknown, revoked or expired. They look alike."""
+
+
+class MissingScopeError(EdgeError):
+    """The credential is good, but not for this."""
+
+
+class OtherTenantError(EdgeError):
+    """A tenant-bound credential met another tenant's name, existing or not."""
+
+
+class TenantRequiredError(EdgeError):
+    """A platform credential must name a tenant on this route."""
+
+
+class NoSuchTenantError(EdgeError):
+    """A platform credential named a tenant that is not there."""
+
+
+class NoSuchResourceError(EdgeError):
+    """The path names nothing that this caller may see."""
+
+
+class BodyTooLargeError(EdgeError):
+    """A body above the route's limit."""
+
+
+class BodyTimeoutError(EdgeError):
+    """A body that did not arrive within its deadline."""
+
+
+class UnsupportedEncodingError(EdgeError):
+    """A compressed body: Kasbah takes none, so that none can be a bomb."""
+
+
+class OverloadedError(EdgeError):
+    """Too much of this work is under way; try again soon."""

@@ -1,0 +1,64 @@
+"""Settings of the HTTP edge; `service/settings.py` composes them with the other packages'."""
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+
+class ForwardAuthSettings(BaseModel):
+    """Header names of `ANY /v1/forward-auth`; the gateway must overwrite every one of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_header: str = "X-Kasbah-Key"
+    subject_header: str = "X-Kasbah-Subject"
+    method_headers: tuple[str, ...] = ("X-Original-Method", "X-Forwarded-Method")
+    host_headers: tuple[str, ...] = ("X-Original-Host", "X-Forwarded-Host")
+    uri_headers: tuple[str, ...] = ("X-Original-URI", "X-Forwarded-Uri")
+    subject_type: str = "user"
+    """Type of a subject header that holds a bare id; a header of the form `type:id` is not interpreted."""
+
+
+class DecisionLogSettings(BaseModel):
+    """What is written about decisions, one JSON object a line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: str = Field(default="off", pattern=r"\A(off|denies|sampled|all)\Z")
+    sample_rate: float = Field(default=0.01, ge=0.0, le=1.0)
+    path: str = "-"
+    """File to append to; `-` is standard output."""
+    masked: tuple[str, ...] = ("password", "secret", "token", "authorization", "ssn", "email")
+    """Attribute names, at any depth and without case, whose values are replaced by `***`."""
+    queue_size: int = Field(default=10_000, ge=1)
+
+
+class HttpSettings(BaseModel):
+    """Limits and names of the HTTP edge. Durations are in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    public_url: str = "http://127.0.0.1:8080"
+    """Absolute, without a trailing slash; what the metadata documents are made of."""
+    base_domain: str | None = None
+    """`kasbah.example` when `acme.kasbah.example` names the tenant `acme`."""
+    keepalive_seconds: float = Field(default=75.0, gt=0)
+    """How long an idle connection stays open; longer than a proxy's own, or it races with it."""
+    head_seconds: float = Field(default=10.0, gt=0)
+    """From the first byte of a request (or from the connection) to the end of its headers."""
+    body_seconds: float = Field(default=10.0, gt=0)
+    """From the end of the headers to the end of the body."""
+    page_token_secret: SecretStr | None = None
+    """Authenticates page tokens; the same on every node, or paging breaks when the node changes. None: one per process."""
+    metrics_token: SecretStr | None = None
+    """Bearer token that opens /metrics beside a platform key with the scope `metrics:read`."""
+    min_revision_wait_seconds: float = Field(default=1.0, ge=0)
+    decision_log: DecisionLogSettings = DecisionLogSettings()
+    forward_auth: ForwardAuthSettings = ForwardAuthSettings()
+
+    @field_validator("public_url")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        url = value.rstrip("/")
+        if not url.startswith(("http://", "https://")) or "?" in url or "#" in url:
+            message = "an absolute http(s) URL without query or fragment"
+            raise ValueError(message)
+        return url

@@ -1,0 +1,152 @@
+"""One table turns failures into RFC 9457 problems. Slugs are API: they are only added."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import msgspec
+
+from authz import errors as authz_errors
+from authz.request import InvalidNameError
+from service import edge_errors
+from tenancy.ids import InvalidSlugError
+
+PROBLEM_JSON = "application/problem+json"
+TYPE_PREFIX = "urn:kasbah:problem:"
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How one kind of failure is answered.
+
+    `tells` says whether the error's own message may reach the caller.
+    """
+
+    slug: str
+    status: HTTPStatus
+    title: str
+    tells: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedProblem:
+    """Status, headers and body of one answer; `body` is UTF-8 JSON of type `application/problem+json`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+INTERNAL = Problem("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", tells=False)
+
+PROBLEMS: dict[type[Exception], Problem] = {
+    edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
+    edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
+    edge_errors.NotAuthenticatedError: Problem(
+        "not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated", tells=False
+    ),
+    edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
+    edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant", tells=False),
+    edge_errors.NoSuchTenantError: Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False),
+    edge_errors.NoSuchResourceError: Problem("not-found", HTTPStatus.NOT_FOUND, "Not found", tells=False),
+    edge_errors.BodyTimeoutError: Problem("body-timeout", HTTPStatus.REQUEST_TIMEOUT, "Body came too slowly"),
+    edge_errors.BodyTooLargeError: Problem("body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large"),
+    edge_errors.UnsupportedEncodingError: Problem(
+        "unsupported-encoding", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content encoding not supported"
+    ),
+    edge_errors.OverloadedError: Problem(
+        "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests under way", tells=False
+    ),
+    InvalidNameError: Problem("invalid-name", HTTPStatus.BAD_REQUEST, "Invalid name"),
+    InvalidSlugError: Problem("invalid-slug", HTTPStatus.BAD_REQUEST, "Invalid tenant name"),
+    authz_errors.StorageUnavailableError: Problem(
+        "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Storage is not available", tells=False
+    ),
+    authz_errors.StaleError: Problem(
+        "stale", HTTPStatus.SERVICE_UNAVAILABLE, "No confirmed policy at the demanded revision", tells=False
+    ),
+    authz_errors.TenantNotFoundError: Problem(
+        "tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False
+    ),
+    authz_errors.RevisionNotFoundError: Problem("revision-not-found", HTTPStatus.NOT_FOUND, "Revision not found"),
+    authz_errors.ModelError: Problem("invalid-model", HTTPStatus.UNPROCESSABLE_ENTITY, "Model refused"),
+    authz_errors.ConditionError: Problem("invalid-condition", HTTPStatus.UNPROCESSABLE_ENTITY, "Condition refused"),
+    authz_errors.ConflictError: Problem("ownership-conflict", HTTPStatus.CONFLICT, "Row belongs to another owner"),
+    authz_errors.RevisionConflictError: Problem(
+        "revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on"
+    ),
+    authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
+}
+"""Failure to problem. A subclass without a line of its own is answered as its nearest base."""
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Return the table's line for `error`; unknown errors are `INTERNAL`, which tells nothing."""
+    for kind in type(error).__mro__:
+        found = PROBLEMS.get(kind)  # type: ignore[call-overload]
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return INTERNAL
+
+
+def render_error(error: BaseException) -> RenderedProblem:
+    """Return the answer for a failure."""
+    problem = problem_of(error)
+    detail = str(error) if problem.tells and str(error) else None
+    pointer = error.pointer if isinstance(error, edge_errors.EdgeError) else None
+    return render(problem, detail=detail, pointer=pointer)
+
+
+def render(
+    problem: Problem, *, detail: str | None = None, pointer: str | None = None, headers: Mapping[str, str] | None = None
+) -> RenderedProblem:
+    """Return the answer for a line of the table.
+
+    Args:
+        problem: What happened.
+        detail: A sentence about this occurrence.
+        pointer: RFC 6901 pointer to the field at fault.
+        headers: Further headers, for example `Allow`.
+    """
+    body: dict[str, object] = {
+        "type": TYPE_PREFIX + problem.slug,
+        "title": problem.title,
+        "status": int(problem.status),
+    }
+    if detail is not None:
+        body["detail"] = detail
+    if pointer is not None:
+        body["pointer"] = pointer
+    all_headers = dict(headers or {})
+    if problem.status is HTTPStatus.UNAUTHORIZED:
+        all_headers["WWW-Authenticate"] = 'Bearer realm="kasbah"'
+    elif problem.status is HTTPStatus.SERVICE_UNAVAILABLE:
+        all_headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif problem.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        all_headers["Accept-Encoding"] = "identity"
+    return RenderedProblem(int(problem.status), all_headers, msgspec.json.encode(body))
+
+
+def of_status(status: int) -> Problem:
+    """Return the problem for a bare HTTP status, as aiohttp's own 404, 405 and 413 are."""
+    known = HTTP_PROBLEMS.get(status)
+    if known is not None:
+        return known
+    try:
+        named = HTTPStatus(status)
+    except ValueError:
+        return INTERNAL
+    return Problem(named.phrase.lower().replace(" ", "-"), named, named.phrase, tells=False)
+
+
+HTTP_PROBLEMS = {
+    problem.status.value: problem
+    for problem in (
+        PROBLEMS[edge_errors.InvalidRequestError],
+        PROBLEMS[edge_errors.NoSuchResourceError],
+        Problem("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Method not allowed"),
+        PROBLEMS[edge_errors.BodyTooLargeError],
+        INTERNAL,
+    )
+}

@@ -1,0 +1,58 @@
+"""Reads a request's body under the limits of its route."""
+
+import asyncio
+import re
+from typing import Any
+
+from aiohttp import web
+
+from service.edge_errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from service.json_body import parse_json
+from service.keys import HTTP_SETTINGS, ROUTE
+
+_JSON_TYPE = re.compile(r"application/json[ \t]*(?:;.*)?\Z", re.IGNORECASE)
+
+
+async def read_json_body(request: web.Request) -> bytes:
+    """Return the bytes of a JSON body, not yet parsed.
+
+    Raises:
+        InvalidRequestError: another content type than `application/json`, none, or a repeated one.
+        UnsupportedEncodingError: a compressed body.
+        BodyTooLargeError: above the route's limit; nothing beyond the limit is kept.
+        BodyTimeoutError: not complete within `body_seconds`.
+    """
+    types = request.headers.getall("Content-Type", [])
+    if len(types) != 1 or _JSON_TYPE.match(types[0]) is None:
+        raise InvalidRequestError("the content type must be application/json")
+    return await read_body(request)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the bytes of a body of any type; raises as `read_json_body` does."""
+    encodings = request.headers.getall("Content-Encoding", [])
+    if encodings and [encoding.strip().lower() for encoding in encodings] != ["identity"]:
+        raise UnsupportedEncodingError("send the body uncompressed")
+    limit = request[ROUTE].body_limit
+    too_large = BodyTooLargeError(f"the body is larger than {limit} bytes")
+    if request.content_length is not None and request.content_length > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(request.app[HTTP_SETTINGS].body_seconds):
+            while True:
+                chunk = await request.content.readany()
+                if not chunk:
+                    return bytes(body)
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise BodyTimeoutError("the body did not arrive in time") from None
+    except (web.RequestPayloadError, asyncio.IncompleteReadError):
+        raise InvalidRequestError("the body is incomplete") from None
+
+
+async def read_json(request: web.Request) -> Any:
+    """Return the parsed JSON body; raises as `read_json_body` and `parse_json` do."""
+    return parse_json(await read_json_body(request))

@@ -1,0 +1,141 @@
+"""The HTTP server around the application: deadlines for slow clients, and problems where aiohttp would answer itself."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from service import problems
+from service.app import new_request_id
+from service.http_settings import HttpSettings
+
+SWEEP_SECONDS = 1.0
+LINGERING_SECONDS = 2.0
+
+
+class DeadlineHandler(RequestHandler):
+    """aiohttp's connection, which also knows since when a request's head is incomplete.
+
+    aiohttp closes idle connections after the keep-alive time, whose default is an hour, and has no deadline for a head
+    that trickles in. `incomplete_since` is the loop's time of the first byte of such a head (or of the connection),
+    or 0.0; `KasbahServer` closes what is late.
+    """
+
+    __slots__ = ("incomplete_since",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.incomplete_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock: a connection that never sends anything is slow too."""
+        super().connection_made(transport)
+        self.incomplete_since = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed aiohttp's parser, and note whether a request is left half said."""
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before or self._request_in_progress or self._messages:
+            self.incomplete_since = 0.0
+        elif not self.incomplete_since:
+            self.incomplete_since = self._loop.time()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what never reached the application (a broken head, say) as a problem, and close."""
+        if request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        if status >= 500 and exc is not None:  # noqa: PLR2004  # server's fault
+            self.log_exception("request failed before the application", exc_info=exc)
+        rendered = problems.render(problems.of_status(status))
+        response = web.Response(
+            status=rendered.status,
+            body=rendered.body,
+            content_type=problems.PROBLEM_JSON,
+            headers={
+                **rendered.headers,
+                "X-Request-ID": new_request_id(),
+                "X-Content-Type-Options": "nosniff",
+                "Cache-Control": "no-store",
+                "Server": "kasbah",
+            },
+        )
+        response.force_close()
+        return response
+
+
+class KasbahServer(web.Server):
+    """aiohttp's server with our connections and a sweeper for slow ones."""
+
+    handler_class: type[DeadlineHandler] = DeadlineHandler
+
+    def __call__(self) -> RequestHandler:
+        """Return the protocol of a new connection."""
+        return self.handler_class(self, loop=self._loop, **self._kwargs)
+
+    def close_late(self, head_seconds: float) -> int:
+        """Close connections whose request head is incomplete for longer than `head_seconds`; return how many."""
+        deadline = self._loop.time() - head_seconds
+        closed = 0
+        for connection in list(self._connections):
+            since = cast("DeadlineHandler", connection).incomplete_since
+            if since and since < deadline:
+                connection.force_close()
+                closed += 1
+        return closed
+
+
+class KasbahRunner(web.AppRunner):
+    """Runs the application on a `KasbahServer`."""
+
+    __slots__ = ("_handler_class", "_settings", "_sweeper")
+
+    def __init__(
+        self,
+        app: web.Application,
+        settings: HttpSettings,
+        handler_class: type[DeadlineHandler] = DeadlineHandler,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            keepalive_timeout=settings.keepalive_seconds,
+            lingering_time=LINGERING_SECONDS,
+            auto_decompress=False,
+            **kwargs,
+        )
+        self._settings = settings
+        self._handler_class = handler_class
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        server = KasbahServer(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            handler_cancellation=plain.handler_cancellation,
+            loop=plain._loop,  # noqa: SLF001  # the version range of aiohttp is pinned
+            **plain._kwargs,  # noqa: SLF001
+        )
+        server.handler_class = self._handler_class
+        self._sweeper = asyncio.create_task(self._sweep(server), name="slow-connection-sweeper")
+        return server
+
+    async def _sweep(self, server: KasbahServer) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            server.close_late(self._settings.head_seconds)
+
+    async def cleanup(self) -> None:
+        """Stop the sweeper, then everything else."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+            self._sweeper = None
+        await super().cleanup()
