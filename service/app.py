@@ -108,6 +108,7 @@ def guarded(route: Route) -> Handler:
     """Return the route's handler behind what its access says."""
     access = route.access
     handler = route.handler
+    needs = access if isinstance(access, Needs) else None
 
     async def open_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
@@ -118,11 +119,11 @@ def guarded(route: Route) -> Handler:
         caller = await request.app[CALLERS].authenticate(bearer_token(request.headers.getall("Authorization", [])))
         request[CALLER] = caller
         structlog.contextvars.bind_contextvars(caller=caller.actor)
-        assert isinstance(access, Needs)
-        await admit(request, caller, access)
+        if needs is not None:
+            await admit(request, caller, needs)
         return await handler(request)
 
-    return keyed_handler if isinstance(access, Needs) else open_handler
+    return open_handler if needs is None else keyed_handler
 
 
 async def admit(request: web.Request, caller: Caller, access: Needs) -> None:

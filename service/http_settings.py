@@ -47,7 +47,7 @@ class HttpSettings(BaseModel):
     body_seconds: float = Field(default=10.0, gt=0)
     """From the end of the headers to the end of the body."""
     page_token_secret: SecretStr | None = None
-    """Authenticates page tokens; the same on every node, or paging breaks when the node changes. None: one per process."""
+    """Authenticates page tokens; the same on every node, or paging breaks when the node changes."""
     metrics_token: SecretStr | None = None
     """Bearer token that opens /metrics beside a platform key with the scope `metrics:read`."""
     min_revision_wait_seconds: float = Field(default=1.0, ge=0)

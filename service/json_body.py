@@ -1,9 +1,9 @@
-"""The one JSON parser: strict where parsers differ, so that nothing can be smuggled between them.
+r"""The one JSON parser: strict where parsers differ, so that nothing can be smuggled between them.
 
 msgspec is strict about syntax, NaN, UTF-8, surrogates and trailing data, but keeps the last of two equal keys. The
 check for those costs a fraction of the parse: encode the parsed value again and count colons. Every member has exactly
 one structural colon, and colons inside strings survive the round trip, so the counts are equal exactly when no member
-was dropped. Only a colon written as `\\u003a` would shift the count; those are counted too.
+was dropped. Only a colon written as `\u003a` would shift the count; those are counted too.
 """
 
 import json
@@ -55,15 +55,15 @@ def parse_typed(
 ) -> _T:
     """Return the Struct that `decoder` makes of a JSON text, under the same rules as `parse_json`.
 
-    The Struct must encode to exactly the members that were given (`omit_defaults`, or `UNSET` defaults). Members it does
-    not know make the counts differ, and the text is then parsed again as a whole to tell them from repeated ones.
+    The Struct must encode to exactly the members that were given (`omit_defaults`, or `UNSET` defaults). Members that
+    it does not know make the counts differ; the text is then parsed again as a whole to tell them from repeated ones.
 
     Args:
         body: UTF-8 JSON.
         decoder: Of the Struct.
         encoder: msgspec's, with default settings.
-        free_values: Yields the values that the Struct leaves unshaped, whose depth is then all there is to check; without
-            it a body of many objects is parsed twice.
+        free_values: Yields the values that the Struct leaves unshaped, whose depth is then all there is to check;
+            without it a body of many objects is parsed twice.
 
     Raises:
         InvalidRequestError: as `parse_json`, and for a value of the wrong type or a missing member, with its pointer.
@@ -86,7 +86,7 @@ def parse_typed(
 
 
 def colons(body: bytes) -> int:
-    """Return how many colons a JSON text holds, those written as `\\u003a` included."""
+    r"""Return how many colons a JSON text holds, those written as `\u003a` included."""
     count = body.count(b":")
     if b"\\u003" in body:
         count += len(_ESCAPED_COLON.findall(body))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-    from authz.node import Node
+    from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
     from service.http_settings import HttpSettings
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")

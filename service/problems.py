@@ -84,9 +84,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
 def problem_of(error: BaseException) -> Problem:
     """Return the table's line for `error`; unknown errors are `INTERNAL`, which tells nothing."""
     for kind in type(error).__mro__:
-        found = PROBLEMS.get(kind)  # type: ignore[call-overload]
+        found = PROBLEMS.get(kind)
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     return INTERNAL
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: deadlines for slow clients, and problems where aiohttp would answer itself."""
+"""The HTTP server around the application: deadlines for slow clients, problems where aiohttp would answer itself."""
 
 import asyncio
 from contextlib import suppress

@@ -43,7 +43,10 @@ def named_tenant(
     """
     if not headers and not parameters and base_domain is None:
         return path  # nearly every request
-    for what, values in ((f"the header `{TENANT_HEADER}`", headers), (f"the parameter `{TENANT_PARAMETER}`", parameters)):
+    for what, values in (
+        (f"the header `{TENANT_HEADER}`", headers),
+        (f"the parameter `{TENANT_PARAMETER}`", parameters),
+    ):
         if len(values) > 1:
             raise InvalidRequestError(f"{what} is repeated")
         if values and not values[0]:
