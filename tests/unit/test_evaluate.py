@@ -1,0 +1,239 @@
+"""Decisions of the served engine: deny overrides, default deny, conditions, expiry, priority, determining rules."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from authz.decision import Reason
+from authz.errors import ModelError
+from authz.evaluate import Missing, evaluate_in
+from authz.rules import Effect
+from authz.served_model import ColumnMatch, PolicyEffect
+from tenancy.ids import TenantStatus
+from tests.support.policies import DEFAULT_MODEL, NOW, ask, policy, with_properties
+
+ROLES = """
+g user:alice role:editor
+g role:editor role:viewer
+g group:staff role:viewer
+g user:bob group:staff
+p role:viewer record:* read
+p role:editor record:* write
+p role:editor record:secret write deny
+p user:carol record:1 read
+p user:* page:home view
+p * page:public *
+"""
+
+
+@pytest.mark.parametrize(
+    ("subject", "action", "resource", "allowed"),
+    [
+        ("user:alice", "read", "record:1", True),
+        ("user:alice", "write", "record:1", True),
+        ("user:alice", "write", "record:secret", False),
+        ("user:alice", "read", "record:secret", True),
+        ("user:alice", "delete", "record:1", False),
+        ("user:bob", "read", "record:1", True),
+        ("user:bob", "write", "record:1", False),
+        ("user:carol", "read", "record:1", True),
+        ("user:carol", "read", "record:10", False),
+        ("user:nobody", "read", "record:1", False),
+        ("user:nobody", "view", "page:home", True),
+        ("service:x", "view", "page:home", False),
+        ("service:x", "anything", "page:public", True),
+        ("user:alice", "read", "recordx:1", False),
+        ("role:editor", "read", "record:1", True),
+        ("user:alice ", "read", "record:1", False),
+        ("user:ALICE", "read", "record:1", False),
+    ],
+)
+def test_roles_wildcards_and_denies(subject, action, resource, allowed):
+    """A role is inherited in full, a wildcard is a prefix, a deny overrides, and what no rule names is denied."""
+    decision = policy(ROLES).decide(ask(subject, action, resource), NOW)
+    assert decision.allowed is allowed
+
+
+def test_group_wildcard_means_groups_not_their_members():
+    """`group:*` as a rule's subject is matched by a group itself, never by those who are in one."""
+    small = policy("g user:bob group:staff\np group:* door:1 open")
+    assert small.decide(ask("group:staff", "open", "door:1"), NOW).allowed
+    assert not small.decide(ask("user:bob", "open", "door:1"), NOW).allowed
+
+
+def test_a_user_can_never_be_a_role():
+    """An id that looks like a role's ref is still a user's id."""
+    small = policy("p role:admin record:* read")
+    assert not small.decide(ask("user:role:admin", "read", "record:1"), NOW).allowed
+
+
+def test_determining_rules_name_the_line_and_the_role_path():
+    """An allow names all matching allows, each with the chain of roles that led to it."""
+    decision = policy(ROLES).decide(ask("user:alice", "read", "record:1"), NOW)
+    assert [(str(r.source), r.role_path) for r in decision.determining] == [
+        ("policy.csv:6", ("user:alice", "role:editor", "role:viewer"))
+    ]
+    assert decision.reason is Reason.RULE
+
+
+def test_a_deny_names_all_matching_denies_and_no_allow():
+    """Under deny-overrides the denies are what determined."""
+    decision = policy(ROLES).decide(ask("user:alice", "write", "record:secret"), NOW)
+    assert [r.effect for r in decision.determining] == [Effect.DENY]
+    assert policy(ROLES).decide(ask("user:x", "write", "record:2"), NOW).determining == ()
+
+
+def test_base_rules_count_for_every_tenant():
+    """A base row and a base role link read as rows of the tenant."""
+    small = policy("base g role:owner role:reader\nbase p role:reader note:* read\ng user:ann role:owner")
+    decision = small.decide(ask("user:ann", "read", "note:1"), NOW)
+    assert decision.allowed
+    assert decision.determining[0].base
+
+
+def test_decision_has_no_truth_value():
+    """`if decision:` must not compile into an allow."""
+    decision = policy("").decide(ask("user:a", "b", "c:d"), NOW)
+    with pytest.raises(TypeError):
+        bool(decision)
+
+
+CONDITIONAL = """
+p role:doctor chart:* read if resource.properties.ward == subject.properties.ward
+p role:doctor chart:* read deny if context.network == "public"
+g user:dora role:doctor
+"""
+
+
+def test_condition_must_hold():
+    """An allow with a condition allows only while the condition is true."""
+    small = policy(CONDITIONAL, entities={"user:dora": {"ward": "A"}, "chart:1": {"ward": "A"}, "chart:2": {"ward": "B"}})
+    assert small.decide(ask("user:dora", "read", "chart:1", network="lan"), NOW).allowed
+    other = small.decide(ask("user:dora", "read", "chart:2", network="lan"), NOW)
+    assert (other.allowed, other.reason) == (False, Reason.NO_MATCH)
+    assert not small.decide(ask("user:dora", "read", "chart:1", network="public"), NOW).allowed
+
+
+def test_condition_in_error_denies_on_both_sides():
+    """An error makes an allow rule not match and a deny rule match, and is reported."""
+    small = policy(CONDITIONAL, entities={"user:dora": {"ward": "A"}, "chart:1": {"ward": "A"}})
+    no_network = small.decide(ask("user:dora", "read", "chart:1"), NOW)
+    assert (no_network.allowed, no_network.reason) == (False, Reason.CONDITION_ERROR)
+    assert "policy.csv:3" in no_network.errors[0]
+    no_ward = small.decide(ask("user:dora", "read", "chart:9", network="lan"), NOW)
+    assert (no_ward.allowed, no_ward.reason) == (False, Reason.CONDITION_ERROR)
+    assert "policy.csv:2" in no_ward.errors[0]
+
+
+def test_stored_attributes_win_over_asserted_ones():
+    """Nobody promotes a subject by asserting what is stored otherwise."""
+    small = policy('p user:* vault:1 open if subject.properties.level == "high"', entities={"user:eve": {"level": "low"}})
+    asked = with_properties(ask("user:eve", "open", "vault:1"), subject={"level": "high"})
+    assert not small.decide(asked, NOW).allowed
+    unknown = with_properties(ask("user:new", "open", "vault:1"), subject={"level": "high"})
+    assert small.decide(unknown, NOW).allowed
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", '"true"', "[true]", "null", "subject.properties.flag"])
+def test_only_a_boolean_true_is_true(value):
+    """A truthy value of another type is an error."""
+    small = policy(f"p user:* door:1 open if {value} == 0 || dyn({value})", entities={"user:a": {"flag": 1}})
+    assert not small.decide(ask("user:a", "open", "door:1"), NOW).allowed
+
+
+def test_expired_grant_is_gone_to_the_second():
+    """A grant counts until its expiry and not at it."""
+    small = policy("g user:tmp role:x until 2026-06-01T12:00:00+00:00\np role:x door:1 open")
+    assert small.decide(ask("user:tmp", "open", "door:1"), NOW - timedelta(seconds=1)).allowed
+    assert not small.decide(ask("user:tmp", "open", "door:1"), NOW).allowed
+
+
+def test_expiring_hierarchy_link_ends_for_all_below():
+    """Facts made before an expiry do not outlive it."""
+    small = policy("g user:t role:x\ng role:x role:y until 2026-06-01T12:00:00+00:00\np role:y door:1 open")
+    before, question = NOW - timedelta(seconds=1), ask("user:t", "open", "door:1")
+    assert small.decide(question, before).allowed
+    assert isinstance(evaluate_in(small, question, now=NOW), Missing)
+    assert not small.decide(question, NOW).allowed
+
+
+def test_deep_chains_are_followed_to_the_end():
+    """Twenty levels of roles are twenty levels, where PyCasbin stops at ten."""
+    chain = "\n".join(f"g role:r{i} role:r{i + 1}" for i in range(20))
+    small = policy(f"g user:a role:r0\n{chain}\np role:r20 door:1 open")
+    assert small.decide(ask("user:a", "open", "door:1"), NOW).allowed
+
+
+def test_a_role_cycle_ends():
+    """A cycle in the hierarchy is walked once."""
+    small = policy("g role:a role:b\ng role:b role:a\ng user:u role:a\np role:b door:1 open")
+    assert small.decide(ask("user:u", "open", "door:1"), NOW).allowed
+
+
+def test_suspended_tenant_is_a_deny_with_its_reason():
+    """Status comes before every rule."""
+    small = policy("p user:a door:1 open")
+    small.head = replace(small.head, status=TenantStatus.SUSPENDED)
+    decision = small.decide(ask("user:a", "open", "door:1"), NOW)
+    assert (decision.allowed, decision.reason) == (False, Reason.TENANT_SUSPENDED)
+
+
+PRIORITY_MODEL = replace(DEFAULT_MODEL, effect=PolicyEffect.PRIORITY, columns=("priority", "sub", "dom", "obj", "act", "eft"))
+
+
+def test_priority_is_decided_by_the_first_row():
+    """The lowest number decides; among equals base rows come first, then file order."""
+    small = policy(
+        "p user:a door:1 open allow 10\np user:a door:1 open deny 1\nbase p user:a door:2 open deny 5\np user:a door:2 open allow 5",
+        model=PRIORITY_MODEL,
+    )
+    first = small.decide(ask("user:a", "open", "door:1"), NOW)
+    assert (first.allowed, len(first.determining)) == (False, 1)
+    assert not small.decide(ask("user:a", "open", "door:2"), NOW).allowed
+
+
+def test_any_error_under_priority_ends_in_deny():
+    """A condition in error on a later row still denies."""
+    small = policy("p user:a door:1 open allow 1\np user:a door:1 open allow 2 if context.x", model=PRIORITY_MODEL)
+    decision = small.decide(ask("user:a", "open", "door:1"), NOW)
+    assert (decision.allowed, decision.reason) == (False, Reason.CONDITION_ERROR)
+
+
+def test_residual_decides_what_the_index_cannot():
+    """A column out of index makes every row a candidate, and an error in the residual denies."""
+
+    def residual(_rs, _rd, _ro, r_act, _ps, _pd, _po, p_act):
+        if r_act == "boom":
+            raise ValueError("boom")
+        return r_act.startswith(p_act)
+
+    model = replace(DEFAULT_MODEL, action=ColumnMatch(), residual=residual)
+    small = policy("p user:a door:1 op", model=model)
+    assert small.decide(ask("user:a", "open", "door:1"), NOW).allowed
+    assert not small.decide(ask("user:a", "close", "door:1"), NOW).allowed
+    broken = small.decide(ask("user:a", "boom", "door:1"), NOW)
+    assert (broken.allowed, broken.reason) == (False, Reason.CONDITION_ERROR)
+    denying = policy("p user:a door:1 o allow\np user:a door:1 o deny", model=model)
+    assert not denying.decide(ask("user:a", "boom", "door:1"), NOW).allowed
+
+
+def test_resource_roles_group_resources():
+    """`g2` reaches a rule through the groups of the resource."""
+    model = replace(DEFAULT_MODEL, resource=ColumnMatch(roles="g2"))
+    small = policy("g2 record:1 folder:a\ng2 folder:a folder:root\np user:u folder:root read", model=model)
+    assert small.decide(ask("user:u", "read", "record:1"), NOW).allowed
+    assert not small.decide(ask("user:u", "read", "record:2"), NOW).allowed
+
+
+def test_expiring_resource_link_is_refused():
+    """Only `g` links may expire: an index of resources has no clock."""
+    model = replace(DEFAULT_MODEL, resource=ColumnMatch(roles="g2"))
+    with pytest.raises(ModelError, match="g2"):
+        policy("g2 record:1 folder:a until 2026-01-01T00:00:00+00:00", model=model)
+
+
+def test_unserved_effect_is_refused():
+    """Plain deny-override allows what no rule names, so no snapshot is built for it."""
+    with pytest.raises(ModelError):
+        policy("", model=replace(DEFAULT_MODEL, effect=PolicyEffect.DENY_OVERRIDE))
