@@ -1,0 +1,289 @@
+"""What an apply would do: rows added, removed and changed, rows both owners want, and the answers that turn over."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from authz.errors import AuthzError
+from authz.flip_sets import PolicyState, is_pattern
+from authz.flips import FlipLimits, Flips, count_flips
+from authz.ports import StoredModel, TenantHead
+from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity, row_id
+from authz.served_model import ServedModel
+from authz.write_ports import CurrentRows
+
+
+class DuplicateRowError(AuthzError):
+    """Two desired rows are the same row but say different things (an expiry, an attribute)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A row that the files want and that the admin API owns."""
+
+    desired: Row
+    existing: Row
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedRow:
+    """A row that stays but says something else: a link's expiry, an entity's attributes."""
+
+    before: Row
+    after: Row
+
+
+@dataclass(frozen=True, slots=True)
+class PatternChange:
+    """An added or removed rule with a wildcard: it also reaches names that no candidate list holds."""
+
+    added: bool
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFlips:
+    """The flips of one tenant; a plan of the base has one for each tenant that was compared."""
+
+    slug: str
+    flips: Flips
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The difference between what files own in a tenant and what they should own.
+
+    `moved` counts rows that only stand at another line. `digest` covers tenant, revision and every desired row, so
+    that what is applied is what was planned.
+    """
+
+    head: TenantHead
+    digest: str
+    added: tuple[Row, ...]
+    removed: tuple[Row, ...]
+    changed: tuple[ChangedRow, ...]
+    moved: int
+    conflicts: tuple[Conflict, ...]
+    patterns: tuple[PatternChange, ...]
+    flips: tuple[TenantFlips, ...] = ()
+
+    @property
+    def pending(self) -> bool:
+        """Whether an apply would change a row; rows that only moved to another line do not count."""
+        return bool(self.added or self.removed or self.changed or self.conflicts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    added: tuple[Row, ...]
+    removed: tuple[Row, ...]
+    changed: tuple[ChangedRow, ...]
+    moved: int
+    conflicts: tuple[Conflict, ...]
+
+
+def plan(
+    current: CurrentRows,
+    desired: Sequence[Row],
+    model: ServedModel,
+    *,
+    now: datetime,
+    desired_base: Sequence[Row] | None = None,
+    limits: FlipLimits | None = None,
+) -> Plan:
+    """Return what making the file-owned rows of one tenant exactly `desired` would do.
+
+    Args:
+        current: All rows of the tenant from one database snapshot, with the base rows that it inherits.
+        desired: Every row that files should own, in line order.
+        model: The served model that decides before and after.
+        now: Links that expire at or before it count as absent in flips (aware).
+        desired_base: Base rows that will hold too once the same directory is applied; None keeps today's.
+        limits: Bounds of the flips.
+
+    Raises:
+        DuplicateRowError: two desired rows contradict each other.
+    """
+    difference = _compare(current, desired)
+    before = state_of(current)
+    after = planned_state(current, desired, desired_base=desired_base)
+    flips = count_flips(before, after, model, now=now, limits=limits)
+    return Plan(
+        head=current.head,
+        digest=plan_digest(current.head, desired),
+        added=difference.added,
+        removed=difference.removed,
+        changed=difference.changed,
+        moved=difference.moved,
+        conflicts=difference.conflicts,
+        patterns=tuple(_pattern_changes(difference, model)),
+        flips=(TenantFlips(current.head.slug, flips),),
+    )
+
+
+def plan_base(
+    current: CurrentRows,
+    desired: Sequence[Row],
+    model: ServedModel,
+    tenants: Iterable[CurrentRows],
+    *,
+    now: datetime,
+    limits: FlipLimits | None = None,
+) -> Plan:
+    """Return what changing the base rows would do, with the flips of every one of `tenants`.
+
+    Args:
+        current: The rows of the base tenant.
+        desired: Every row that files should own in the base.
+        model: The served model.
+        tenants: The tenants to compare; consumed one at a time.
+        now: As in `plan`.
+        limits: As in `plan`, for each tenant.
+    """
+    difference = _compare(current, desired)
+    flips = tuple(
+        TenantFlips(
+            tenant.head.slug,
+            count_flips(
+                state_of(tenant),
+                planned_state(tenant, file_rows(tenant), desired_base=desired),
+                model,
+                now=now,
+                limits=limits,
+            ),
+        )
+        for tenant in tenants
+    )
+    return Plan(
+        head=current.head,
+        digest=plan_digest(current.head, desired),
+        added=difference.added,
+        removed=difference.removed,
+        changed=difference.changed,
+        moved=difference.moved,
+        conflicts=difference.conflicts,
+        patterns=tuple(_pattern_changes(difference, model)),
+        flips=flips,
+    )
+
+
+def rows_of(current: CurrentRows) -> list[Row]:
+    """Return the tenant's own rows, whoever owns them."""
+    return [*current.rules, *current.links, *current.entities]
+
+
+def file_rows(current: CurrentRows) -> list[Row]:
+    """Return the rows of a tenant that files own."""
+    return [row for row in rows_of(current) if row.owner is Owner.FILES]
+
+
+def state_of(current: CurrentRows) -> PolicyState:
+    """Return what holds in the tenant today, base rows first."""
+    return PolicyState(
+        rules=(*current.base_rules, *current.rules),
+        links=(*current.base_links, *current.links),
+        entities=tuple(current.entities),
+    )
+
+
+def planned_state(
+    current: CurrentRows, desired: Sequence[Row], *, desired_base: Sequence[Row] | None = None
+) -> PolicyState:
+    """Return what would hold: base rows, then the desired file rows, then what the API owns."""
+    granted = [row for row in rows_of(current) if row.owner is Owner.API]
+    taken = {row.key for row in granted}
+    wanted = {row.key: row for row in desired if row.key not in taken}
+    base: Sequence[Row] = (*current.base_rules, *current.base_links) if desired_base is None else desired_base
+    rows = (*base, *wanted.values(), *granted)
+    return PolicyState(
+        rules=tuple(row for row in rows if isinstance(row, Rule)),
+        links=tuple(row for row in rows if isinstance(row, RoleLink)),
+        entities=tuple(row for row in rows if isinstance(row, StoredEntity)),
+    )
+
+
+def _compare(current: CurrentRows, desired: Sequence[Row]) -> _Difference:
+    wanted: dict[tuple[str, ...], Row] = {}
+    for row in desired:
+        first = wanted.setdefault(row.key, row)
+        if not _same(first, row):
+            where = " and ".join(str(r.source) for r in (first, row) if r.source is not None)
+            raise DuplicateRowError(f"{where or 'two rows'} say different things about `{', '.join(row.key[1:])}`")
+    existing = {row.key: row for row in rows_of(current)}
+    added: list[Row] = []
+    changed: list[ChangedRow] = []
+    conflicts: list[Conflict] = []
+    moved = 0
+    for key, row in wanted.items():
+        held = existing.get(key)
+        if held is None:
+            added.append(row)
+        elif held.owner is Owner.API:
+            conflicts.append(Conflict(row, held))
+        elif not _same(held, row):
+            changed.append(ChangedRow(held, row))
+        elif held.source != row.source:
+            moved += 1
+    removed = tuple(row for key, row in existing.items() if row.owner is Owner.FILES and key not in wanted)
+    return _Difference(tuple(added), removed, tuple(changed), moved, tuple(conflicts))
+
+
+def _same(one: Row, other: Row) -> bool:
+    """Whether two rows of one key say the same."""
+    match one, other:
+        case RoleLink(), RoleLink():
+            return one.expires_at == other.expires_at
+        case StoredEntity(), StoredEntity():
+            return _exact(one.properties) == _exact(other.properties)
+        case _:
+            return True
+
+
+def _exact(value: object) -> object:
+    """Tell `1`, `1.0` and `True` apart, which compare equal in Python and differ in a condition."""
+    if isinstance(value, dict):
+        return {key: _exact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exact(item) for item in value]
+    return (type(value).__name__, value)
+
+
+def _pattern_changes(difference: _Difference, model: ServedModel) -> Iterable[PatternChange]:
+    for added, rows in ((True, difference.added), (False, difference.removed)):
+        for row in rows:
+            if isinstance(row, Rule) and (
+                is_pattern(model.subject, row.subject)
+                or is_pattern(model.resource, row.resource)
+                or is_pattern(model.action, row.action)
+            ):
+                yield PatternChange(added, row)
+
+
+def plan_digest(head: TenantHead, desired: Sequence[Row]) -> str:
+    """Return the SHA-256, hex, over tenant, revision and the desired rows with their order and provenance."""
+    digest = hashlib.sha256(f"kasbah-plan-1\0{head.tenant_id}\0{head.revision}\0".encode())
+    for row in desired:
+        match row:
+            case RoleLink():
+                extra: tuple[str, ...] = ("" if row.expires_at is None else row.expires_at.isoformat(),)
+            case StoredEntity():
+                extra = (repr(_canonical(row.properties)),)
+            case Rule():
+                extra = ()
+        where = "" if row.source is None else str(row.source)
+        digest.update(row_id((*row.key, *extra, where)).encode())
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> object:
+    if isinstance(value, dict):
+        return sorted((key, _canonical(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return (type(value).__name__, value)
+
+
+def model_changes(current: StoredModel, text: str) -> bool:
+    """Whether `text` is another model than the platform's."""
+    return hashlib.sha256(text.encode()).hexdigest() != current.digest
