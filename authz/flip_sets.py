@@ -177,9 +177,7 @@ class Side:
         self._mask_bytes = mask_bytes
         self._held_bytes = 0
         self._masks: dict[str, int] = {}
-        self.roles = Graph(
-            _active(state.links, model.subject.roles, now) if model.subject.roles is not None else ()
-        )
+        self.roles = Graph(_active(state.links, model.subject.roles, now) if model.subject.roles is not None else ())
         self.resource_roles = Graph(
             _active(state.links, model.resource.roles, now) if model.resource.roles is not None else ()
         )

@@ -149,7 +149,9 @@ class _Comparison:
         self._attributed = frozenset(changed)
         self._attributed_mask = sum(1 << n for n, name in enumerate(self._universe.subjects) if name in changed)
         self._action_patterns = tuple(
-            sorted({a for side in self._sides for cell in side.cells.values() for a in cell if is_pattern(model.action, a)})
+            sorted(
+                {a for side in self._sides for cell in side.cells.values() for a in cell if is_pattern(model.action, a)}
+            )
         )
         self._dirty = [self._is_dirty(content) for content in self._contents.contents]
         self._work = 0
@@ -174,7 +176,8 @@ class _Comparison:
                 occurrences[self._shape_key(shape, action)] -= 1
                 questions += 1
             if questions + len(shapes) * len(self._universe.actions) > self._limits.questions:
-                note = f"flips are counted up to resource `{resource}` only: more than {self._limits.questions:,} questions change"
+                bound = f"{self._limits.questions:,} questions"
+                note = f"flips are counted up to resource `{resource}` only: more than {bound} change"
                 break
         for shape, count in shapes.items():
             for action in self._universe.actions:

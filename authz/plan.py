@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from authz.errors import AuthzError
 from authz.flip_sets import PolicyState, is_pattern
@@ -106,9 +106,12 @@ def plan(
         DuplicateRowError: two desired rows contradict each other.
     """
     difference = _compare(current, desired)
-    before = state_of(current)
-    after = planned_state(current, desired, desired_base=desired_base)
-    flips = count_flips(before, after, model, now=now, limits=limits)
+    same = not (difference.added or difference.removed or difference.changed or difference.moved)
+    if same and desired_base is None:
+        flips = Flips()
+    else:
+        after = planned_state(current, desired, desired_base=desired_base)
+        flips = count_flips(state_of(current), after, model, now=now, limits=limits)
     return Plan(
         head=current.head,
         digest=plan_digest(current.head, desired),
@@ -264,15 +267,13 @@ def plan_digest(head: TenantHead, desired: Sequence[Row]) -> str:
     """Return the SHA-256, hex, over tenant, revision and the desired rows with their order and provenance."""
     digest = hashlib.sha256(f"kasbah-plan-1\0{head.tenant_id}\0{head.revision}\0".encode())
     for row in desired:
-        match row:
-            case RoleLink():
-                extra: tuple[str, ...] = ("" if row.expires_at is None else row.expires_at.isoformat(),)
-            case StoredEntity():
-                extra = (repr(_canonical(row.properties)),)
-            case Rule():
-                extra = ()
+        extra = ""
+        if isinstance(row, RoleLink) and row.expires_at is not None:
+            extra = row.expires_at.astimezone(UTC).isoformat()
+        elif isinstance(row, StoredEntity):
+            extra = repr(_canonical(row.properties))
         where = "" if row.source is None else str(row.source)
-        digest.update(row_id((*row.key, *extra, where)).encode())
+        digest.update(row_id((*row.key, extra, where)).encode())
     return digest.hexdigest()
 
 

@@ -98,7 +98,7 @@ def reaches(name: str, target: str, state: PolicyState, kind: str) -> bool:
     while todo:
         here = todo.pop()
         for link in state.links:
-            alive = link.expires_at is None or NOW < link.expires_at
+            alive = link.expires_at is None or link.expires_at > NOW
             if link.kind == kind and link.member == here and alive and link.role not in seen:
                 seen.add(link.role)
                 todo.append(link.role)
