@@ -1,0 +1,3 @@
+"""The edge of Kasbah: HTTP, command line, settings, processes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,106 @@
+"""`kasbah`: the tree of commands. A command's module is imported only when it is called or asked for its help."""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import click
+
+import service
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Where a command is, and what the listing says about it without importing it."""
+
+    target: str
+    help: str
+
+
+POLICY_COMMANDS = {
+    "lint": Lazy("service.cli.policy_files:lint", "Check the files of a policy directory; report every finding."),
+    "test": Lazy("service.cli.policy_files:test", "Run the golden decisions of every cases.yaml."),
+    "plan": Lazy("service.cli.policy_server:plan", "Show which rules and which answers a directory would change."),
+    "apply": Lazy(
+        "service.cli.policy_server:apply", "Make the server's file-owned rules those of a directory."
+    ),
+    "explain": Lazy("service.cli.policy_server:explain", "Say why a subject may or may not do something."),
+    "history": Lazy("service.cli.policy_server:history", "List the changes of a tenant: who, when, why, how many."),
+    "rollback": Lazy("service.cli.policy_server:rollback", "Restore an earlier revision as a new one."),
+    "export": Lazy("service.cli.policy_server:export", "Write a tenant's policy from the server as files."),
+    "eval": Lazy("service.cli.policy_eval:evaluate", "Answer positional Casbin requests from files, without a server."),
+}
+TENANT_COMMANDS = {
+    "create": Lazy("service.cli.tenants:create", "Create a tenant."),
+    "list": Lazy("service.cli.tenants:list_", "List tenants."),
+}
+KEY_COMMANDS = {
+    "create": Lazy("service.cli.keys:create", "Create an API key; its token is shown once."),
+    "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
+    "revoke": Lazy("service.cli.keys:revoke", "Revoke an API key on every node."),
+}
+ROOT_COMMANDS = {
+    "dev": Lazy("service.cli.dev:dev", "Run everything on this machine: PostgreSQL, Valkey, samples, server."),
+    "serve": Lazy("service.cli.serve:serve", "Run the server on a PostgreSQL and a Valkey of your own."),
+    "migrate": Lazy("service.cli.database:migrate", "Bring the database schema to this version."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named in a table and imported on use."""
+
+    def __init__(self, name: str, lazy: Mapping[str, Lazy], help_text: str) -> None:
+        super().__init__(name=name, help=help_text)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the table."""
+        return [*self._lazy, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, or None for an unknown name."""
+        lazy = self._lazy.get(cmd_name)
+        if lazy is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = lazy.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{lazy.target} is no click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but a misspelt name is answered with the nearest one, and a command keeps its name here."""
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            ctx.fail(f"no such command `{name}`.{hint}")
+        if command is None:
+            return super().resolve_command(ctx, args)
+        return name, command, args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, importing nothing."""
+        rows = [(name, lazy.help) for name, lazy in self._lazy.items()]
+        rows += [
+            (name, command.get_short_help_str(limit=100))
+            for name in super().list_commands(ctx)
+            if (command := super(LazyGroup, self).get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+ROOT_HELP = """Multi-tenant authorization: who may do what, decided from Casbin policy files.
+
+`kasbah dev` runs everything on this machine. `kasbah policy` works on policy directories, alone or against a server,
+which is found by KASBAH_URL and KASBAH_API_KEY, or by the `.kasbah/dev.json` of a running `kasbah dev`."""
+
+root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("kasbah", ROOT_COMMANDS, ROOT_HELP))
+root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
+root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
+root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))
