@@ -166,8 +166,6 @@ class _Builder:
         if not isinstance(node.value, str):
             self._fault(node.line, node.column, "yaml-key", "a key that is no text", "quote it")
             node.value, node.is_mapping = "", False
-        elif node.value == "<<":
-            self._fault(node.line, node.column, "yaml-alias", "a merge key", "write the values out")
         elif node.value in self._seen[-1]:
             message = f"the key `{node.value}` stands here twice"
             self._fault(node.line, node.column, "duplicate-key", message, "keep one of them")
@@ -186,6 +184,8 @@ class _Builder:
             return text
         if text in _WORDS:
             return _WORDS[text]
+        if text == "<<":
+            self._fault(line, column, "yaml-alias", "a merge key", "write the values out, or quote it")
         if _AMBIGUOUS.match(text) is not None:
             message = f"readers of YAML do not agree on what `{text}` is"
             hint = f"quote it, as in `'{text}'`, or write `true`, `false` or a plain decimal number"

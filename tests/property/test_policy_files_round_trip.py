@@ -25,12 +25,18 @@ HOSTILE = st.text(
 ANY_TEXT = st.one_of(HOSTILE, st.text(max_size=12))
 
 
-def storable(text: str) -> bool:
-    """Whether a name may hold `text`: names have no control characters, turned text or stars inside."""
-    return CONTROL_PATTERN.search(text) is None and BIDIRECTIONAL.search(text) is None and "*" not in text
+def storable(text: str) -> str:
+    """What is left of `text` without control characters, turned text and stars, which names never hold."""
+    return BIDIRECTIONAL.sub("", CONTROL_PATTERN.sub("", text)).replace("*", "") or "x"
 
 
-IDS = ANY_TEXT.filter(lambda text: bool(text) and storable(text))
+def sayable(text: str) -> str:
+    """What is left of `text` without the characters that conditions never hold."""
+    kept = "".join(part if part in "\n\t" else CONTROL_PATTERN.sub("", part) for part in text)
+    return BIDIRECTIONAL.sub("", kept) or "true"
+
+
+IDS = ANY_TEXT.map(storable)
 TYPES = st.sampled_from(["user", "role", "group", "record", "A.b-c_9"])
 NAMES = st.builds("{}:{}".format, TYPES, IDS)
 ROLES = st.builds("{}:{}".format, st.sampled_from(["role", "group"]), IDS).filter(
@@ -43,16 +49,7 @@ PATTERNS = st.one_of(
     st.builds("{}:{}*".format, TYPES, st.one_of(st.just(""), IDS)).filter(lambda p: not is_platform_role(p)),
 )
 ACTIONS = st.one_of(st.just("*"), IDS)
-CONDITIONS = st.one_of(
-    st.none(),
-    ANY_TEXT.map(lambda text: text.replace("\r", "")).filter(
-        lambda text: (
-            bool(text)
-            and CONTROL_PATTERN.search(text.replace("\n", "").replace("\t", "")) is None
-            and BIDIRECTIONAL.search(text) is None
-        )
-    ),
-)
+CONDITIONS = st.one_of(st.none(), ANY_TEXT.map(sayable))
 TIMES = st.one_of(
     st.none(),
     st.datetimes(
