@@ -91,10 +91,11 @@ def test_search_equals_filtering_by_evaluation(text, limit):
             if (await evaluate(where.node, where.tenant_id, question(resource=f"doc:{name}"))).allowed:
                 expected.append(name)
         assert await pages(search.search_resources, where, question(), limit) == expected
-        expected = []
-        for name in search.named_actions(small.snapshot):  # noqa: PERF401 (reads as the other two)
-            if (await evaluate(where.node, where.tenant_id, question(action=name))).allowed:
-                expected.append(name)
+        expected = [
+            name
+            for name in search.named_actions(small.snapshot)
+            if (await evaluate(where.node, where.tenant_id, question(action=name))).allowed
+        ]
         assert await pages(search.search_actions, where, question(), limit) == expected
 
     asyncio.run(check())
