@@ -81,15 +81,17 @@ def test_search_equals_filtering_by_evaluation(text, limit):
     async def check() -> None:
         candidates = {"user:" + i for i in search.named_subjects(small.snapshot).get("user", ())}
         candidates |= {ref for ref in small.records if ref.startswith("user:")}
-        expected = []
-        for ref in sorted(candidates):
-            if (await evaluate(where.node, where.tenant_id, question(subject=ref))).allowed:
-                expected.append(ref.removeprefix("user:"))
+        expected = [
+            ref.removeprefix("user:")
+            for ref in sorted(candidates)
+            if (await evaluate(where.node, where.tenant_id, question(subject=ref))).allowed
+        ]
         assert await pages(search.search_subjects, where, question(), limit) == expected
-        expected = []
-        for name in search.named_resources(small.snapshot).get("doc", ()):
-            if (await evaluate(where.node, where.tenant_id, question(resource=f"doc:{name}"))).allowed:
-                expected.append(name)
+        expected = [
+            name
+            for name in search.named_resources(small.snapshot).get("doc", ())
+            if (await evaluate(where.node, where.tenant_id, question(resource=f"doc:{name}"))).allowed
+        ]
         assert await pages(search.search_resources, where, question(), limit) == expected
         expected = [
             name
