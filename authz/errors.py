@@ -1,11 +1,13 @@
 """Failures of the authorization package. A refusal that callers expect is a value, not an error."""
 
+from tenancy.errors import DatabaseUnavailableError
+
 
 class AuthzError(Exception):
     """Base of all failures of this package."""
 
 
-class StorageUnavailableError(AuthzError):
+class StorageUnavailableError(AuthzError, DatabaseUnavailableError):
     """PostgreSQL did not answer in time: nothing may be decided from it."""
 
 

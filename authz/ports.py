@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Rule, Source
-from tenancy.ids import Slug, TenantId, TenantStatus
+from tenancy.ids import TenantId
+from tenancy.tenant import TenantHead as TenantHead  # noqa: PLC0414 - part of these ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +17,6 @@ class StoredModel:
 
     text: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class TenantHead:
-    """Where a tenant stands. All numbers only grow.
-
-    `revision` rises with every change, `rules_revision` is the last revision that changed rules, hierarchy, base or
-    model, `keys_revision` the last one that changed API keys.
-    """
-
-    tenant_id: TenantId
-    slug: Slug
-    status: TenantStatus
-    revision: int
-    rules_revision: int
-    keys_revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +74,15 @@ class Touched:
 class FeedPage:
     """Heads of all tenants that changed since the cursor; `cursor` starts the next poll.
 
-    `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed.
+    `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed. `restarted` says
+    that the database is not the one the cursor came from (restored): `heads` then holds every tenant, and its numbers
+    may be lower than before.
     """
 
     heads: Sequence[TenantHead]
     cursor: int
     database_time: datetime
+    restarted: bool = False
 
 
 class PolicyReader(Protocol):

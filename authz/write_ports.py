@@ -10,20 +10,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from authz.ports import StoredModel, TenantHead
+from authz.ports import StoredModel
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from tenancy.ids import TenantId
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeMeta:
-    """Who changed something and why. `actor` is `key:<prefix>` today; never a secret."""
-
-    actor: str
-    reason: str | None = None
-    git_commit: str | None = None
-    request_id: str | None = None
+from tenancy.tenant import ChangeMeta as ChangeMeta  # noqa: PLC0414 - part of these ports
+from tenancy.tenant import TenantHead
 
 
 class ChangeKind(StrEnum):

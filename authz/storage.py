@@ -1,0 +1,235 @@
+"""Policies in PostgreSQL, as the decision path reads them."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import TextClause, text
+
+from authz.errors import StorageUnavailableError, TenantNotFoundError
+from authz.ports import FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
+from authz.request import NO_PROPERTIES, Properties, Ref
+from authz.row_codec import from_microseconds
+from authz.rules import Owner, Source
+from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_model, stream_links, stream_rules
+from tenancy.heads import find_head, head_of
+from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.unit_of_work import Sessions, tenant_unit_of_work, unbound_session
+
+REQUEST_SECONDS = 2.5
+LOAD_RULES_SECONDS = 30.0
+MAX_TOUCHED = 1000
+
+_LOOKUP = text(
+    """
+    SELECT t.tenant_id, t.slug, t.status, t.revision, t.rules_revision, t.keys_revision,
+        (SELECT json_agg(json_build_array(m.subject, m.role,
+                    CAST(extract(epoch FROM m.expires_at) * 1000000 AS bigint), m.owner, m.file, m.line))
+         FROM memberships AS m
+         WHERE m.tenant_id = :tenant_id AND m.subject_start = ANY(:subject_starts) AND m.subject = ANY(:subjects)
+        ) AS grants,
+        (SELECT json_agg(json_build_array(e.kind, e.ref, e.properties))
+         FROM entities AS e
+         WHERE e.tenant_id = :tenant_id AND (
+            (e.kind = 'subject' AND e.ref_start = ANY(:subject_starts) AND e.ref = ANY(:subjects))
+            OR (e.kind = 'resource' AND e.ref_start = ANY(:resource_starts) AND e.ref = ANY(:resources)))
+        ) AS entities
+    FROM tenants AS t WHERE t.tenant_id = :tenant_id
+    """
+)
+
+_TOUCHED = text(
+    """
+    WITH head AS (
+        SELECT * FROM tenants WHERE tenant_id = :tenant_id
+    ), later AS (
+        SELECT kind FROM changes WHERE tenant_id = :tenant_id AND revision > :revision
+    ), items AS (
+        SELECT DISTINCT subject, resource FROM change_items
+        WHERE tenant_id = :tenant_id AND revision > :revision AND (subject IS NOT NULL OR resource IS NOT NULL)
+        LIMIT :limit
+    )
+    SELECT h.tenant_id, h.slug, h.status, h.revision, h.rules_revision, h.keys_revision,
+        (SELECT count(*) FROM later) AS changes,
+        EXISTS (SELECT 1 FROM later WHERE kind IN ('base', 'model')) AS everything,
+        (SELECT array_agg(subject) FILTER (WHERE subject IS NOT NULL) FROM items) AS subjects,
+        (SELECT array_agg(resource) FILTER (WHERE resource IS NOT NULL) FROM items) AS resources
+    FROM head AS h
+    """
+)
+
+# The horizon and the heads come from one statement, so from one snapshot.
+_POLL = text(
+    """
+    SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS horizon, clock_timestamp() AS now,
+        pg_is_in_recovery() AS standby, h.*
+    FROM (SELECT) AS one LEFT JOIN tenants_changed_since(CAST(CAST(:cursor AS text) AS xid8)) AS h ON true
+    """
+)
+_NEVER = 2**63 - 1
+"""A horizon that no transaction reaches: the first poll asks for the cursor alone."""
+
+_SUBJECT_CANDIDATES = text(
+    """
+    SELECT ref FROM (
+        (SELECT DISTINCT subject_start AS start, subject AS ref FROM memberships
+         WHERE tenant_id = :tenant_id AND subject_start >= :low_start AND subject > :low AND subject_start < :high
+         ORDER BY subject_start, subject LIMIT :limit)
+        UNION
+        (SELECT ref_start, ref FROM entities
+         WHERE tenant_id = :tenant_id AND kind = 'subject' AND ref_start >= :low_start AND ref > :low
+           AND ref_start < :high
+         ORDER BY ref_start, ref LIMIT :limit)
+    ) AS found ORDER BY ref LIMIT :limit
+    """
+)
+
+_RESOURCE_CANDIDATES = text(
+    """
+    SELECT ref FROM entities
+    WHERE tenant_id = :tenant_id AND kind = 'resource' AND ref_start >= :low_start AND ref > :low AND ref_start < :high
+    ORDER BY ref_start, ref LIMIT :limit
+    """
+)
+
+
+class PostgresPolicyReader:
+    """`PolicyReader` on PostgreSQL; the primary, never a standby."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        load_rules_seconds: float = LOAD_RULES_SECONDS,
+    ) -> None:
+        """Keep where units of work come from, and how long a call may take."""
+        self._sessions = sessions
+        self._seconds = request_seconds
+        self._load_seconds = load_rules_seconds
+
+    async def find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
+        """Return the head, or None for an unknown tenant."""
+        return await bounded(self._seconds, lambda: self._find_tenant(tenant_id))
+
+    async def find_tenant_by_slug(self, slug: str) -> TenantHead | None:
+        """Return the head, or None for an unknown slug."""
+        return await bounded(self._seconds, lambda: self._find_tenant_by_slug(slug))
+
+    async def load_rules(self, tenant_id: TenantId) -> RuleSet:
+        """Return the rule set as of one database snapshot; raises `TenantNotFoundError`."""
+        return await bounded(self._load_seconds, lambda: self._load_rules(tenant_id))
+
+    async def lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
+        """Return grants and stored properties of the named subjects and resources, from one SQL statement."""
+        return await bounded(self._seconds, lambda: self._lookup(tenant_id, subjects, resources))
+
+    async def touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
+        """Return which subjects and resources changed after `revision`."""
+        return await bounded(self._seconds, lambda: self._touched_since(tenant_id, revision))
+
+    async def poll(self, cursor: int | None) -> FeedPage:
+        """Return what changed since `cursor`; None starts at now with no heads. Refuses to run on a standby."""
+        return await bounded(self._seconds, lambda: self._poll(cursor))
+
+    async def list_subject_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids > `after` (by code point) of subjects of type `kind` in memberships and entities, ascending."""
+        return await bounded(
+            self._seconds, lambda: self._candidates(_SUBJECT_CANDIDATES, tenant_id, kind, after, limit)
+        )
+
+    async def list_resource_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
+        """Return ids > `after` (by code point) of resources of type `kind` in stored entities, ascending."""
+        return await bounded(
+            self._seconds, lambda: self._candidates(_RESOURCE_CANDIDATES, tenant_id, kind, after, limit)
+        )
+
+    async def _find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            return await find_head(work.session, tenant_id)
+
+    async def _find_tenant_by_slug(self, slug: str) -> TenantHead | None:
+        async with unbound_session(self._sessions) as session:
+            tenant_id = (await session.execute(text("SELECT find_tenant_id(:slug)"), {"slug": slug})).scalar_one()
+        return None if tenant_id is None else await self._find_tenant(TenantId(tenant_id))
+
+    async def _load_rules(self, tenant_id: TenantId) -> RuleSet:
+        timeout = timedelta(seconds=self._load_seconds)
+        async with tenant_unit_of_work(
+            self._sessions, tenant_id, statement_timeout=timeout, repeatable_read=True
+        ) as work:
+            head = await find_head(work.session, tenant_id)
+            if head is None:
+                raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+            model = await read_model(work.session)
+            rules = [rule async for rule in stream_rules(work, (BASE_TENANT_ID, tenant_id))]
+            links = [link async for link in stream_links(work, (BASE_TENANT_ID, tenant_id))]
+        return RuleSet(head, model, rules, links)
+
+    async def _lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
+        parameters = {
+            "tenant_id": tenant_id,
+            "subjects": list(subjects),
+            "subject_starts": [ref[:INDEXED_CHARACTERS] for ref in subjects],
+            "resources": list(resources),
+            "resource_starts": [ref[:INDEXED_CHARACTERS] for ref in resources],
+        }
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            row = (await work.session.execute(_LOOKUP, parameters)).one_or_none()
+        if row is None:
+            raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+        grants: dict[Ref, list[Grant]] = {}
+        for subject, role, expires, owner, file, line in row.grants or ():
+            expires_at = None if expires is None else from_microseconds(expires)
+            source = None if file is None else Source(file, line)
+            grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
+        stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
+        return Lookup(
+            head_of(row),
+            {
+                ref: SubjectRecord(tuple(grants.get(ref, ())), stored.get(("subject", ref), NO_PROPERTIES))
+                for ref in subjects
+            },
+            {ref: stored.get(("resource", ref), NO_PROPERTIES) for ref in resources},
+        )
+
+    async def _touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
+        parameters = {"tenant_id": tenant_id, "revision": revision, "limit": MAX_TOUCHED + 1}
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            row = (await work.session.execute(_TOUCHED, parameters)).one_or_none()
+        if row is None:
+            raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+        head = head_of(row)
+        subjects, resources = frozenset(row.subjects or ()), frozenset(row.resources or ())
+        # A history that is not the one this revision came from (restored database) cannot say what changed.
+        gap = row.changes != head.revision - revision
+        if gap or row.everything or len(subjects) + len(resources) > MAX_TOUCHED:
+            return Touched(head, everything=True)
+        return Touched(head, everything=False, subjects=subjects, resources=resources)
+
+    async def _poll(self, cursor: int | None) -> FeedPage:
+        async with unbound_session(self._sessions) as session:
+            rows = (await session.execute(_POLL, {"cursor": _NEVER if cursor is None else cursor})).all()
+            first = rows[0]
+            if first.standby:
+                raise StorageUnavailableError("this database is a standby: only the primary confirms")
+            restarted = cursor is not None and first.horizon < cursor
+            if restarted:
+                rows = (await session.execute(_POLL, {"cursor": 0})).all()
+        # INVARIANT: the cursor is the horizon that the first statement saw, never a later one.
+        heads = [head_of(row) for row in rows if row.tenant_id is not None]
+        return FeedPage(heads, min(first.horizon, rows[0].horizon), first.now, restarted)
+
+    async def _candidates(
+        self, query: TextClause, tenant_id: TenantId, kind: str, after: str, limit: int
+    ) -> Sequence[str]:
+        low, high = f"{kind}:{after}", f"{kind};"  # `;` is the code point after `:`
+        parameters = {
+            "tenant_id": tenant_id,
+            "low": low,
+            "low_start": low[:INDEXED_CHARACTERS],
+            "high": high,
+            "limit": limit,
+        }
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            refs = (await work.session.execute(query, parameters)).scalars().all()
+        return [ref[len(kind) + 1 :] for ref in refs]

@@ -1,0 +1,1 @@
+"""Schema of the database, as Alembic migrations; `migrations.runner` applies them."""

@@ -1,0 +1,34 @@
+"""Enter a new tenant."""
+
+from tenancy.ids import parse_slug
+from tenancy.ports import TenantRegistry
+from tenancy.tenant import ChangeMeta, TenantHead
+
+MAX_DISPLAY_NAME_LENGTH = 200
+
+
+class InvalidDisplayNameError(ValueError):
+    """A display name that cannot be shown."""
+
+
+async def create_tenant(
+    slug: str, display_name: str | None = None, *, meta: ChangeMeta, tenants: TenantRegistry
+) -> TenantHead:
+    """Create a tenant that starts with the base rules.
+
+    Args:
+        slug: Lower-case DNS label, never used before and not reserved.
+        display_name: For people; the slug when None or blank.
+        meta: Who and why, for its history.
+        tenants: The registry.
+
+    Raises:
+        InvalidSlugError: not a slug.
+        InvalidDisplayNameError: too long, or with control characters.
+        SlugTakenError: names a tenant, or named one.
+    """
+    parsed = parse_slug(slug)
+    shown = (display_name or "").strip() or slug
+    if len(shown) > MAX_DISPLAY_NAME_LENGTH or not shown.isprintable():
+        raise InvalidDisplayNameError(f"a display name has at most {MAX_DISPLAY_NAME_LENGTH} printable characters")
+    return (await tenants.create(parsed, shown, meta=meta)).head

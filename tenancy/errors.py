@@ -1,0 +1,29 @@
+"""Failures of the tenancy package."""
+
+
+class TenancyError(Exception):
+    """Base of all failures of this package."""
+
+
+class DatabaseUnavailableError(TenancyError):
+    """PostgreSQL did not answer in time: nothing is known. A write may or may not have happened."""
+
+
+class UnsafeDatabaseRoleError(TenancyError):
+    """The service's database role could bypass row-level security, or the schema lacks it: it must not start."""
+
+
+class SlugTakenError(TenancyError):
+    """The slug names a tenant, or named one: slugs are never used again."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"the slug `{slug}` is taken")
+        self.slug = slug
+
+
+class UnknownTenantError(TenancyError):
+    """No tenant has this id."""
+
+
+class IdempotencyConflictError(TenancyError):
+    """The same idempotency key came with another request, or its first request is still under way."""

@@ -1,0 +1,32 @@
+"""What the use cases of tenants need from storage. Implementation: `tenancy/storage.py`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tenancy.ids import Slug, TenantId
+from tenancy.tenant import ChangeMeta, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPage:
+    """Tenants ascending by slug; `cursor` is None on the last page."""
+
+    tenants: Sequence[Tenant]
+    cursor: str | None
+
+
+class TenantRegistry(Protocol):
+    """The registry of tenants. Every method raises `DatabaseUnavailableError` when PostgreSQL cannot answer."""
+
+    async def create(self, slug: Slug, display_name: str, *, meta: ChangeMeta) -> Tenant:
+        """Enter a tenant at revision 1; raises `SlugTakenError`."""
+
+    async def find(self, tenant_id: TenantId) -> Tenant | None:
+        """Return a tenant, or None."""
+
+    async def find_by_slug(self, slug: str) -> Tenant | None:
+        """Return a tenant, or None."""
+
+    async def list(self, after: str | None, limit: int) -> TenantPage:
+        """Return tenants whose slug comes after `after`; the two reserved entries are left out."""

@@ -1,0 +1,32 @@
+"""A migrated database of each storage test's own, seen as the service sees it and as its owner does."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.unit_of_work import Sessions
+
+
+@dataclass(frozen=True)
+class StoreDatabase:
+    """`url` logs in as the owner of the tables; engine and sessions are the service's."""
+
+    url: str
+    engine: AsyncEngine
+    sessions: Sessions
+
+    def owner(self) -> psycopg.Connection:
+        """Connect as the superuser who owns the tables, past row-level security."""
+        return psycopg.connect(self.url, autocommit=True)
+
+
+@pytest.fixture
+async def store(own_database_url: str) -> AsyncIterator[StoreDatabase]:
+    """Give one test a fresh migrated database."""
+    engine = open_engine(own_database_url, DatabaseLimits(pool_size=4, max_overflow=4))
+    yield StoreDatabase(own_database_url, engine, open_sessions(engine))
+    await engine.dispose()
