@@ -1,0 +1,583 @@
+"""A matcher's text as a whitelisted syntax tree.
+
+PyCasbin rewrites a matcher as text (`r.sub` becomes `r_sub`, `&&` becomes `and`) and lets simpleeval walk Python's
+syntax tree. The same rewriting is done here, Python's parser reads the result, and only the nodes below survive: what
+is not one of them is refused with its reason and its column. Sources: `casbin.util.util`,
+`CoreEnforcer._get_expression` and `simpleeval` as PyCasbin 2.8 uses them.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from authz.errors import ModelError
+
+MAX_TEXT_LENGTH = 8192
+MAX_DEPTH = 64
+MAX_NODES = 2000
+
+STRING_METHODS = frozenset(
+    {
+        "startswith",
+        "endswith",
+        "lower",
+        "upper",
+        "casefold",
+        "strip",
+        "lstrip",
+        "rstrip",
+        "removeprefix",
+        "removesuffix",
+    }
+    | {"split", "find", "count", "isdigit", "isalpha", "isalnum", "isnumeric", "isdecimal", "islower", "isupper"}
+)
+OBJECT_METHODS = frozenset({"get"})
+COLLECTION_FUNCTIONS = frozenset({"list", "tuple", "set"})
+TIME_FUNCTION = "timeMatch"
+PATTERN_FUNCTIONS = frozenset({"keyMatch2", "keyMatch3", "keyMatch4", "keyMatch5", "regexMatch", "globMatch"})
+MATCHER_FUNCTIONS = PATTERN_FUNCTIONS | {"keyMatch", "ipMatch", TIME_FUNCTION}
+
+# What simpleeval refuses, whatever the object.
+_PRIVATE_PREFIXES = ("_", "func_")
+_PRIVATE_NAMES = frozenset({"format", "format_map", "mro", "tb_frame", "gi_frame", "ag_frame", "cr_frame", "exec"})
+
+
+class MatcherError(ModelError):
+    """A matcher, or an expression in a policy cell, that is not allowed; `column` counts from 1."""
+
+    def __init__(self, reason: str, column: int) -> None:
+        super().__init__(f"{reason} (column {column})")
+        self.reason = reason
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Text, a number, True, False or None."""
+
+    value: str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestValue:
+    """`r.name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyValue:
+    """`p.name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """`base.name` of a request object."""
+
+    base: "Expression"
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`base[key]`."""
+
+    base: "Expression"
+    key: "Expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`base[lower:upper:step]`."""
+
+    base: "Expression"
+    bounds: "tuple[Expression | None, Expression | None, Expression | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """`operator` is one of `not`, `-`, `+`, `~`."""
+
+    operator: str
+    operand: "Expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """Arithmetic; `operator` as Python writes it."""
+
+    operator: str
+    left: "Expression"
+    right: "Expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`first op1 second op2 third …`: Python's chain, which stops at the first that does not hold."""
+
+    operands: "tuple[Expression, ...]"
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """The first operand that is not true, else the last one."""
+
+    operands: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """The first operand that is true, else the last one."""
+
+    operands: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`then if test else otherwise`."""
+
+    test: "Expression"
+    then: "Expression"
+    otherwise: "Expression"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A matching function, a role definition (`g`, `g2`, …), or `list`, `tuple`, `set`."""
+
+    function: str
+    arguments: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodCall:
+    """A whitelisted method of a text, or `get` of an object."""
+
+    base: "Expression"
+    method: str
+    arguments: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """`[a, b]`, `(a, b)` or `{a, b}`; `kind` is `list`, `tuple` or `set`."""
+
+    kind: str
+    items: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`{key: value}`."""
+
+    keys: "tuple[Expression, ...]"
+    values: "tuple[Expression, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`eval(p.name)`: the row's cell, parsed alone as one complete expression."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something in a cell that is not allowed: an error when, and only when, it is evaluated."""
+
+    reason: str
+
+
+Expression = (
+    Literal
+    | RequestValue
+    | PolicyValue
+    | Attribute
+    | Item
+    | Part
+    | Unary
+    | Binary
+    | Comparison
+    | And
+    | Or
+    | Choice
+    | Call
+    | MethodCall
+    | Collection
+    | Table
+    | Cell
+    | Refused
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which names a matcher may use.
+
+    Attributes:
+        request_type: `r`, `r2`, …
+        request: Names of the request definition, in order.
+        policy_type: `p`, `p2`, …
+        policy: Names of the policy definition, in order.
+        roles: Names of the role definitions (`g`, `g2`, …).
+    """
+
+    request_type: str
+    request: tuple[str, ...]
+    policy_type: str
+    policy: tuple[str, ...]
+    roles: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewritten:
+    """Rewritten text, and for each of its characters where it came from."""
+
+    text: str
+    origins: tuple[int, ...]
+
+
+def parse_matcher(text: str, scope: Scope) -> Expression:
+    """Return the tree of a matcher as `model.conf` holds it.
+
+    Raises:
+        MatcherError: syntax, an unknown name or function, or a construct that is not allowed.
+    """
+    _check_length(text)
+    rewritten = _without_comment(_escape(_plain(text)))
+    cells = list(_EVAL.finditer(rewritten.text))
+    for match in cells:
+        rule = match.group("rule")
+        if rule not in {f"{scope.policy_type}_{name}" for name in scope.policy}:
+            raise MatcherError(
+                f"eval() takes one column of the policy, not `{rule}`", rewritten.origins[match.start()] + 1
+            )
+    rewritten = _operators(rewritten)
+    reader = _Reader(scope, rewritten, lazy=False)
+    tree = reader.read(_parse(rewritten))
+    if reader.cells != len(cells):
+        # PyCasbin pastes cells wherever the letters `eval(p.x)` stand, even inside a quoted text.
+        raise MatcherError("eval() may not stand inside quotes or other words", 1)
+    return tree
+
+
+def parse_cell(text: str, scope: Scope) -> Expression:
+    """Return the tree of an expression in a policy cell: one complete expression, whatever surrounds `eval()`.
+
+    What is not allowed inside becomes `Refused`, since PyCasbin too fails only when it gets there.
+
+    Raises:
+        MatcherError: the cell is not one complete expression.
+    """
+    _check_length(text)
+    rewritten = _operators(_escape(_plain(text)))
+    tree = _parse(rewritten)
+    # SECURITY: PyCasbin pastes the cell between parentheses, so `x) || (True` breaks out of them there. Alone, it does
+    # not parse. A comment would swallow the closing parenthesis, so the cell must parse in parentheses as well.
+    enclosed = _parse(_Rewritten(f"({rewritten.text})", (0, *rewritten.origins, 0)))
+    if ast.dump(tree) != ast.dump(enclosed):
+        raise MatcherError("the cell is not one complete expression", 1)
+    return _Reader(scope, rewritten, lazy=True).read(tree)
+
+
+_EVAL = re.compile(r"\beval\((?P<rule>[^)]*)\)")
+_NEGATION = re.compile(r"!(?!=)")
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_TEXT_LENGTH:
+        raise MatcherError(f"the expression is longer than {MAX_TEXT_LENGTH} characters", MAX_TEXT_LENGTH)
+
+
+def _plain(text: str) -> _Rewritten:
+    return _Rewritten(text, tuple(range(len(text))))
+
+
+def _substitute(source: _Rewritten, pattern: re.Pattern[str], replacement: str) -> _Rewritten:
+    parts: list[str] = []
+    origins: list[int] = []
+    done = 0
+    for match in pattern.finditer(source.text):
+        parts += [source.text[done : match.start()], replacement]
+        origins += source.origins[done : match.start()]
+        origins += [source.origins[match.start()]] * len(replacement)
+        done = match.end()
+    parts.append(source.text[done:])
+    origins += source.origins[done:]
+    return _Rewritten("".join(parts), tuple(origins))
+
+
+def _escape(source: _Rewritten) -> _Rewritten:
+    """Rewrite `p.` and `r.` (with the number that stands first) as PyCasbin's `escape_assertion` does."""
+    for letter in ("p", "r"):
+        found = re.search(rf"\b{letter}(\d*)\.", source.text)
+        if found is not None:
+            name = letter + found.group(1)
+            source = _substitute(source, re.compile(rf"\b{name}\."), f"{name}_")
+    return source
+
+
+def _without_comment(source: _Rewritten) -> _Rewritten:
+    end = source.text.find("#")
+    return source if end == -1 else _Rewritten(source.text[:end], source.origins[:end])
+
+
+def _operators(source: _Rewritten) -> _Rewritten:
+    source = _substitute(source, re.compile("&&"), "and")
+    source = _substitute(source, re.compile(r"\|\|"), "or")
+    source = _substitute(source, _NEGATION, "not ")
+    start = len(source.text) - len(source.text.lstrip())
+    end = max(start, len(source.text.rstrip()))
+    return _Rewritten(source.text[start:end], source.origins[start:end])
+
+
+def _parse(source: _Rewritten) -> ast.expr:
+    if not source.text:
+        raise MatcherError("the expression is empty", 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source.text, mode="eval").body
+    except SyntaxError as error:
+        offset = min(max((error.offset or 1) - 1, 0), len(source.origins) - 1)
+        raise MatcherError(f"syntax error: {error.msg}", source.origins[offset] + 1) from error
+    except ValueError as error:
+        raise MatcherError(f"syntax error: {error}", 1) from error
+    except (MemoryError, RecursionError) as error:
+        raise MatcherError("the expression is nested too deeply", 1) from error
+
+
+_COMPARISONS: Mapping[type[ast.cmpop], str] = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+}
+_ARITHMETIC: Mapping[type[ast.operator], str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.Pow: "**",
+    ast.BitAnd: "&",
+    ast.BitOr: "|",
+    ast.BitXor: "^",
+    ast.LShift: "<<",
+    ast.RShift: ">>",
+}
+_UNARY: Mapping[type[ast.unaryop], str] = {ast.Not: "not", ast.USub: "-", ast.UAdd: "+", ast.Invert: "~"}
+
+
+class _Reader:
+    """Turns Python's tree into ours."""
+
+    def __init__(self, scope: Scope, source: _Rewritten, *, lazy: bool) -> None:
+        self._names: dict[str, Expression] = {}
+        for name in scope.request:
+            self._names[f"{scope.request_type}_{name}"] = RequestValue(name)
+        for name in scope.policy:
+            self._names[f"{scope.policy_type}_{name}"] = PolicyValue(name)
+        self._scope = scope
+        self._source = source
+        self._lazy = lazy
+        self._nodes = 0
+        self.cells = 0
+
+    def read(self, node: ast.expr, depth: int = 0) -> Expression:
+        self._nodes += 1
+        if depth > MAX_DEPTH or self._nodes > MAX_NODES:
+            raise MatcherError("the expression is nested too deeply or too big", self._column(node))
+        match node:
+            case ast.Constant(value=str() | int() | float() | None as value):
+                return Literal(value)
+            case ast.Name(id=name):
+                return self._names.get(name) or self._refuse(self._unknown(name), node)
+            case ast.BoolOp(op=operator, values=values):
+                operands = self._all(values, depth)
+                return And(operands) if isinstance(operator, ast.And) else Or(operands)
+            case ast.UnaryOp(op=unary, operand=operand):
+                return Unary(_UNARY[type(unary)], self.read(operand, depth + 1))
+            case ast.BinOp(op=arithmetic, left=left, right=right) if type(arithmetic) in _ARITHMETIC:
+                return Binary(_ARITHMETIC[type(arithmetic)], self.read(left, depth + 1), self.read(right, depth + 1))
+            case ast.Compare():
+                return self._comparison(node, depth)
+            case ast.IfExp(test=test, body=then, orelse=otherwise):
+                return Choice(*self._all((test, then, otherwise), depth))
+            case ast.Call():
+                return self._call(node, depth)
+            case ast.Attribute(value=base, attr=name):
+                return self._attribute(base, name, node, depth)
+            case ast.Subscript(value=base, slice=key):
+                return self._subscript(base, key, depth)
+            case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+                return Collection(type(node).__name__.lower(), self._all(items, depth))
+            case ast.Dict(keys=keys, values=values):
+                return self._table(keys, values, node, depth)
+        return self._refuse(f"{_describe(node)} is not allowed", node)
+
+    def _all(self, nodes: Sequence[ast.expr], depth: int) -> tuple[Expression, ...]:
+        return tuple(self.read(node, depth + 1) for node in nodes)
+
+    def _column(self, node: ast.expr) -> int:
+        # `col_offset` counts UTF-8 bytes of its line.
+        line = self._source.text.splitlines()[node.lineno - 1] if self._source.text else ""
+        before = len(line.encode("utf-8", "surrogatepass")[: node.col_offset].decode("utf-8", "replace"))
+        offset = sum(len(one) for one in self._source.text.splitlines(keepends=True)[: node.lineno - 1]) + before
+        return self._source.origins[min(offset, len(self._source.origins) - 1)] + 1
+
+    def _refuse(self, reason: str, node: ast.expr) -> Refused:
+        if self._lazy:
+            return Refused(reason)
+        raise MatcherError(reason, self._column(node))
+
+    def _unknown(self, name: str) -> str:
+        known = ", ".join(sorted(name.replace("_", ".", 1) for name in self._names))
+        hint = "; put spaces around `&&` and `||`" if re.search(r"\w(and|or)(r|p)?\d*_", name) else ""
+        return f"unknown name `{name}`: this matcher knows {known}{hint}"
+
+    def _comparison(self, node: ast.Compare, depth: int) -> Expression:
+        operators = tuple(_COMPARISONS[type(operator)] for operator in node.ops)
+        operands = self._all((node.left, *node.comparators), depth)
+        if {"is", "is not"} & set(operators):
+            constant = any(isinstance(one, Literal) and isinstance(one.value, bool | None) for one in operands)
+            if len(operators) > 1 or not constant:
+                return self._refuse("`is` compares with None, True or False only", node)
+        return Comparison(operands, operators)
+
+    def _call(self, node: ast.Call, depth: int) -> Expression:
+        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
+            return self._refuse("functions take plain arguments only", node)
+        if isinstance(node.func, ast.Attribute):
+            return self._method(node, node.func, depth)
+        if not isinstance(node.func, ast.Name):
+            return self._refuse("only functions and methods can be called", node)
+        name = node.func.id
+        if name == "eval" and not self._lazy:
+            return self._cell(node)
+        wanted = self._arity(name)
+        if wanted is None:
+            return self._refuse(f"unknown function `{name}`", node)
+        if len(node.args) not in wanted:
+            count = " or ".join(str(number) for number in sorted(wanted))
+            return self._refuse(f"`{name}` takes {count} arguments, not {len(node.args)}", node)
+        return Call(name, self._all(node.args, depth))
+
+    def _arity(self, name: str) -> frozenset[int] | None:
+        if name in self._scope.roles:
+            return frozenset({2, 3})
+        if name in MATCHER_FUNCTIONS:
+            return frozenset({2})
+        return frozenset({1}) if name in COLLECTION_FUNCTIONS else None
+
+    def _cell(self, node: ast.Call) -> Expression:
+        self.cells += 1
+        match node.args:
+            case [ast.Name(id=name)] if isinstance(self._names.get(name), PolicyValue):
+                return Cell(name.removeprefix(f"{self._scope.policy_type}_"))
+        return self._refuse("eval() takes one column of the policy", node)
+
+    def _method(self, node: ast.Call, function: ast.Attribute, depth: int) -> Expression:
+        if function.attr not in STRING_METHODS | OBJECT_METHODS:
+            return self._refuse(f"the method `{function.attr}` is not allowed", node)
+        base = self.read(function.value, depth + 1)
+        return MethodCall(base, function.attr, self._all(node.args, depth))
+
+    def _attribute(self, base: ast.expr, name: str, node: ast.expr, depth: int) -> Expression:
+        if name.startswith(_PRIVATE_PREFIXES) or name in _PRIVATE_NAMES:
+            return self._refuse(f"the attribute `{name}` is not allowed", node)
+        if isinstance(base, ast.Name) and base.id not in self._names:
+            return self._refuse(self._unknown(f"{base.id}.{name}"), node)
+        return Attribute(self.read(base, depth + 1), name)
+
+    def _subscript(self, base: ast.expr, key: ast.expr, depth: int) -> Expression:
+        if isinstance(key, ast.Slice):
+            lower, upper, step = (
+                None if bound is None else self.read(bound, depth + 1) for bound in (key.lower, key.upper, key.step)
+            )
+            return Part(self.read(base, depth + 1), (lower, upper, step))
+        return Item(self.read(base, depth + 1), self.read(key, depth + 1))
+
+    def _table(
+        self, keys: Sequence[ast.expr | None], values: Sequence[ast.expr], node: ast.expr, depth: int
+    ) -> Expression:
+        named = [key for key in keys if key is not None]
+        if len(named) != len(keys):
+            return self._refuse("`**` is not allowed", node)
+        return Table(self._all(named, depth), self._all(values, depth))
+
+
+_NAMES_OF_NODES: Mapping[type[ast.expr], str] = {
+    ast.Lambda: "a lambda",
+    ast.ListComp: "a comprehension",
+    ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension",
+    ast.GeneratorExp: "a comprehension",
+    ast.JoinedStr: "an f-string",
+    ast.NamedExpr: "`:=`",
+    ast.Starred: "`*`",
+    ast.Await: "await",
+    ast.Yield: "yield",
+    ast.YieldFrom: "yield",
+    ast.Constant: "a literal other than text, number, True, False and None",
+    ast.BinOp: "`@`",
+}
+
+
+def _describe(node: ast.expr) -> str:
+    return _NAMES_OF_NODES.get(type(node), type(node).__name__)
+
+
+def children(expression: Expression) -> tuple[Expression, ...]:
+    """Return the direct parts of an expression, left to right."""
+    match expression:
+        case Literal() | RequestValue() | PolicyValue() | Cell() | Refused():
+            return ()
+        case Attribute(base=base):
+            return (base,)
+        case Item(base=base, key=key):
+            return (base, key)
+        case Part(base=base, bounds=bounds):
+            return (base, *(bound for bound in bounds if bound is not None))
+        case Unary(operand=operand):
+            return (operand,)
+        case Binary(left=left, right=right):
+            return (left, right)
+        case Comparison(operands=operands) | And(operands=operands) | Or(operands=operands):
+            return operands
+        case Choice(test=test, then=then, otherwise=otherwise):
+            return (test, then, otherwise)
+        case Call(arguments=arguments):
+            return arguments
+        case MethodCall(base=base, arguments=arguments):
+            return (base, *arguments)
+        case Collection(items=items):
+            return items
+        case Table(keys=keys, values=values):
+            return (*keys, *values)
+
+
+def mentions_policy(expression: Expression) -> bool:
+    """Whether the value of the expression may differ from row to row."""
+    if isinstance(expression, PolicyValue | Cell):
+        return True
+    return any(mentions_policy(child) for child in children(expression))
+
+
+def request_names(expression: Expression) -> frozenset[str]:
+    """Return the names of the request that the expression looks at."""
+    if isinstance(expression, RequestValue):
+        return frozenset({expression.name})
+    return frozenset().union(*(request_names(child) for child in children(expression)))
