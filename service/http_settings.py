@@ -1,5 +1,7 @@
 """Settings of the HTTP edge; `service/settings.py` composes them with the other packages'."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
@@ -22,7 +24,7 @@ class DecisionLogSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: str = Field(default="off", pattern=r"\A(off|denies|sampled|all)\Z")
+    mode: Literal["off", "denies", "sampled", "all"] = "off"
     sample_rate: float = Field(default=0.01, ge=0.0, le=1.0)
     path: str = "-"
     """File to append to; `-` is standard output."""
