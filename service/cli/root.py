@@ -22,9 +22,7 @@ POLICY_COMMANDS = {
     "lint": Lazy("service.cli.policy_files:lint", "Check the files of a policy directory; report every finding."),
     "test": Lazy("service.cli.policy_files:test", "Run the golden decisions of every cases.yaml."),
     "plan": Lazy("service.cli.policy_server:plan", "Show which rules and which answers a directory would change."),
-    "apply": Lazy(
-        "service.cli.policy_server:apply", "Make the server's file-owned rules those of a directory."
-    ),
+    "apply": Lazy("service.cli.policy_server:apply", "Make the server's file-owned rules those of a directory."),
     "explain": Lazy("service.cli.policy_server:explain", "Say why a subject may or may not do something."),
     "history": Lazy("service.cli.policy_server:history", "List the changes of a tenant: who, when, why, how many."),
     "rollback": Lazy("service.cli.policy_server:rollback", "Restore an earlier revision as a new one."),
@@ -44,6 +42,7 @@ ROOT_COMMANDS = {
     "dev": Lazy("service.cli.dev:dev", "Run everything on this machine: PostgreSQL, Valkey, samples, server."),
     "serve": Lazy("service.cli.serve:serve", "Run the server on a PostgreSQL and a Valkey of your own."),
     "migrate": Lazy("service.cli.database:migrate", "Bring the database schema to this version."),
+    "bootstrap": Lazy("service.cli.bootstrap:bootstrap", "Create the first platform key, in the database."),
 }
 
 

@@ -105,7 +105,9 @@ def test_search_equals_filtering_by_evaluation(text, limit):
 
 async def test_many_candidates_from_both_sources_come_once_and_in_order():
     """Ids named in rules and in the database are merged, chunk after chunk."""
-    lines = [f"g user:{n:04} role:r" for n in range(0, 1500, 2)] + [f"p user:{n:04} x:y read" for n in range(1, 1500, 2)]
+    lines = [f"g user:{n:04} role:r" for n in range(0, 1500, 2)] + [
+        f"p user:{n:04} x:y read" for n in range(1, 1500, 2)
+    ]
     where = context_of(policy("p role:r x:y read\np user:0001 x:y read\n" + "\n".join(lines)))
     found = await pages(search.search_subjects, where, question(resource="x:y"), 97)
     assert found == [f"{n:04}" for n in range(1500)]

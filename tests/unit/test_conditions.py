@@ -11,7 +11,11 @@ from tests.support.policies import NOW
 def evaluate(text, *, subject=None, resource=None, context=None):
     return compile_condition(text).evaluate(
         activation_of(
-            Entity("user", "bob", subject or {}), Action("read", {"soft": True}), Entity("record", "1", resource or {}), context or {}, NOW
+            Entity("user", "bob", subject or {}),
+            Action("read", {"soft": True}),
+            Entity("record", "1", resource or {}),
+            context or {},
+            NOW,
         )
     )
 

@@ -108,7 +108,9 @@ g user:dora role:doctor
 
 def test_condition_must_hold():
     """An allow with a condition allows only while the condition is true."""
-    small = policy(CONDITIONAL, entities={"user:dora": {"ward": "A"}, "chart:1": {"ward": "A"}, "chart:2": {"ward": "B"}})
+    small = policy(
+        CONDITIONAL, entities={"user:dora": {"ward": "A"}, "chart:1": {"ward": "A"}, "chart:2": {"ward": "B"}}
+    )
     assert small.decide(ask("user:dora", "read", "chart:1", network="lan"), NOW).allowed
     other = small.decide(ask("user:dora", "read", "chart:2", network="lan"), NOW)
     assert (other.allowed, other.reason) == (False, Reason.NO_MATCH)
@@ -128,7 +130,9 @@ def test_condition_in_error_denies_on_both_sides():
 
 def test_stored_attributes_win_over_asserted_ones():
     """Nobody promotes a subject by asserting what is stored otherwise."""
-    small = policy('p user:* vault:1 open if subject.properties.level == "high"', entities={"user:eve": {"level": "low"}})
+    small = policy(
+        'p user:* vault:1 open if subject.properties.level == "high"', entities={"user:eve": {"level": "low"}}
+    )
     asked = with_properties(ask("user:eve", "open", "vault:1"), subject={"level": "high"})
     assert not small.decide(asked, NOW).allowed
     unknown = with_properties(ask("user:new", "open", "vault:1"), subject={"level": "high"})
@@ -179,7 +183,9 @@ def test_suspended_tenant_is_a_deny_with_its_reason():
     assert (decision.allowed, decision.reason) == (False, Reason.TENANT_SUSPENDED)
 
 
-PRIORITY_MODEL = replace(DEFAULT_MODEL, effect=PolicyEffect.PRIORITY, columns=("priority", "sub", "dom", "obj", "act", "eft"))
+PRIORITY_MODEL = replace(
+    DEFAULT_MODEL, effect=PolicyEffect.PRIORITY, columns=("priority", "sub", "dom", "obj", "act", "eft")
+)
 
 
 def test_priority_is_decided_by_the_first_row():

@@ -1,0 +1,101 @@
+"""The first key of an installation, and the keys of a development server: made in the database, without a server.
+
+Every other key is made through the API, by the holder of a key. This is the one step that needs the database's own
+credentials, so whoever can take it could read the tables anyway.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from authn.api_keys import SCOPES, hash_token, new_api_key
+from authn.storage import ApiKeyStore
+from tenancy.create_tenant import create_tenant
+from tenancy.database import open_engine, open_sessions
+from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.storage import TenantStore
+from tenancy.tenant import ChangeMeta
+from tenancy.uuid7 import make_uuid7
+
+BOOTSTRAP = ChangeMeta("bootstrap", "made in the database, without a server")
+DEVELOPMENT = ChangeMeta("kasbah dev", "sample tenant of the development server")
+
+
+class Bootstrap:
+    """Creates tenants and keys on an open database."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        sessions = open_sessions(engine)
+        self._keys = ApiKeyStore(sessions)
+        self._tenants = TenantStore(sessions)
+
+    async def create_key(
+        self, tenant_id: TenantId, name: str, *, scopes: frozenset[str] = SCOPES, meta: ChangeMeta = BOOTSTRAP
+    ) -> str:
+        """Create a key and return its token, which nobody can read again."""
+        now = datetime.now(UTC)
+        token, key, key_hash = new_api_key(
+            tenant_id,
+            name,
+            scopes,
+            key_id=make_uuid7(now, secrets.token_bytes(10)),
+            entropy=secrets.token_bytes(36),
+            now=now,
+            created_by=meta.actor,
+        )
+        await self._keys.create(key, key_hash, meta=meta)
+        return token
+
+    async def keep_key(self, tenant_id: TenantId, name: str, held: str | None, *, meta: ChangeMeta) -> str:
+        """Return `held` while it is a live key of this tenant with every scope, or a new one."""
+        if held is not None:
+            found = await self._keys.find_by_hash(hash_token(held))
+            if (
+                found is not None
+                and found.key.tenant_id == tenant_id
+                and found.key.is_live(datetime.now(UTC))
+                and found.key.scopes >= SCOPES
+            ):
+                return held
+        return await self.create_key(tenant_id, name, meta=meta)
+
+    async def ensure_tenant(self, slug: str, display_name: str, *, meta: ChangeMeta) -> TenantId:
+        """Return the tenant with this slug, created if there is none."""
+        tenant = await self._tenants.find_by_slug(slug)
+        if tenant is not None:
+            return tenant.head.tenant_id
+        return (await create_tenant(slug, display_name, meta=meta, tenants=self._tenants)).tenant_id
+
+
+async def create_platform_key(database_url: str, name: str) -> str:
+    """Create a platform key with every scope and return its token."""
+    engine = open_engine(database_url)
+    try:
+        return await Bootstrap(engine).create_key(PLATFORM_TENANT_ID, name)
+    finally:
+        await engine.dispose()
+
+
+async def prepare_development(
+    database_url: str, slugs: Sequence[str], held_platform_key: str | None, held_keys: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Create the sample tenants and the keys of a development server, where they are missing.
+
+    Returns:
+        The platform key, and a key of each tenant by its slug.
+    """
+    engine = open_engine(database_url)
+    try:
+        bootstrap = Bootstrap(engine)
+        platform_key = await bootstrap.keep_key(
+            PLATFORM_TENANT_ID, "development platform key", held_platform_key, meta=DEVELOPMENT
+        )
+        keys = {}
+        for slug in slugs:
+            tenant_id = await bootstrap.ensure_tenant(slug, slug.replace("-", " ").title(), meta=DEVELOPMENT)
+            keys[slug] = await bootstrap.keep_key(tenant_id, "development key", held_keys.get(slug), meta=DEVELOPMENT)
+        return platform_key, keys
+    finally:
+        await engine.dispose()

@@ -1,0 +1,98 @@
+"""What must hold before the service listens; every fault is named with what to do about it."""
+
+import asyncio
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql import text
+
+from migrations.runner import head
+from service.settings import Settings
+from tenancy.database import open_engine, require_safe_role
+from tenancy.errors import DatabaseUnavailableError, UnsafeDatabaseRoleError
+from tenancy.unit_of_work import database_errors
+
+VALKEY_TIMEOUT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What stands against a start. `unreachable`: no answer, so a later try may work; `warnings` stop nothing."""
+
+    faults: tuple[str, ...] = ()
+    unreachable: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+async def check(settings: Settings) -> Findings:
+    """Look at PostgreSQL and Valkey side by side."""
+    postgres, valkey = await asyncio.gather(_check_postgres(settings), _check_valkey(settings))
+    return Findings(
+        postgres.faults + valkey.faults,
+        postgres.unreachable + valkey.unreachable,
+        postgres.warnings + valkey.warnings,
+    )
+
+
+async def _check_postgres(settings: Settings) -> Findings:
+    engine = open_engine(settings.database_url.get_secret_value(), settings.database)
+    try:
+        found = await _schema_fault(engine)
+        if found is not None:
+            return Findings(faults=(found,))
+        await require_safe_role(engine)
+    except UnsafeDatabaseRoleError as error:
+        return Findings(faults=(f"KASBAH_DATABASE_URL: {error}",))
+    except DatabaseUnavailableError as error:
+        cause = error.__cause__
+        reason = str(getattr(cause, "orig", None) or cause or error).strip().partition("\n")[0]
+        if (
+            "does not exist" in reason
+            or "must be able to SET ROLE" in reason
+            or "permission denied to set role" in reason
+        ):
+            return Findings(faults=(f"KASBAH_DATABASE_URL: {reason}; run `kasbah migrate` first",))
+        return Findings(unreachable=(f"KASBAH_DATABASE_URL: PostgreSQL does not answer: {reason}",))
+    finally:
+        await engine.dispose()
+    return Findings()
+
+
+async def _schema_fault(engine: AsyncEngine) -> str | None:
+    """Return what is wrong with the schema's version, or None."""
+    expected = head()
+    with database_errors():
+        async with engine.connect() as connection:
+            if await connection.scalar(text("SELECT to_regclass('public.alembic_version') IS NULL")):
+                return "the database has no schema: run `kasbah migrate`"
+            found = await connection.scalar(text("SELECT version_num FROM public.alembic_version"))
+    if found != expected:
+        return f"the database schema is at `{found}`, this version needs `{expected}`: run `kasbah migrate`"
+    return None
+
+
+async def _check_valkey(settings: Settings) -> Findings:
+    """Valkey that is down is a warning: the service works without it, only slower."""
+    client = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=VALKEY_TIMEOUT_SECONDS,
+        socket_connect_timeout=VALKEY_TIMEOUT_SECONDS,
+        decode_responses=True,
+    )
+    try:
+        policy = (await client.info("memory")).get("maxmemory_policy")
+    except AuthenticationError as error:
+        return Findings(faults=(f"KASBAH_REDIS_URL: {error}",))
+    except (RedisError, OSError, TimeoutError) as error:
+        return Findings(warnings=(f"KASBAH_REDIS_URL: Valkey does not answer, going on without it: {error}",))
+    finally:
+        await client.aclose()
+    if policy != "noeviction":
+        fault = (
+            f"KASBAH_REDIS_URL: Valkey's maxmemory-policy is `{policy}`, under which it throws data away when memory runs "
+            "short: set it to `noeviction`"
+        )
+        return Findings(faults=(fault,))
+    return Findings()

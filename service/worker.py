@@ -1,0 +1,77 @@
+"""One worker process: an event loop, the application on its listening socket, and a graceful end."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import ssl
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from service.composition import compose
+from service.keys import DRAINING
+from service.settings import Settings
+
+GC_THRESHOLDS = (50_000, 25, 100)
+"""Most garbage here is freed by reference counts; the collector looks rarely, so that it stops decisions rarely."""
+
+_log = structlog.get_logger()
+
+
+def run_worker(
+    settings: Settings, tls: ssl.SSLContext | None, listener: socket.socket, ready_pipe: int, alive_pipe: int
+) -> int:
+    """Serve until SIGTERM, or until the supervisor is gone; returns the exit status."""
+    try:
+        uvloop.run(_serve(settings, tls, listener, ready_pipe, alive_pipe))
+    except Exception:  # noqa: BLE001 - the last line of a process says why it ended
+        _log.exception("serve.worker_failed")
+        return 1
+    return 0
+
+
+async def _serve(
+    settings: Settings, tls: ssl.SSLContext | None, listener: socket.socket, ready_pipe: int, alive_pipe: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_reader(alive_pipe, stop.set)
+    app, runner = compose(settings)
+    await runner.setup()
+    try:
+        site = web.SockSite(runner, listener, ssl_context=tls)
+        await site.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        with contextlib.suppress(OSError):
+            os.write(ready_pipe, b"r")
+        os.close(ready_pipe)
+        await stop.wait()
+        loop.remove_reader(alive_pipe)
+        app[DRAINING].set()
+        if settings.unready_seconds:
+            await asyncio.sleep(settings.unready_seconds)
+    finally:
+        await runner.cleanup()
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS context of the settings, or None for plain HTTP.
+
+    Raises:
+        ssl.SSLError: the files are not a certificate and its key.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
