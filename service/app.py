@@ -126,6 +126,12 @@ def guarded(route: Route) -> Handler:
     return open_handler if needs is None else keyed_handler
 
 
+def admit_key(caller: Caller, scope: str) -> None:
+    """Refuse a caller whose key lacks a scope."""
+    if scope not in caller.scopes:
+        raise MissingScopeError(f"this needs the scope `{scope}`")
+
+
 async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     """Refuse a caller without the route's scope, and leave the request's tenant in `request[TENANT]`.
 
@@ -134,8 +140,7 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
         OtherTenantError: a tenant-bound key on a platform route, or another tenant's name.
         InvalidRequestError, TenantRequiredError, NoSuchTenantError: as in `service/tenant_of_request.py`.
     """
-    if access.scope not in caller.scopes:
-        raise MissingScopeError(f"this needs the scope `{access.scope}`")
+    admit_key(caller, access.scope)
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError
     if not access.tenant:

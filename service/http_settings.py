@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 
 class ForwardAuthSettings(BaseModel):
-    """Header names of `ANY /v1/forward-auth`; the gateway must overwrite every one of them."""
+    """Header names of `ANY /v1/forward-auth`; the gateway must overwrite every one that it forwards.
+
+    Where several headers may tell the same thing (nginx's names, then Traefik's), all that are present must agree.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -16,7 +19,7 @@ class ForwardAuthSettings(BaseModel):
     host_headers: tuple[str, ...] = ("X-Original-Host", "X-Forwarded-Host")
     uri_headers: tuple[str, ...] = ("X-Original-URI", "X-Forwarded-Uri")
     subject_type: str = "user"
-    """Type of a subject header that holds a bare id; a header of the form `type:id` is not interpreted."""
+    """Type of every subject: the header holds an id, and what looks like `role:admin` in it is an id all the same."""
 
 
 class DecisionLogSettings(BaseModel):

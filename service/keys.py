@@ -14,14 +14,24 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
     from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
+    from authz.ports import PolicyReader
+    from service.decision_log import DecisionLog
+    from service.health import Readiness
     from service.http_settings import HttpSettings
+    from service.metrics import Metrics
+    from service.page_tokens import PageTokens
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
 VALKEY: web.AppKey["Redis"] = web.AppKey("VALKEY")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
+READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
+PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
+METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
+DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
+READINESS: web.AppKey["Readiness"] = web.AppKey("READINESS")
 ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("ROUTES")
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("ROUTE")

@@ -38,6 +38,7 @@ class RenderedProblem:
     body: bytes
 
 
+FORBIDDEN = Problem("forbidden", HTTPStatus.FORBIDDEN, "Forbidden", tells=False)
 INTERNAL = Problem("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", tells=False)
 
 PROBLEMS: dict[type[Exception], Problem] = {

@@ -1,0 +1,261 @@
+"""`POST /access/v1/evaluations` on the wire: defaults, items in error, and the three semantics.
+
+A fault of the body as a whole is refused. A fault inside one item makes that item a denial with an error, so that it
+can never turn into an allow, nor spoil its neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from authz.decision import Decision
+from authz.request import NO_PROPERTIES, Action, Entity, EvaluationRequest, Properties
+from authz.rules import Effect
+from service.edge_errors import EdgeError, InvalidRequestError, MissingScopeError
+from service.http.authzen_wire import (
+    Json,
+    WireAction,
+    WireEntity,
+    WireOptions,
+    action_of,
+    check_action_name,
+    check_entity,
+    entity_of,
+    subject_of,
+    wants_explanation,
+)
+from service.json_body import invalid_shape, parse_json, parse_typed
+
+MAX_ITEMS = 1000
+
+_T = TypeVar("_T")
+
+
+class Semantic(StrEnum):
+    """When a batch stops."""
+
+    EXECUTE_ALL = "execute_all"
+    DENY_ON_FIRST_DENY = "deny_on_first_deny"
+    PERMIT_ON_FIRST_PERMIT = "permit_on_first_permit"
+
+    @property
+    def stop(self) -> Effect | None:
+        """The effect after which nothing more is evaluated."""
+        return _STOPS[self]
+
+
+_STOPS = {
+    Semantic.EXECUTE_ALL: None,
+    Semantic.DENY_ON_FIRST_DENY: Effect.DENY,
+    Semantic.PERMIT_ON_FIRST_PERMIT: Effect.ALLOW,
+}
+
+
+class WireItem(Struct, omit_defaults=True, gc=False):
+    """One question of a batch; what it leaves out comes from the top level, each entity as a whole."""
+
+    subject: WireEntity | UnsetType = UNSET
+    action: WireAction | UnsetType = UNSET
+    resource: WireEntity | UnsetType = UNSET
+    context: Json | UnsetType = UNSET
+
+
+class WireBatch(WireItem, omit_defaults=True, gc=False):
+    """A batch, all of it well-formed."""
+
+    evaluations: list[WireItem] | UnsetType = UNSET
+    options: WireOptions | UnsetType = UNSET
+
+
+class _LooseBatch(WireItem, omit_defaults=True, gc=False):
+    """A batch whose items are looked at one by one."""
+
+    evaluations: list[Json] | UnsetType = UNSET
+    options: WireOptions | UnsetType = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class ItemError:
+    """An item that cannot be evaluated: a denial."""
+
+    status: int
+    message: str
+
+    def json(self) -> Json:
+        """Return the item's answer."""
+        return {"decision": False, "context": {"error": {"status": self.status, "message": self.message}}}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is to be evaluated. `items` is None when the body is a single question, which is then `single`."""
+
+    items: tuple[EvaluationRequest | ItemError, ...] | None
+    single: EvaluationRequest | None
+    semantic: Semantic
+    explain: bool
+
+    def requests(self) -> list[EvaluationRequest]:
+        """Return what must be evaluated: an error ends a batch that stops at the first denial."""
+        found: list[EvaluationRequest] = []
+        for item in self.items or ():
+            if isinstance(item, EvaluationRequest):
+                found.append(item)
+            elif self.semantic is Semantic.DENY_ON_FIRST_DENY:
+                break
+        return found
+
+
+_decoder = msgspec.json.Decoder(WireBatch)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
+    """Return the batch of a request body.
+
+    Raises:
+        InvalidRequestError: the body as a whole is at fault, with a JSON pointer: no object, an ill-typed default,
+            `evaluations` that is no array of objects, more than 1,000 items, an unknown semantic.
+        MissingScopeError: the subject at the top level is a role or group and the caller may not assert.
+    """
+    try:
+        wire: WireBatch | _LooseBatch = parse_typed(body, _decoder, _encoder, _free_values)
+    except InvalidRequestError:
+        wire = _decode_loosely(body)
+    semantic = _semantic_of(wire.options)
+    explain = wants_explanation(wire.options)
+    top = _Defaults(wire, may_assert=may_assert)
+    if wire.evaluations is UNSET or not wire.evaluations:
+        return Batch(None, top.question(), semantic, explain)
+    if len(wire.evaluations) > MAX_ITEMS:
+        raise InvalidRequestError(f"more than {MAX_ITEMS} evaluations", "/evaluations")
+    items = tuple(top.item(item) for item in wire.evaluations)
+    return Batch(items, None, semantic, explain)
+
+
+def merge(batch: Batch, decisions: Sequence[Decision]) -> Iterator[Decision | ItemError]:
+    """Yield one outcome for each answered item, in order, and stop where the semantic says.
+
+    Args:
+        batch: What was asked.
+        decisions: Answers to `batch.requests()`, which may end early after the effect that stops.
+    """
+    answers = iter(decisions)
+    stop = batch.semantic.stop
+    for item in batch.items or ():
+        outcome = item if isinstance(item, ItemError) else next(answers)
+        yield outcome
+        if stop is not None and stop is effect_of(outcome):
+            return
+
+
+def effect_of(outcome: Decision | ItemError) -> Effect:
+    """Return the effect; an error is a denial."""
+    return outcome.effect if isinstance(outcome, Decision) else Effect.DENY
+
+
+class _Defaults:
+    """The top level of a batch, checked once, and the items made from it."""
+
+    def __init__(self, wire: WireItem, *, may_assert: bool) -> None:
+        self._may_assert = may_assert
+        self._subject: Entity | None = None
+        self._action: Action | None = None
+        self._resource: Entity | None = None
+        self._context: Properties = NO_PROPERTIES
+        if wire.subject is not UNSET:
+            check_entity(wire.subject, "/subject")
+            self._subject = subject_of(wire.subject, may_assert=may_assert)
+        if wire.action is not UNSET:
+            check_action_name(wire.action, "/action")
+            self._action = action_of(wire.action)
+        if wire.resource is not UNSET:
+            check_entity(wire.resource, "/resource")
+            self._resource = entity_of(wire.resource, may_assert=may_assert)
+        if wire.context is not UNSET:
+            self._context = wire.context
+
+    def question(self) -> EvaluationRequest:
+        """Return the top level as one question."""
+        return EvaluationRequest(
+            _present(self._subject, "subject"),
+            _present(self._action, "action"),
+            _present(self._resource, "resource"),
+            self._context,
+        )
+
+    def item(self, item: WireItem | Json) -> EvaluationRequest | ItemError:
+        """Return one item as a question, or what is wrong with it."""
+        try:
+            wire = item if isinstance(item, WireItem) else _convert(item)
+            return self._question_of(wire)
+        except EdgeError as error:
+            status = 403 if isinstance(error, MissingScopeError) else 400
+            place = "" if not error.pointer else f"{error.pointer}: "
+            return ItemError(status, f"{place}{error}")
+
+    def _question_of(self, wire: WireItem) -> EvaluationRequest:
+        subject, action, resource = self._subject, self._action, self._resource
+        if wire.subject is not UNSET:
+            check_entity(wire.subject, "/subject")
+            subject = subject_of(wire.subject, may_assert=self._may_assert)
+        if wire.action is not UNSET:
+            check_action_name(wire.action, "/action")
+            action = action_of(wire.action)
+        if wire.resource is not UNSET:
+            check_entity(wire.resource, "/resource")
+            resource = entity_of(wire.resource, may_assert=self._may_assert)
+        context = self._context if wire.context is UNSET else wire.context
+        return EvaluationRequest(
+            _present(subject, "subject"), _present(action, "action"), _present(resource, "resource"), context
+        )
+
+
+def _present(value: _T | None, name: str) -> _T:
+    if value is None:
+        raise InvalidRequestError(f"`{name}` is missing", f"/{name}")
+    return value
+
+
+def _decode_loosely(body: bytes) -> _LooseBatch:
+    """Return the batch with its items unshaped; raises for what is wrong outside the items."""
+    value = parse_json(body)
+    try:
+        return msgspec.convert(value, _LooseBatch)
+    except msgspec.ValidationError as error:
+        raise invalid_shape(error) from None
+
+
+def _convert(item: Json) -> WireItem:
+    try:
+        return msgspec.convert(item, WireItem)
+    except msgspec.ValidationError as error:
+        raise invalid_shape(error) from None
+
+
+def _semantic_of(options: WireOptions | UnsetType) -> Semantic:
+    if options is UNSET or options.evaluations_semantic is UNSET:
+        return Semantic.EXECUTE_ALL
+    try:
+        return Semantic(options.evaluations_semantic)
+    except ValueError:
+        known = ", ".join(Semantic)
+        raise InvalidRequestError(f"unknown semantic: use one of {known}", "/options/evaluations_semantic") from None
+
+
+def _free_values(wire: WireBatch) -> Iterator[Any]:
+    yield from _free_of(wire)
+    for item in () if wire.evaluations is UNSET else wire.evaluations:
+        yield from _free_of(item)
+
+
+def _free_of(item: WireItem) -> Iterator[Any]:
+    if item.context is not UNSET:
+        yield item.context
+    for entity in (item.subject, item.action, item.resource):
+        if entity is not UNSET and entity.properties is not UNSET:
+            yield entity.properties

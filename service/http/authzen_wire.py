@@ -1,0 +1,200 @@
+"""AuthZEN on the wire: bytes to questions, decisions to bytes. Synchronous, and without aiohttp.
+
+Unknown members are ignored, as the standard asks (Authorization API 1.0, section 10.1.1). Besides the standard's
+members, `options.explain` asks for determining rules and an explanation.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from authz.decision import Decision
+from authz.request import (
+    MAX_REF_LENGTH,
+    NO_PROPERTIES,
+    Action,
+    Entity,
+    EvaluationRequest,
+    InvalidNameError,
+    check_action,
+    check_id,
+    check_type,
+)
+from service.edge_errors import InvalidRequestError, MissingScopeError
+from service.json_body import parse_typed
+
+GROUPING_TYPES = frozenset({"role", "group"})
+"""Subjects of these types are asked about only with the scope `decision:assert`."""
+
+Json = dict[str, Any]
+
+_encoder = msgspec.json.Encoder()
+_MAX_KNOWN_TYPES = 256
+_known_types: set[str] = set()
+
+
+class WireEntity(Struct, omit_defaults=True, gc=False):
+    """A subject or resource."""
+
+    type: str
+    id: str
+    properties: Json | UnsetType = UNSET
+
+
+class WireKind(Struct, omit_defaults=True, gc=False):
+    """The entity that a search looks for: its `id` is ignored when present."""
+
+    type: str
+    properties: Json | UnsetType = UNSET
+
+
+class WireAction(Struct, omit_defaults=True, gc=False):
+    """An action."""
+
+    name: str
+    properties: Json | UnsetType = UNSET
+
+
+class WireOptions(Struct, omit_defaults=True, gc=False):
+    """How a request is to be executed."""
+
+    evaluations_semantic: str | UnsetType = UNSET
+    explain: bool | UnsetType = UNSET
+
+
+class WireEvaluation(Struct, omit_defaults=True, gc=False):
+    """One question."""
+
+    subject: WireEntity
+    action: WireAction
+    resource: WireEntity
+    context: Json | UnsetType = UNSET
+    options: WireOptions | UnsetType = UNSET
+
+
+_evaluation_decoder = msgspec.json.Decoder(WireEvaluation)
+
+
+def decode_evaluation(body: bytes) -> WireEvaluation:
+    """Return the question of `POST /access/v1/evaluation`, its names checked.
+
+    Raises:
+        InvalidRequestError: with a JSON pointer, for whatever is missing, ill-typed, repeated or no name.
+    """
+    wire = parse_typed(body, _evaluation_decoder, _encoder, _free_values)
+    check_entity(wire.subject, "/subject")
+    check_action_name(wire.action, "/action")
+    check_entity(wire.resource, "/resource")
+    return wire
+
+
+def _free_values(wire: WireEvaluation) -> Iterator[Any]:
+    yield wire.context
+    yield wire.subject.properties
+    yield wire.action.properties
+    yield wire.resource.properties
+
+
+def request_of(wire: WireEvaluation, *, may_assert: bool) -> EvaluationRequest:
+    """Return the question as the decision point takes it.
+
+    Args:
+        wire: As decoded.
+        may_assert: Whether the caller holds `decision:assert`. Without it the properties of subject and resource are
+            left out, so that no caller can promote a subject.
+
+    Raises:
+        MissingScopeError: the subject is a role or group and the caller may not assert.
+    """
+    return EvaluationRequest(
+        subject_of(wire.subject, may_assert=may_assert),
+        action_of(wire.action),
+        entity_of(wire.resource, may_assert=may_assert),
+        NO_PROPERTIES if wire.context is UNSET else wire.context,
+    )
+
+
+def subject_of(wire: WireEntity, *, may_assert: bool) -> Entity:
+    """Return a subject; raises `MissingScopeError` as `request_of` does."""
+    if not may_assert:
+        check_may_ask_about(wire.type)
+    return entity_of(wire, may_assert=may_assert)
+
+
+def check_may_ask_about(kind: str) -> None:
+    """Refuse a subject type that only callers with `decision:assert` may ask about."""
+    if kind in GROUPING_TYPES:
+        raise MissingScopeError(f"a subject of type `{kind}` needs the scope `decision:assert`")
+
+
+def entity_of(wire: WireEntity, *, may_assert: bool) -> Entity:
+    """Return a subject or resource, with its properties when they count."""
+    if may_assert and wire.properties is not UNSET:
+        return Entity(wire.type, wire.id, wire.properties)
+    return Entity(wire.type, wire.id)
+
+
+def action_of(wire: WireAction) -> Action:
+    """Return an action; its properties are the caller's by nature."""
+    return Action(wire.name) if wire.properties is UNSET else Action(wire.name, wire.properties)
+
+
+def wants_explanation(options: WireOptions | UnsetType) -> bool:
+    """Whether `options.explain` is true."""
+    return options is not UNSET and options.explain is True
+
+
+def check_entity(wire: WireEntity, pointer: str) -> None:
+    """Refuse a type or id that cannot be part of a policy."""
+    check_type_name(wire.type, pointer)
+    identifier = wire.id
+    # Printable text has no control characters; the rest is looked at closely.
+    if identifier and len(identifier) <= MAX_REF_LENGTH and identifier.isprintable():
+        return
+    try:
+        check_id(identifier)
+    except InvalidNameError as error:
+        raise InvalidRequestError(str(error), f"{pointer}/id") from None
+
+
+def check_type_name(kind: str, pointer: str) -> None:
+    """Refuse a type that does not match `[A-Za-z][A-Za-z0-9_.-]*`."""
+    if kind in _known_types:
+        return
+    try:
+        check_type(kind)
+    except InvalidNameError as error:
+        raise InvalidRequestError(str(error), f"{pointer}/type") from None
+    if len(_known_types) < _MAX_KNOWN_TYPES:
+        _known_types.add(kind)
+
+
+def check_action_name(wire: WireAction, pointer: str) -> None:
+    """Refuse an action name that cannot be part of a policy."""
+    name = wire.name
+    if name and len(name) <= MAX_REF_LENGTH and name.isprintable():
+        return
+    try:
+        check_action(name)
+    except InvalidNameError as error:
+        raise InvalidRequestError(str(error), f"{pointer}/name") from None
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """Return the answer to one question, without explanation: `reason` and `revision` are from closed sets."""
+    word = b"true" if decision.allowed else b"false"
+    return b'{"decision":%b,"context":{"kasbah":{"revision":%d,"reason":"%b"}}}' % (
+        word,
+        decision.revision,
+        decision.reason.encode(),
+    )
+
+
+def decision_json(decision: Decision) -> Json:
+    """Return what `encode_decision` says, as a value that more can be added to."""
+    return {
+        "decision": decision.allowed,
+        "context": {"kasbah": {"revision": decision.revision, "reason": decision.reason.value}},
+    }

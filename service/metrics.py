@@ -1,0 +1,145 @@
+"""Prometheus metrics. The decision path adds plain integers; prometheus-client gets them each second and at a scrape.
+
+With several worker processes, `PROMETHEUS_MULTIPROC_DIR` must be set before this module is imported; a scrape of any
+worker then answers for all. Every label comes from a closed set.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from authz.decision import Decision, Reason
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+OUTCOMES: tuple[tuple[str, str], ...] = (
+    ("allow", Reason.RULE.value),
+    *(("deny", reason.value) for reason in Reason),
+    ("deny", "invalid_item"),
+)
+"""Every (decision, reason) there is; `count_decision` takes a position in it."""
+
+ALLOW_RULE = 0
+INVALID_ITEM = len(OUTCOMES) - 1
+_DENY_BY_REASON = {reason: 1 + position for position, reason in enumerate(Reason)}
+
+BOUNDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+"""Upper bounds of the latency histogram, in seconds."""
+
+STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+def outcome_of(decision: Decision) -> int:
+    """Return the position of a decision in `OUTCOMES`."""
+    return ALLOW_RULE if decision.allowed else _DENY_BY_REASON[decision.reason]
+
+
+class Metrics:
+    """One per process."""
+
+    def __init__(self) -> None:
+        self._multi_process = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        decisions = Counter("kasbah_decisions", "Decisions by outcome", ["decision", "reason"], registry=registry)
+        self._decisions = [decisions.labels(decision, reason) for decision, reason in OUTCOMES]
+        self._seconds = Histogram(
+            "kasbah_decision_seconds",
+            "Time from a parsed decision request to its answer, the whole batch for a batch",
+            buckets=BOUNDS,
+            registry=registry,
+        )
+        self._requests = Counter(
+            "kasbah_http_requests", "Answers by route and status class", ["route", "status"], registry=registry
+        )
+        self._age = Gauge(
+            "kasbah_snapshot_revision_age_seconds",
+            "Time since PostgreSQL last confirmed the least recently confirmed tenant in memory",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._tenants = Gauge(
+            "kasbah_tenants_in_memory", "Tenants with a snapshot", multiprocess_mode="livesum", registry=registry
+        )
+        self._events = Counter(
+            "kasbah_events", "Cache hits and misses, drops and the like, by name", ["event"], registry=registry
+        )
+        self._pending_decisions = [0] * len(OUTCOMES)
+        self._pending_buckets = [0] * (len(BOUNDS) + 1)
+        self._pending_seconds = 0.0
+        self._pending_requests: dict[tuple[str, str], int] = {}
+        self._totals: dict[str, int] = {}
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
+        self._age_source: Callable[[], tuple[float, int]] | None = None
+
+    def count_decision(self, outcome: int, seconds: float) -> None:
+        """Add one decision; two list items and a sum, nothing else."""
+        self._pending_decisions[outcome] += 1
+        self._pending_buckets[bisect_left(BOUNDS, seconds)] += 1
+        self._pending_seconds += seconds
+
+    def count_outcome(self, outcome: int) -> None:
+        """Add one decision of a batch, whose time is observed once."""
+        self._pending_decisions[outcome] += 1
+
+    def observe(self, seconds: float) -> None:
+        """Add the time of a batch."""
+        self._pending_buckets[bisect_left(BOUNDS, seconds)] += 1
+        self._pending_seconds += seconds
+
+    def count_request(self, route: str, status: int) -> None:
+        """Add one answer; `route` is a path of the route table or `unmatched`, never what a caller sent."""
+        key = (route, STATUS_CLASSES[status // 100 - 1])
+        self._pending_requests[key] = self._pending_requests.get(key, 0) + 1
+
+    def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Read totals that only grow, by event name, from another part at each flush."""
+        self._sources.append(source)
+
+    def set_age_source(self, source: Callable[[], tuple[float, int]]) -> None:
+        """Read (seconds since the oldest confirmation, tenants in memory) at each flush."""
+        self._age_source = source
+
+    def flush(self) -> None:
+        """Hand what was added to prometheus-client."""
+        for position, count in enumerate(self._pending_decisions):
+            if count:
+                self._decisions[position].inc(count)
+                self._pending_decisions[position] = 0
+        self._flush_seconds()
+        for (route, status), count in self._pending_requests.items():
+            self._requests.labels(route, status).inc(count)
+        self._pending_requests.clear()
+        for source in self._sources:
+            for name, total in source().items():
+                grown = total - self._totals.get(name, 0)
+                if grown > 0:
+                    self._events.labels(name).inc(grown)
+                self._totals[name] = total
+        if self._age_source is not None:
+            age, tenants = self._age_source()
+            self._age.set(age)
+            self._tenants.set(tenants)
+
+    def _flush_seconds(self) -> None:
+        # prometheus-client has no way to add many observations at once; tests hold it to these two attributes.
+        buckets, total = self._seconds._buckets, self._seconds._sum  # noqa: SLF001
+        for position, count in enumerate(self._pending_buckets):
+            if count:
+                buckets[position].inc(count)
+                self._pending_buckets[position] = 0
+        if self._pending_seconds:
+            total.inc(self._pending_seconds)
+            self._pending_seconds = 0.0
+
+    def render(self) -> bytes:
+        """Return the exposition, of all worker processes when there are several."""
+        self.flush()
+        if not self._multi_process:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
