@@ -1,5 +1,6 @@
 """Puts the edge together: routes behind their guards, one middleware, and the parts that live as long as the server."""
 
+import asyncio
 import itertools
 import os
 import re
@@ -13,7 +14,7 @@ from service import problems
 from service.callers import Caller, bearer_token
 from service.edge_errors import MissingScopeError, OtherTenantError
 from service.http_settings import HttpSettings
-from service.keys import CALLER, CALLERS, HTTP_SETTINGS, REQUEST_ID, ROUTE, ROUTES, TENANT, TENANTS
+from service.keys import CALLER, CALLERS, DRAINING, HTTP_SETTINGS, METRICS, REQUEST_ID, ROUTE, ROUTES, TENANT, TENANTS
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
 
@@ -21,6 +22,9 @@ Part = Callable[[web.Application], AsyncIterator[None]]
 """A cleanup context: acquire, yield, release."""
 
 _REQUEST_ID_PATTERN = re.compile(r"[ -~]{1,200}\Z")
+UNMATCHED = "unmatched"
+"""Route of requests that no line of the table takes, as a metric's label."""
+
 _request_prefix = os.urandom(6).hex()
 _request_numbers = itertools.count(1)
 _log = structlog.get_logger()
@@ -37,6 +41,7 @@ def build_app(settings: HttpSettings, parts: Sequence[Part], routes: Sequence[Ro
     app = web.Application(middlewares=[answer], client_max_size=max(route.body_limit for route in routes))
     app[HTTP_SETTINGS] = settings
     app[ROUTES] = tuple(routes)
+    app[DRAINING] = asyncio.Event()
     app.cleanup_ctx.extend(parts)
     add_routes(app, routes, guarded)
     return app
@@ -75,6 +80,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = response_of(rendered)
     if not response.prepared:
         add_headers(response, request_id)
+    request.app[METRICS].count_request(request[ROUTE].path if ROUTE in request else UNMATCHED, response.status)
     _log.debug(
         "http.answered",
         method=request.method,

@@ -120,12 +120,15 @@ class Callers:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lookups = asyncio.Semaphore(self._limits.lookups)
         self._waiting = 0
+        self.hits = 0
+        self.misses = 0
 
     def warm(self, token: str) -> Caller | None:
         """Return the caller of a remembered key that still holds; None says nothing about the key."""
         found = self._remembered.get(hash_token(token))
         if found is None or not self._holds(found):
             return None
+        self.hits += 1
         return found.caller
 
     async def authenticate(self, token: str) -> Caller:
@@ -142,13 +145,19 @@ class Callers:
         remembered = self._remembered.get(key_hash)
         if remembered is not None and self._holds(remembered):
             self._remembered.move_to_end(key_hash)
+            self.hits += 1
             return remembered.caller
         refused_until = self._refused.get(key_hash)
         if refused_until is not None and self._monotonic() < refused_until:
             raise NotAuthenticatedError
         return await self._look_up(key_hash)
 
+    def totals(self) -> Mapping[str, int]:
+        """Return what metrics count."""
+        return {"key_hits": self.hits, "key_misses": self.misses}
+
     async def _look_up(self, key_hash: bytes) -> Caller:
+        self.misses += 1
         # SECURITY: unknown tokens of the right form cost a query each; a flood of them must not queue without end.
         if self._waiting >= self._limits.waiting:
             raise OverloadedError

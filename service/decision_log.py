@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -37,11 +37,11 @@ class Asked:
     caller: str
     request: EvaluationRequest
     decision: Decision
-    ignored_subject: Properties = NO_PROPERTIES
+    ignored_subject: Properties = field(default_factory=lambda: NO_PROPERTIES)
     """Properties that the caller sent but may not assert."""
-    ignored_resource: Properties = NO_PROPERTIES
-    stored_subject: Properties = NO_PROPERTIES
-    stored_resource: Properties = NO_PROPERTIES
+    ignored_resource: Properties = field(default_factory=lambda: NO_PROPERTIES)
+    stored_subject: Properties = field(default_factory=lambda: NO_PROPERTIES)
+    stored_resource: Properties = field(default_factory=lambda: NO_PROPERTIES)
 
 
 class DecisionLog:

@@ -1,14 +1,14 @@
 """Liveness, readiness and metrics."""
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
 from service.callers import bearer_token
 from service.edge_errors import MissingScopeError
-from service.keys import CALLERS, HTTP_SETTINGS, METRICS, READINESS
+from service.keys import CALLERS, DRAINING, HTTP_SETTINGS, METRICS, READINESS
 from service.metrics import CONTENT_TYPE
 from service.routes import OwnCredential, Public, Route
 
@@ -19,12 +19,11 @@ Probe = Callable[[], Awaitable[bool]]
 
 
 class Readiness:
-    """What must be ready before this process takes traffic, by name. `stop` makes it unready for good."""
+    """What must be ready before this process takes traffic, by name."""
 
     def __init__(self) -> None:
         self._probes: dict[str, Probe] = {}
         self._optional: set[str] = set()
-        self._stopping = False
 
     def add(self, name: str, probe: Probe, *, required: bool = True) -> None:
         """Add a part. One that is not required is reported, and does not make the process unready."""
@@ -32,14 +31,8 @@ class Readiness:
         if not required:
             self._optional.add(name)
 
-    def stop(self) -> None:
-        """Say from now on that the process is shutting down, so that balancers send nothing new."""
-        self._stopping = True
-
-    async def parts(self) -> tuple[bool, Mapping[str, str]]:
-        """Return whether the process is ready, and the state of each part: `ready`, `not ready` or `stopping`."""
-        if self._stopping:
-            return False, {"process": "stopping"}
+    async def parts(self) -> tuple[bool, dict[str, str]]:
+        """Return whether the process is ready, and the state of each part: `ready` or `not ready`."""
         states = {name: await probe() for name, probe in self._probes.items()}
         ready = all(state for name, state in states.items() if name not in self._optional)
         return ready, {name: "ready" if state else "not ready" for name, state in states.items()}
@@ -52,7 +45,10 @@ async def healthz(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """`GET /readyz`: whether the process can decide, and which part is not ready; names only."""
-    ready, parts = await request.app[READINESS].parts()
+    if request.app[DRAINING].is_set():
+        ready, parts = False, {"process": "stopping"}
+    else:
+        ready, parts = await request.app[READINESS].parts()
     body = msgspec.json.encode({"status": "ready" if ready else "not ready", "parts": parts})
     headers = {} if ready else {"Retry-After": "1"}
     return web.Response(status=200 if ready else 503, body=body, content_type="application/json", headers=headers)

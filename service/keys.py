@@ -1,5 +1,6 @@
 """What lives in the application and in a request: typed keys, nothing by string."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -32,6 +33,8 @@ PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 READINESS: web.AppKey["Readiness"] = web.AppKey("READINESS")
+DRAINING: web.AppKey[asyncio.Event] = web.AppKey("DRAINING")
+"""Set when the process was told to end: /readyz answers 503 from then on."""
 ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("ROUTES")
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("ROUTE")

@@ -8,7 +8,14 @@ import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from authz.decision import Decision, Reason
@@ -29,6 +36,16 @@ _DENY_BY_REASON = {reason: 1 + position for position, reason in enumerate(Reason
 BOUNDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 """Upper bounds of the latency histogram, in seconds."""
 
+CACHE_EVENTS = {
+    "member_hits": ("membership", "hit"),
+    "member_misses": ("membership", "miss"),
+    "snapshots_from_cache": ("snapshot", "hit"),
+    "snapshots_from_database": ("snapshot", "miss"),
+    "key_hits": ("api_key", "hit"),
+    "key_misses": ("api_key", "miss"),
+}
+"""Events that are look-ups in a cache: which, and how it came out."""
+
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
@@ -41,6 +58,7 @@ class Metrics:
     """One per process."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._multi_process = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -64,8 +82,11 @@ class Metrics:
         self._tenants = Gauge(
             "kasbah_tenants_in_memory", "Tenants with a snapshot", multiprocess_mode="livesum", registry=registry
         )
+        self._caches = Counter(
+            "kasbah_cache_lookups", "Look-ups by cache and outcome", ["cache", "outcome"], registry=registry
+        )
         self._events = Counter(
-            "kasbah_events", "Cache hits and misses, drops and the like, by name", ["event"], registry=registry
+            "kasbah_events", "What happened in the node and its logs, by name", ["event"], registry=registry
         )
         self._pending_decisions = [0] * len(OUTCOMES)
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
@@ -117,7 +138,9 @@ class Metrics:
             for name, total in source().items():
                 grown = total - self._totals.get(name, 0)
                 if grown > 0:
-                    self._events.labels(name).inc(grown)
+                    cache = CACHE_EVENTS.get(name)
+                    counter = self._events.labels(name) if cache is None else self._caches.labels(*cache)
+                    counter.inc(grown)
                 self._totals[name] = total
         if self._age_source is not None:
             age, tenants = self._age_source()

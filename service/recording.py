@@ -1,6 +1,6 @@
 """Writes a decision to the decision log, with what the caller sent but may not assert, and with stored attributes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from msgspec import UNSET
@@ -17,8 +17,8 @@ from service.keys import CALLER, DECISION_LOG, NODE, REQUEST_ID, TENANT
 class Ignored:
     """Properties of a request that counted for nothing, because the caller may not assert."""
 
-    subject: Properties = NO_PROPERTIES
-    resource: Properties = NO_PROPERTIES
+    subject: Properties = field(default_factory=lambda: NO_PROPERTIES)
+    resource: Properties = field(default_factory=lambda: NO_PROPERTIES)
 
 
 def ignored_of(wire: WireEvaluation, caller: Caller) -> Ignored:

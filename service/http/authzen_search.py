@@ -157,7 +157,7 @@ async def _search(request: web.Request, endpoint: _Endpoint) -> web.Response:
         "results": [endpoint.result(question, name) for name in found.results],
     }
     return web.Response(
-        body=_encoder.encode(answer), content_type="application/json", headers=revision_headers(found.revision)
+        body=msgspec.json.encode(answer), content_type="application/json", headers=revision_headers(found.revision)
     )
 
 
