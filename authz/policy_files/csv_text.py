@@ -69,6 +69,25 @@ def field_positions(lines: Sequence[str], line: int) -> list[tuple[int, int]]:
     return positions
 
 
+def offset_position(lines: Sequence[str], position: tuple[int, int], offset: int) -> tuple[int, int]:
+    """Return (line, column) of the character at `offset` of the value of a field that starts at `position`."""
+    line, column = position[0] - 1, position[1] - 1
+    if not lines[line].startswith('"', column):
+        return line + 1, column + offset + 1
+    column += 1
+    while True:
+        text = lines[line]
+        if column >= len(text):
+            if offset == 0 or line + 1 >= len(lines):
+                return line + 1, column + 1
+            line, column = line + 1, 0
+        elif offset == 0:
+            return line + 1, column + 1
+        else:
+            column += 2 if text.startswith('""', column) else 1
+        offset -= 1
+
+
 def format_record(fields: Iterable[str]) -> str:
     """Return one record without line end, such that `scan` gives the same fields back."""
     return ", ".join(_quote(field) for field in fields)

@@ -8,7 +8,7 @@ from typing import Final
 
 from authz.findings import Finding, Severity
 from authz.policy_files.columns import PolicyColumns
-from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, scan, split_lines
+from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, offset_position, scan, split_lines
 from authz.policy_files.times import parse_time
 from authz.request import CONTROL_PATTERN, InvalidNameError, Ref
 from authz.rules import BASE_DOMAIN, BASE_SLUG, Effect, RoleLink, Rule, Source
@@ -162,9 +162,8 @@ class _PolicyReader:
         try:
             check(value)
         except StarError as error:
-            line, column = self._position(record, place)
-            quoted = self.parsed.lines[line - 1].startswith('"', column - 1)
-            self.report(line, column + error.offset + quoted, "misplaced-star", str(error), "`*` stands last, or alone")
+            line, column = offset_position(self.parsed.lines, self._position(record, place), error.offset)
+            self.report(line, column, "misplaced-star", str(error), "`*` stands last, or alone")
             return False
         except InvalidNameError as error:
             if not self._unreadable or CONTROL_PATTERN.search(value.replace("\n", "")) is None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from authz.findings import Finding
 from authz.policy_files.columns import PolicyColumns
-from authz.policy_files.csv_text import field_positions
+from authz.policy_files.csv_text import field_positions, offset_position
 from authz.request import EvaluationRequest
 from authz.rules import BASE_SLUG, Effect, RoleLink, Row, Rule, Source, StoredEntity
 
@@ -73,6 +73,10 @@ class TenantFiles:
         """Return (line, column) of one field of the `policy.csv` record at `line`; field 0 is `p` or `g`."""
         positions = field_positions(self.policy_lines, line)
         return positions[min(column_index, len(positions) - 1)]
+
+    def position_inside(self, line: int, column_index: int, offset: int) -> tuple[int, int]:
+        """Return (line, column) of the character at `offset` of one field's value."""
+        return offset_position(self.policy_lines, self.position_of(line, column_index), offset)
 
 
 @dataclass(frozen=True, slots=True)
