@@ -95,7 +95,7 @@ def format_record(fields: Iterable[str]) -> str:
 
 def _quote(field: str) -> str:
     # str.strip also takes Unicode blanks away, as Casbin's own readers do: those are quoted for their sake.
-    if field.strip() == field and not any(character in field for character in ',"\n\r#'):
+    if field.strip() == field and not any(character in field for character in ',"\n\r'):
         return field
     return '"' + field.replace('"', '""') + '"'
 
