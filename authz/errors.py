@@ -46,3 +46,7 @@ class LimitExceededError(AuthzError):
 
 class RevisionNotFoundError(AuthzError):
     """The tenant never had this revision."""
+
+
+class InvalidRowError(AuthzError):
+    """A row that may not stand in this tenant's policy; the message names the row and what is wrong with it."""

@@ -1,6 +1,7 @@
 """Policy rows as JSON, exactly: what history keeps of them."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from authz.rules import Effect, EntityKind, Owner, RoleLink, Row, Rule, Source, 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def row_to_json(row: Row) -> str:
@@ -65,7 +67,11 @@ def row_from_json(data: Mapping[str, Any], *, base: bool = False) -> Row:
 
 def canonical_json(value: Any) -> str:
     """Return the one text of a JSON value; 1, 1.0 and true stay apart, infinities are refused with `ValueError`."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    if text.isascii() or not _LONE_SURROGATE.search(text):
+        return text
+    # Half a surrogate pair has no UTF-8; as an escape it is stored and comes back as it was.
+    return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half.group()):04x}", text)
 
 
 def microseconds(moment: datetime) -> int:

@@ -1,7 +1,7 @@
 """Rows of policy tables and the values they stand for; what reading and writing share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,20 +57,19 @@ async def read_model(session: AsyncSession) -> StoredModel:
 async def stream_rules(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> AsyncIterator[Rule]:
     """Yield rules in policy order: base rows, file rows in line order, API rows as they came."""
     query = text(f"SELECT {RULE_COLUMNS} FROM rules WHERE tenant_id = ANY(:tenants) {POLICY_ORDER}")  # noqa: S608
-    async for row in stream(work, query, tenants):
+    async for row in stream(work, query, {"tenants": list(set(tenants)), "base": BASE_TENANT_ID}):
         yield rule_of(row)
 
 
 async def stream_links(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> AsyncIterator[RoleLink]:
     """Yield the hierarchy and `g2`, in the order of rules."""
     query = text(f"SELECT {LINK_COLUMNS} FROM role_links WHERE tenant_id = ANY(:tenants) {POLICY_ORDER}")  # noqa: S608
-    async for row in stream(work, query, tenants):
+    async for row in stream(work, query, {"tenants": list(set(tenants)), "base": BASE_TENANT_ID}):
         yield link_of(row)
 
 
-async def stream(work: TenantUnitOfWork, query: TextClause, tenants: Sequence[TenantId]) -> AsyncIterator[RowMapping]:
-    """Yield the rows of a query over `:tenants`, letting the event loop run between portions."""
-    parameters: dict[str, Any] = {"tenants": list(set(tenants)), "base": BASE_TENANT_ID}
+async def stream(work: TenantUnitOfWork, query: TextClause, parameters: Mapping[str, Any]) -> AsyncIterator[RowMapping]:
+    """Yield the rows of a large result, letting the event loop run between portions."""
     result = await work.session.stream(query, parameters, execution_options={"yield_per": ROWS_AT_ONCE})
     async for partition in result.mappings().partitions():
         for row in partition:

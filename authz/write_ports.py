@@ -118,6 +118,9 @@ class PolicyWriter(Protocol):
     async def current_rows(self, tenant_id: TenantId) -> CurrentRows:
         """Return everything a plan needs, from one database snapshot."""
 
+    async def hierarchy(self, tenant_id: TenantId) -> CurrentRows:
+        """Return hierarchy and `g2` links alone (the tenant's and the base's): no rules, memberships or entities."""
+
     async def file_rows_at(self, tenant_id: TenantId, revision: int) -> Sequence[Row]:
         """Return the file-owned rows as they were at `revision`; raises `RevisionNotFoundError`."""
 
@@ -142,7 +145,7 @@ class PolicyWriter(Protocol):
     async def list_change_items(
         self, tenant_id: TenantId, revision: int, *, after: int, limit: int
     ) -> Sequence[ChangeItem]:
-        """Return items of one change from position `after`."""
+        """Return items of one change, leaving out the first `after`; raises `RevisionNotFoundError`."""
 
     async def get_model(self) -> StoredModel:
         """Return the platform's model."""

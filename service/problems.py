@@ -77,6 +77,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authz_errors.RevisionConflictError: Problem(
         "revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on"
     ),
+    authz_errors.InvalidRowError: Problem("invalid-row", HTTPStatus.UNPROCESSABLE_ENTITY, "Row refused"),
     authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
 }
 """Failure to problem. A subclass without a line of its own is answered as its nearest base."""

@@ -49,7 +49,7 @@ CREATE TABLE rules (
     action         text COLLATE "C" NOT NULL,
     effect         text NOT NULL CHECK (effect IN ('allow', 'deny')),
     condition      text COLLATE "C",
-    priority       integer CHECK (priority >= 0),
+    priority       bigint CHECK (priority >= 0),
     added_revision bigint NOT NULL,
     position       integer NOT NULL,
     {PROVENANCE},
@@ -140,7 +140,9 @@ CREATE TABLE platform_model (
     tenant_id uuid PRIMARY KEY REFERENCES tenants,
     text      text NOT NULL,
     digest    text NOT NULL,
-    columns   text[] NOT NULL
+    -- What the view for other Casbins needs of it: the names in `p = …`, and which links name a domain.
+    columns      text[] NOT NULL,
+    domain_links text[] NOT NULL
 )
 """
 
@@ -165,7 +167,7 @@ m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.d
 INDEXES = (
     "CREATE INDEX tenants_changed_xid ON tenants (changed_xid)",
     "CREATE INDEX memberships_subject ON memberships (tenant_id, subject_start)",
-    "CREATE INDEX memberships_role ON memberships (tenant_id, role_start)",
+    "CREATE INDEX memberships_role ON memberships (tenant_id, role_start, link_id)",
     "CREATE INDEX entities_ref ON entities (tenant_id, kind, ref_start)",
 )
 
@@ -231,9 +233,10 @@ def _seed() -> None:
     )
     text = MODEL_TEXT.replace("'", "''").replace(":", r"\:")
     op.execute(
-        "INSERT INTO platform_model (tenant_id, text, digest, columns) VALUES "  # noqa: S608 - as above
+        "INSERT INTO platform_model (tenant_id, text, digest, columns, domain_links) VALUES "  # noqa: S608 - as above
         f"({PLATFORM}, '{text}', "
-        f"encode(sha256(convert_to('{text}', 'UTF8')), 'hex'), ARRAY['sub', 'dom', 'obj', 'act', 'eft', 'cond'])"
+        f"encode(sha256(convert_to('{text}', 'UTF8')), 'hex'), "
+        "ARRAY['sub', 'dom', 'obj', 'act', 'eft', 'cond'], ARRAY['g'])"
     )
 
 
@@ -268,7 +271,7 @@ def _rights() -> list[str]:
         f"GRANT SELECT, INSERT, UPDATE ({MUTABLE}) ON tenants TO {SERVICE_ROLE}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {policy_tables} TO {SERVICE_ROLE}",
         f"GRANT SELECT, INSERT ON changes, change_items TO {SERVICE_ROLE}",
-        f"GRANT SELECT, UPDATE (text, digest, columns) ON platform_model TO {SERVICE_ROLE}",
+        f"GRANT SELECT, UPDATE (text, digest, columns, domain_links) ON platform_model TO {SERVICE_ROLE}",
         "REVOKE ALL ON FUNCTION tenants_changed_since(xid8), find_tenant_id(text) FROM PUBLIC",
         f"GRANT EXECUTE ON FUNCTION tenants_changed_since(xid8), find_tenant_id(text) TO {SERVICE_ROLE}",
     ]

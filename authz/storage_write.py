@@ -1,0 +1,226 @@
+"""Policies in PostgreSQL, as administration writes them: one transaction per change, or nothing."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from sqlalchemy import func, select, text
+
+from authz.errors import LimitExceededError, ModelError, RevisionConflictError, TenantNotFoundError
+from authz.policy_files.columns import read_columns
+from authz.ports import StoredModel, TenantHead
+from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of_key
+from authz.rules import Owner, Row, RuleId, row_id
+from authz.storage_history import PostgresPolicyHistory
+from authz.storage_rows import bounded, read_model
+from authz.storage_tables import read_rows, write_changes, write_items
+from authz.write_ports import ChangeKind, ChangeResult
+from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
+from tenancy.tenant import ChangeMeta
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, bind_tenant, tenant_unit_of_work
+
+T = TypeVar("T")
+
+REQUEST_SECONDS = 2.5
+SECONDS_PER_ROW = 0.001
+BASE_SECONDS = 20.0
+_LARGE = 2000
+"""From so many rows on, comparing them goes to a thread, so that decisions on the same node do not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLimits:
+    """How many rows of each kind one tenant may have, so that none starves the others."""
+
+    rules: int = 1_000_000
+    links: int = 200_000
+    memberships: int = 20_000_000
+    entities: int = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """What is the same in every step of one write."""
+
+    owner: Owner
+    kind: ChangeKind
+    meta: ChangeMeta
+    expected_revision: int | None
+    seconds: float
+    rolled_back_to: int | None = None
+
+
+class PostgresPolicyWriter(PostgresPolicyHistory):
+    """`PolicyWriter` on PostgreSQL."""
+
+    def __init__(
+        self, sessions: Sessions, *, limits: PolicyLimits | None = None, request_seconds: float = REQUEST_SECONDS
+    ) -> None:
+        """Keep where units of work come from, what a tenant may hold, and how long a small write may take."""
+        super().__init__(sessions, request_seconds=request_seconds)
+        self._limits = limits or PolicyLimits()
+
+    async def change_rows(
+        self,
+        tenant_id: TenantId,
+        *,
+        add: Sequence[Row],
+        remove: Sequence[tuple[str, ...]],
+        owner: Owner,
+        meta: ChangeMeta,
+        expected_revision: int | None = None,
+    ) -> ChangeResult:
+        """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change."""
+        seconds = self._seconds_for(tenant_id, len(add) + len(remove))
+        write = _Write(owner, ChangeKind.API, meta, expected_revision, seconds)
+        desired = await self._indexed(add, owner, tenant_id)
+        removed = {row_id(key): kind_of_key(key) for key in remove}
+
+        async def find(work: TenantUnitOfWork) -> RowChanges:
+            kinds = removed | {identifier: kind_of_key(row.key) for identifier, row in desired.items()}
+            present: dict[RuleId, Row] = {}
+            for kind in KINDS:
+                ids = [identifier for identifier, of in kinds.items() if of == kind]
+                present |= {identifier: row async for identifier, row in read_rows(work, kind, ids=ids)}
+            return await _in_thread_if(
+                len(kinds) >= _LARGE, lambda: changes_to(desired, present, owner=owner, remove=removed)
+            )
+
+        return await bounded(seconds, lambda: self._write(tenant_id, write, find))
+
+    async def replace_file_rows(
+        self,
+        tenant_id: TenantId,
+        desired: Sequence[Row],
+        *,
+        meta: ChangeMeta,
+        expected_revision: int,
+        kind: ChangeKind = ChangeKind.APPLY,
+        rolled_back_to: int | None = None,
+    ) -> ChangeResult:
+        """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written."""
+        wanted = await self._indexed(desired, Owner.FILES, tenant_id)
+        # Also what the files own today is read, and it may be more than what they want.
+        seconds = self._seconds_for(tenant_id, len(wanted)) + self._all_seconds
+        write = _Write(Owner.FILES, kind, meta, expected_revision, seconds, rolled_back_to)
+        # A rollback leaves what the API took over since; an apply must say whose row it is.
+        leave_others = kind is ChangeKind.ROLLBACK
+
+        async def find(work: TenantUnitOfWork) -> RowChanges:
+            present: dict[RuleId, Row] = {}
+            for name in KINDS:
+                owned = {identifier: row async for identifier, row in read_rows(work, name, owner=Owner.FILES)}
+                unknown = [key for key, row in wanted.items() if key not in owned and kind_of_key(row.key) == name]
+                present |= owned
+                present |= {identifier: row async for identifier, row in read_rows(work, name, ids=unknown)}
+            gone = [key for key, row in present.items() if row.owner is Owner.FILES and key not in wanted]
+            return await _in_thread_if(
+                len(present) + len(wanted) >= _LARGE,
+                lambda: changes_to(wanted, present, owner=Owner.FILES, remove=gone, leave_others=leave_others),
+            )
+
+        return await bounded(seconds, lambda: self._write(tenant_id, write, find))
+
+    async def set_model(self, model: StoredModel, *, meta: ChangeMeta) -> None:
+        """Replace the model; raises every tenant's revisions when it differs."""
+        columns = read_columns(model.text)
+        if columns is None:
+            raise ModelError("the model has no policy definition that can be served")
+        written = {
+            "text": model.text,
+            "digest": model.digest,
+            "columns": list(columns.rule),
+            "domain_links": sorted(kind for kind, has_domain in columns.links.items() if has_domain),
+        }
+
+        async def replace() -> None:
+            async with tenant_unit_of_work(
+                self._sessions, BASE_TENANT_ID, statement_timeout=timedelta(seconds=BASE_SECONDS)
+            ) as work:
+                await _wait_for_locks(work, BASE_SECONDS)
+                await lock_head(work)
+                if await read_model(work.session) == model:
+                    return
+                head = await raise_head(work, rules=True)
+                await record_change(work.session, head, ChangeKind.MODEL.value, meta)
+                await raise_all_other_heads(work, ChangeKind.MODEL.value, meta)
+                await bind_tenant(work.session, PLATFORM_TENANT_ID)
+                await work.session.execute(
+                    text(
+                        "UPDATE platform_model SET text = :text, digest = :digest, columns = :columns, "
+                        "domain_links = :domain_links"
+                    ),
+                    written,
+                )
+
+        await bounded(BASE_SECONDS + self._seconds, replace)
+
+    async def _write(
+        self, tenant_id: TenantId, write: _Write, find: Callable[[TenantUnitOfWork], Awaitable[RowChanges]]
+    ) -> ChangeResult:
+        is_base = tenant_id == BASE_TENANT_ID
+        async with tenant_unit_of_work(
+            self._sessions, tenant_id, statement_timeout=timedelta(seconds=write.seconds)
+        ) as work:
+            if is_base:
+                await _wait_for_locks(work, BASE_SECONDS)
+            locked = await lock_head(work)
+            if locked is None:
+                raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+            head, counts = locked
+            if write.expected_revision is not None and write.expected_revision != head.revision:
+                raise RevisionConflictError(write.expected_revision, head.revision)
+            changes = await find(work)
+            if changes.is_empty:
+                return ChangeResult(head, 0, 0)
+            growth = changes.growth()
+            self._require_room(counts, growth)
+            head = await raise_head(work, rules=is_base or changes.touches_rules, counts=growth)
+            await write_changes(work, changes, head.revision)
+            return await self._conclude(work, head, changes, write)
+
+    async def _conclude(
+        self, work: TenantUnitOfWork, head: TenantHead, changes: RowChanges, write: _Write
+    ) -> ChangeResult:
+        added = len(changes.added) + len(changes.updated)
+        removed = len(changes.removed) + len(changes.updated)
+        await record_change(
+            work.session,
+            head,
+            write.kind.value,
+            write.meta,
+            added=added,
+            removed=removed,
+            rolled_back_to=write.rolled_back_to,
+        )
+        await write_items(work, changes, head.revision)
+        if head.tenant_id == BASE_TENANT_ID:
+            await raise_all_other_heads(work, ChangeKind.BASE.value, write.meta)
+        return ChangeResult(head, added, removed)
+
+    def _require_room(self, counts: dict[str, int], growth: dict[str, int]) -> None:
+        for name, more in growth.items():
+            limit: int = getattr(self._limits, name)
+            if more > 0 and counts[name] + more > limit:
+                raise LimitExceededError(f"the tenant would have {counts[name] + more} {name}; it may have {limit}")
+
+    def _seconds_for(self, tenant_id: TenantId, rows: int) -> float:
+        seconds = self._seconds + math.ceil(rows * SECONDS_PER_ROW)
+        return seconds + BASE_SECONDS if tenant_id == BASE_TENANT_ID else seconds
+
+    async def _indexed(self, rows: Sequence[Row], owner: Owner, tenant_id: TenantId) -> dict[RuleId, Row]:
+        base = tenant_id == BASE_TENANT_ID
+        return await _in_thread_if(len(rows) >= _LARGE, lambda: index_rows(rows, owner=owner, base=base))
+
+
+async def _in_thread_if(large: bool, work: Callable[[], T]) -> T:  # noqa: FBT001 - reads as a condition
+    return await asyncio.to_thread(work) if large else work()
+
+
+async def _wait_for_locks(work: TenantUnitOfWork, seconds: float) -> None:
+    """Let a change that concerns every tenant wait for the writes that are under way."""
+    await work.session.execute(select(func.set_config("lock_timeout", str(int(seconds * 1000)), True)))
