@@ -6,9 +6,11 @@ from http import HTTPStatus
 
 import msgspec
 
+from authn import errors as authn_errors
 from authz import errors as authz_errors
 from authz.request import InvalidNameError
 from service import edge_errors
+from tenancy import errors as tenancy_errors
 from tenancy.ids import InvalidSlugError
 
 PROBLEM_JSON = "application/problem+json"
@@ -41,6 +43,11 @@ class RenderedProblem:
 FORBIDDEN = Problem("forbidden", HTTPStatus.FORBIDDEN, "Forbidden", tells=False)
 INTERNAL = Problem("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error", tells=False)
 
+STORAGE_UNAVAILABLE = Problem(
+    "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Storage is not available", tells=False
+)
+TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
+
 PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
@@ -49,7 +56,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant", tells=False),
-    edge_errors.NoSuchTenantError: Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False),
+    edge_errors.NoSuchTenantError: TENANT_NOT_FOUND,
     edge_errors.NoSuchResourceError: Problem("not-found", HTTPStatus.NOT_FOUND, "Not found", tells=False),
     edge_errors.BodyTimeoutError: Problem("body-timeout", HTTPStatus.REQUEST_TIMEOUT, "Body came too slowly"),
     edge_errors.BodyTooLargeError: Problem("body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large"),
@@ -59,17 +66,28 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.OverloadedError: Problem(
         "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests under way", tells=False
     ),
+    tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
+    tenancy_errors.SlugTakenError: Problem("slug-taken", HTTPStatus.CONFLICT, "Tenant name is taken"),
+    tenancy_errors.UnknownTenantError: TENANT_NOT_FOUND,
+    tenancy_errors.IdempotencyConflictError: Problem(
+        "idempotency-conflict", HTTPStatus.CONFLICT, "Idempotency key was used for another request"
+    ),
+    tenancy_errors.UnsafeDatabaseRoleError: INTERNAL,
+    authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
+    authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
+    authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),
+    authn_errors.ApiKeyNotFoundError: Problem("key-not-found", HTTPStatus.NOT_FOUND, "Key not found", tells=False),
+    authn_errors.KeyTenantNotFoundError: TENANT_NOT_FOUND,
+    authn_errors.KeyLimitExceededError: Problem(
+        "key-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many live keys"
+    ),
     InvalidNameError: Problem("invalid-name", HTTPStatus.BAD_REQUEST, "Invalid name"),
     InvalidSlugError: Problem("invalid-slug", HTTPStatus.BAD_REQUEST, "Invalid tenant name"),
-    authz_errors.StorageUnavailableError: Problem(
-        "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Storage is not available", tells=False
-    ),
+    authz_errors.StorageUnavailableError: STORAGE_UNAVAILABLE,
     authz_errors.StaleError: Problem(
         "stale", HTTPStatus.SERVICE_UNAVAILABLE, "No confirmed policy at the demanded revision", tells=False
     ),
-    authz_errors.TenantNotFoundError: Problem(
-        "tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False
-    ),
+    authz_errors.TenantNotFoundError: TENANT_NOT_FOUND,
     authz_errors.RevisionNotFoundError: Problem("revision-not-found", HTTPStatus.NOT_FOUND, "Revision not found"),
     authz_errors.ModelError: Problem("invalid-model", HTTPStatus.UNPROCESSABLE_ENTITY, "Model refused"),
     authz_errors.ConditionError: Problem("invalid-condition", HTTPStatus.UNPROCESSABLE_ENTITY, "Condition refused"),

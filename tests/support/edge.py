@@ -1,6 +1,7 @@
 """The HTTP edge over small policies in memory: the real application and server, with fakes behind the ports."""
 
 import contextlib
+import io
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,9 @@ class Edge:
         """Change a tenant's status."""
         small = self.node.tenants[tenant_id]
         small.head = self.node.heads[tenant_id] = replace(small.head, status=status)
+        for key_hash, found in self.keys.found.items():
+            if found.head.tenant_id == tenant_id:
+                self.keys.found[key_hash] = replace(found, head=small.head)
 
     def key(self, tenant_id: TenantId | None, *scopes: str, expires_at: datetime | None = None) -> str:
         """Add a key of a tenant, or of the platform; without scopes it carries them all. Returns the token."""
@@ -193,7 +197,7 @@ class Edge:
         sent = {"Content-Type": "application/json"} | (headers or {})
         if key is not None:
             sent["Authorization"] = f"Bearer {key}"
-        data = body if isinstance(body, bytes) else aiohttp.payload.JsonPayload(body)
+        data = io.BytesIO(body) if isinstance(body, bytes) else aiohttp.payload.JsonPayload(body)
         return await self._answer(self.client.post(path, data=data, headers=sent))
 
     async def get(self, path: str, key: str | None = None, headers: dict[str, str] | None = None) -> "Answer":
