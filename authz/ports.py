@@ -76,13 +76,15 @@ class FeedPage:
 
     `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed. `restarted` says
     that the database is not the one the cursor came from (restored): `heads` then holds every tenant, and its numbers
-    may be lower than before.
+    may be lower than before. `lineage` names the database so that a restored copy or a promoted standby has another
+    one (empty where that is not known): the same revision may stand for other rules there.
     """
 
     heads: Sequence[TenantHead]
     cursor: int
     database_time: datetime
     restarted: bool = False
+    lineage: str = ""
 
 
 class PolicyReader(Protocol):
@@ -116,11 +118,14 @@ class PolicyReader(Protocol):
 class SnapshotCache(Protocol):
     """Valkey as the decision point sees it. No method raises: a cache that is down is a miss."""
 
-    async def find_rules(self, head: TenantHead, model_digest: str) -> RuleSet | None:
-        """Return the authenticated rule set of exactly (tenant, rules_revision, model), or None."""
+    async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
+        """Return the authenticated rule set of exactly (tenant, rules_revision, model) of one database, or None.
 
-    async def store_rules(self, rule_set: RuleSet) -> None:
-        """Keep a rule set for other nodes."""
+        An empty `model_digest` stands for the model that the revision implies.
+        """
+
+    async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
+        """Keep a rule set for other nodes on the same database."""
 
     async def publish(self, head: TenantHead) -> None:
         """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""

@@ -1,0 +1,317 @@
+"""Valkey: authenticated rule sets for a quick cold start, and notices. Losing all of it loses nothing.
+
+INVARIANT: no method raises, and none takes much longer than `CacheSettings.timeout`. What is read is data that somebody
+else may have written; only what carries our MAC is used.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from authz.ports import RuleSet, TenantHead
+from authz.rule_set_codec import RejectedError, decode_rule_set, derive_key, encode_rule_set
+from authz.settings import MIN_SECRET_BYTES, CacheSettings
+from tenancy.ids import TenantId
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+INLINE_BYTES = 64 * 1024
+"""Larger values are coded in a thread."""
+
+NOTICE_BYTES = 80
+FIRST_RECONNECT_SECONDS = 0.1
+LAST_RECONNECT_SECONDS = 2.0
+LISTEN_SECONDS = 5.0
+"""A connection that was silent for so long is asked whether it still lives."""
+
+EVICTION_POLICY = "noeviction"
+
+
+class CacheUnavailableError(Exception):
+    """Valkey did not answer in time, or is left alone for now. Never leaves this module but from `check_eviction`."""
+
+
+class EvictingCacheError(Exception):
+    """Valkey is configured to throw keys away when memory is short."""
+
+
+class CircuitBreaker:
+    """Leaves a store alone for a while after several failures in a row, so that a hung one delays nobody for long."""
+
+    def __init__(self, failures: int, pause_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._limit = failures
+        self._pause = pause_seconds
+        self._monotonic = monotonic
+        self._failures = 0
+        self._closed_at = 0.0
+
+    def allows(self) -> bool:
+        """Return whether to try. After a pause one caller is let through, and the next ones when it succeeded."""
+        if self._failures < self._limit:
+            return True
+        now = self._monotonic()
+        if now < self._closed_at:
+            return False
+        self._closed_at = now + self._pause
+        return True
+
+    def succeeded(self) -> None:
+        """Note an answer, whatever it said."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """Note a failure or a timeout."""
+        self._failures += 1
+        if self._failures >= self._limit:
+            self._closed_at = self._monotonic() + self._pause
+
+
+class ValkeySnapshotCache:
+    """`SnapshotCache` on Valkey or Redis."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        secret = settings.secret.get_secret_value().encode()
+        if len(secret) < MIN_SECRET_BYTES:
+            raise ValueError(f"the secret must be at least {MIN_SECRET_BYTES} bytes long")
+        self._key = derive_key(secret, "rule-set-mac")
+        # Deployments that share a Valkey but not the secret stay out of each other's way.
+        self._prefix = f"kasbah:{derive_key(secret, 'valkey-namespace', 6).hex()}"
+        self._timeout = settings.timeout.total_seconds()
+        self._ttl = settings.snapshot_ttl
+        self._max_bytes = settings.max_snapshot_bytes
+        self._breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_pause.total_seconds())
+        url = settings.url.get_secret_value()
+        common: dict[str, Any] = {
+            "socket_connect_timeout": self._timeout,
+            "socket_keepalive": True,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+        }
+        self._client = Redis.from_url(url, socket_timeout=self._timeout, max_connections=settings.connections, **common)
+        self._listener = Redis.from_url(url, max_connections=2, **common)
+        self._failing = False
+        self.hits = 0
+        self.misses = 0
+        self.failures = 0
+        self.stored = 0
+        self.not_stored = 0
+        self.bad_notices = 0
+        self.rejected: Counter[str] = Counter()
+        """Values that were there but not used, by reason (`rule_set_codec.REASONS`)."""
+
+    async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
+        """Return the authenticated rule set of exactly (tenant, rules_revision, model), or None."""
+        name = self._rules_key(head.tenant_id)
+        try:
+            # Never more than allowed, whatever is stored there.
+            value: bytes = await self._call(lambda: self._client.getrange(name, 0, self._max_bytes))
+        except CacheUnavailableError:
+            self.misses += 1
+            return None
+        if not value:
+            self.misses += 1
+            return None
+        try:
+            rule_set = await self._decoded(value, head, model_digest, lineage)
+        except RejectedError as rejection:
+            self.misses += 1
+            self.rejected[rejection.reason] += 1
+            _log.warning("authz.cache.rejected", tenant_id=str(head.tenant_id), reason=rejection.reason)
+            return None
+        self.hits += 1
+        return rule_set
+
+    async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
+        """Keep a rule set for other nodes; one that is too large or cannot be coded is not kept."""
+        try:
+            if len(rule_set.rules) + len(rule_set.links) < 500:  # noqa: PLR2004 (far below INLINE_BYTES)
+                value = encode_rule_set(rule_set, self._key, lineage)
+            else:
+                value = await asyncio.to_thread(encode_rule_set, rule_set, self._key, lineage)
+        except (ValueError, OverflowError) as error:
+            self.not_stored += 1
+            _log.warning("authz.cache.not_storable", tenant_id=str(rule_set.head.tenant_id), error=str(error))
+            return
+        if len(value) > self._max_bytes:
+            self.not_stored += 1
+            return
+        name = self._rules_key(rule_set.head.tenant_id)
+        try:
+            await self._call(lambda: self._client.set(name, value, px=self._ttl))
+        except CacheUnavailableError:
+            self.not_stored += 1
+            return
+        self.stored += 1
+
+    async def publish(self, head: TenantHead) -> None:
+        """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""
+        try:
+            await self._call(lambda: self._client.publish(self._channel, f"{head.tenant_id} {head.revision}"))
+        except CacheUnavailableError:
+            return
+
+    async def notices(self) -> AsyncIterator[TenantId]:
+        """Yield ids of tenants that were said to have moved; reconnects for ever.
+
+        After each connect it yields nothing for what was missed: the poll finds that.
+        """
+        pause = FIRST_RECONNECT_SECONDS
+        while True:
+            channel = self._listener.pubsub(ignore_subscribe_messages=True)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await channel.subscribe(self._channel)
+                pause = FIRST_RECONNECT_SECONDS
+                while True:
+                    message = await channel.get_message(timeout=LISTEN_SECONDS)
+                    if message is None:
+                        async with asyncio.timeout(self._timeout):
+                            await channel.ping()
+                        continue
+                    tenant_id = self._noticed(message)
+                    if tenant_id is not None:
+                        yield tenant_id
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LAST_RECONNECT_SECONDS)
+            finally:
+                await self._let_go(channel)
+
+    async def check_eviction(self) -> None:
+        """Refuse a Valkey that throws keys away under memory pressure; called at the start of the service.
+
+        Raises:
+            EvictingCacheError: its `maxmemory-policy` is another than `noeviction`.
+            CacheUnavailableError: it did not answer; the service may start without it.
+        """
+        try:
+            found: dict[Any, Any] = await self._call(lambda: self._client.config_get("maxmemory-policy"))
+            policy = next(iter(found.values()), EVICTION_POLICY)
+        except CacheUnavailableError:
+            # A managed Valkey may forbid CONFIG; the same is said by INFO.
+            info: dict[str, Any] = await self._call(lambda: self._client.info("memory"))
+            policy = info.get("maxmemory_policy", EVICTION_POLICY)
+        policy = policy.decode() if isinstance(policy, bytes) else str(policy)
+        if policy != EVICTION_POLICY:
+            raise EvictingCacheError(
+                f"Valkey's maxmemory-policy is `{policy}`: set it to `{EVICTION_POLICY}`, so that nothing vanishes "
+                "before its time"
+            )
+
+    async def ping(self) -> bool:
+        """Return whether Valkey answers, for health details."""
+        try:
+            await self._call(self._client.ping)
+        except CacheUnavailableError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self._client, self._listener):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await client.aclose()
+            except (RedisError, OSError, TimeoutError):
+                continue
+
+    def statistics(self) -> dict[str, float]:
+        """Return counters, for metrics."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "failures": self.failures,
+            "stored": self.stored,
+            "not_stored": self.not_stored,
+            "bad_notices": self.bad_notices,
+            **{f"rejected_{reason}": count for reason, count in self.rejected.items()},
+        }
+
+    async def _call(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+        """Run one operation under the timeout and the breaker; raises `CacheUnavailableError`."""
+        if not self._breaker.allows():
+            raise CacheUnavailableError("Valkey is left alone after several failures")
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await operation()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed()
+            self.failures += 1
+            if not self._failing:
+                _log.warning("authz.cache.lost", error=type(error).__name__)
+            self._failing = True
+            raise CacheUnavailableError(type(error).__name__) from error
+        self._breaker.succeeded()
+        if self._failing:
+            _log.info("authz.cache.back")
+        self._failing = False
+        return answer
+
+    async def _decoded(self, value: bytes, head: TenantHead, model_digest: str, lineage: str) -> RuleSet:
+        if len(value) > self._max_bytes:
+            raise RejectedError("too_large")
+        if len(value) <= INLINE_BYTES:
+            return decode_rule_set(value, self._key, head, model_digest, lineage)
+        return await asyncio.to_thread(decode_rule_set, value, self._key, head, model_digest, lineage)
+
+    def _noticed(self, message: dict[str, Any]) -> TenantId | None:
+        """Return the tenant a message names. Anyone may write messages: they are only ever a reason to ask."""
+        data = message.get("data")
+        if message.get("type") != "message" or not isinstance(data, bytes):
+            return None
+        try:
+            if len(data) > NOTICE_BYTES:
+                raise ValueError("too long")  # noqa: TRY301 (one way out for all that is no notice)
+            return TenantId(UUID(data.decode("ascii").partition(" ")[0]))
+        except ValueError:
+            self.bad_notices += 1
+            return None
+
+    async def _let_go(self, channel: Any) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await channel.aclose()
+        except (RedisError, OSError, TimeoutError):
+            return
+
+    def _rules_key(self, tenant_id: TenantId) -> str:
+        # The hash tag keeps all keys of a tenant on one node of a cluster.
+        return f"{self._prefix}:rules:{{{tenant_id}}}"
+
+    @property
+    def _channel(self) -> str:
+        return f"{self._prefix}:notices"
+
+
+class NoSnapshotCache:
+    """`SnapshotCache` that holds nothing: a node alone, without Valkey."""
+
+    async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
+        """Return None."""
+
+    async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
+        """Do nothing."""
+
+    async def publish(self, head: TenantHead) -> None:
+        """Do nothing."""
+
+    async def notices(self) -> AsyncIterator[TenantId]:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        yield TenantId(UUID(int=0))
+
+
+def build_cache(settings: CacheSettings) -> ValkeySnapshotCache:
+    """Return the cache; nothing is connected yet."""
+    return ValkeySnapshotCache(settings)

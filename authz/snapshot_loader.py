@@ -1,0 +1,172 @@
+"""Gets a tenant's snapshot: the rule set from Valkey or PostgreSQL, then the index, built beside the event loop."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from authz.errors import StorageUnavailableError
+from authz.ports import PolicyReader, RuleSet, SnapshotCache, StoredModel, TenantHead
+from authz.served_model import ServedModel
+from authz.settings import AuthzSettings
+from authz.snapshot import Snapshot
+from tenancy.ids import TenantId
+
+_log = structlog.get_logger(__name__)
+
+ROW_BYTES = 1400
+"""Estimated memory of one rule or link in a snapshot: the row, its source, its place in the index."""
+
+SNAPSHOT_BYTES = 20_000
+"""Estimated memory of an empty snapshot."""
+
+INLINE_ROWS = 64
+"""Rule sets up to this size are built on the loop: that takes less than handing them over."""
+
+KEPT_MODELS = 4
+
+Build = Callable[[RuleSet, ServedModel], Snapshot]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltSnapshot:
+    """A snapshot, the newest head that its rules are known to belong to, and when that was asked."""
+
+    snapshot: Snapshot
+    head: TenantHead
+    read_at: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _FailedBuild:
+    rules_revision: int
+    retry_at: float
+    error: Exception
+
+
+class SnapshotLoader:
+    """Builds snapshots, one of a kind at a time."""
+
+    def __init__(
+        self,
+        reader: PolicyReader,
+        cache: SnapshotCache,
+        compile_model: Callable[[StoredModel], ServedModel],
+        settings: AuthzSettings,
+        *,
+        monotonic: Callable[[], float],
+        build: Build,
+        lineage: Callable[[], str],
+    ) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._compile_model = compile_model
+        self._monotonic = monotonic
+        self._build = build
+        self._lineage = lineage
+        self._slow_rows = settings.slow_build_rows
+        self._load_timeout = settings.load_timeout.total_seconds()
+        self._failed_pause = settings.failed_build_pause.total_seconds()
+        # Two threads of one each: a large rule set does not make small ones wait.
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="large-snapshot")
+        self._models: dict[str, ServedModel] = {}
+        self._model_digest = ""
+        self._failed: dict[TenantId, _FailedBuild] = {}
+        self._storing: set[asyncio.Task[None]] = set()
+        self.from_cache = 0
+        self.from_database = 0
+        self.build_failures = 0
+        self.last_build_seconds = 0.0
+
+    async def load(self, head: TenantHead, read_at: float) -> BuiltSnapshot:
+        """Return a snapshot of `head.rules_revision`, or of a later one when PostgreSQL has moved on.
+
+        Args:
+            head: The newest head known, as PostgreSQL said it.
+            read_at: Monotonic time at which it was asked for that head.
+
+        Raises:
+            StorageUnavailableError: PostgreSQL did not answer in time.
+            TenantNotFoundError: the tenant is gone.
+            ModelError: the stored model or the rules cannot be built.
+        """
+        failed = self._failed.get(head.tenant_id)
+        if failed is not None:
+            if failed.rules_revision == head.rules_revision and self._monotonic() < failed.retry_at:
+                raise failed.error
+            del self._failed[head.tenant_id]
+        rule_set = await self._cache.find_rules(head, self._model_digest, self._lineage())
+        if rule_set is not None and (rule_set.head.tenant_id, rule_set.head.rules_revision) == (
+            head.tenant_id,
+            head.rules_revision,
+        ):
+            self.from_cache += 1
+        else:
+            read_at = self._monotonic()
+            rule_set = await bounded(self._reader.load_rules(head.tenant_id), self._load_timeout)
+            head = rule_set.head
+            self._model_digest = rule_set.model.digest
+            self.from_database += 1
+            self._store(rule_set)
+        try:
+            snapshot = await self._built(rule_set)
+        except Exception as error:
+            self.build_failures += 1
+            retry_at = self._monotonic() + self._failed_pause
+            self._failed[head.tenant_id] = _FailedBuild(head.rules_revision, retry_at, error)
+            _log.exception("authz.snapshot.build_failed", tenant_id=str(head.tenant_id), revision=head.rules_revision)
+            raise
+        size = SNAPSHOT_BYTES + ROW_BYTES * (len(rule_set.rules) + len(rule_set.links))
+        return BuiltSnapshot(snapshot, head, read_at, size)
+
+    async def close(self) -> None:
+        """Let go of the threads; a build under way ends by itself."""
+        for task in list(self._storing):
+            task.cancel()
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
+
+    async def _built(self, rule_set: RuleSet) -> Snapshot:
+        model = self._model(rule_set.model)
+        rows = len(rule_set.rules) + len(rule_set.links)
+        began = time.perf_counter()
+        if rows <= INLINE_ROWS:
+            snapshot = self._build(rule_set, model)
+        else:
+            executor = self._slow if rows > self._slow_rows else self._quick
+            loop = asyncio.get_running_loop()
+            snapshot = await loop.run_in_executor(executor, self._build, rule_set, model)
+        self.last_build_seconds = time.perf_counter() - began
+        return snapshot
+
+    def _model(self, stored: StoredModel) -> ServedModel:
+        model = self._models.get(stored.digest)
+        if model is None:
+            model = self._compile_model(stored)
+            while len(self._models) >= KEPT_MODELS:
+                del self._models[next(iter(self._models))]
+            self._models[stored.digest] = model
+        return model
+
+    def _store(self, rule_set: RuleSet) -> None:
+        """Keep the rule set for other nodes without waiting for it: Valkey is nobody's reason to be late."""
+        task = asyncio.create_task(self._cache.store_rules(rule_set, self._lineage()))
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+
+
+async def bounded(awaitable: Awaitable[T], seconds: float) -> T:
+    """Wait for a read from PostgreSQL; raises `StorageUnavailableError` when it takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await awaitable
+    except TimeoutError as error:
+        raise StorageUnavailableError(f"PostgreSQL did not answer within {seconds:g} s") from error
