@@ -74,7 +74,7 @@ def parse_typed(
     except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
         parse_json(body)  # what is no JSON at all, or repeats a member, is said first
         raise invalid_shape(error) from None
-    if body.count(b":") != again.count(b":"):
+    if colons(body) != again.count(b":"):
         parse_json(body)
     elif body.count(b"{") + body.count(b"[") > MAX_DEPTH:
         if free_values is None:

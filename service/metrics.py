@@ -106,6 +106,10 @@ class Metrics:
         """Add one decision of a batch, whose time is observed once."""
         self._pending_decisions[outcome] += 1
 
+    def count_outcomes(self, outcome: int, count: int) -> None:
+        """Add `count` decisions of a batch."""
+        self._pending_decisions[outcome] += count
+
     def observe(self, seconds: float) -> None:
         """Add the time of a batch."""
         self._pending_buckets[bisect_left(BOUNDS, seconds)] += 1

@@ -29,6 +29,12 @@ class DeadlineHandler(RequestHandler):
         super().__init__(*args, **kwargs)
         self.incomplete_since = 0.0
 
+    @classmethod
+    def bound_to(cls, app: web.Application) -> type["DeadlineHandler"]:
+        """Return the class for connections to `app`, which has started."""
+        del app
+        return cls
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock: a connection that never sends anything is slow too."""
         super().connection_made(transport)
@@ -122,7 +128,7 @@ class KasbahRunner(web.AppRunner):
             loop=plain._loop,  # noqa: SLF001  # the version range of aiohttp is pinned
             **plain._kwargs,  # noqa: SLF001
         )
-        server.handler_class = self._handler_class
+        server.handler_class = self._handler_class.bound_to(self.app)
         self._sweeper = asyncio.create_task(self._sweep(server), name="slow-connection-sweeper")
         return server
 

@@ -137,6 +137,21 @@ def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
     return Batch(items, None, semantic, explain)
 
 
+def decode_plain_batch(body: bytes) -> WireBatch | None:
+    """Return a batch that is well-formed, runs to its end and asks for no explanation; None for any other.
+
+    Names are not checked. Raises `InvalidRequestError` as `decode_batch` does.
+    """
+    wire = parse_typed(body, _decoder, _encoder, _free_values)
+    if wire.evaluations is UNSET or not 0 < len(wire.evaluations) <= MAX_ITEMS:
+        return None
+    if wire.options is not UNSET and (
+        wants_explanation(wire.options) or _semantic_of(wire.options) is not Semantic.EXECUTE_ALL
+    ):
+        return None
+    return wire
+
+
 def merge(batch: Batch, decisions: Sequence[Decision]) -> Iterator[Decision | ItemError]:
     """Yield one outcome for each answered item, in order, and stop where the semantic says.
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.edge_errors import InvalidRequestError
+from service.http.authzen_wire import decode_evaluation
 from service.json_body import MAX_DEPTH, check_depth, parse_json, parse_typed
 
 REFUSED = [
@@ -148,3 +149,14 @@ def test_depth_is_counted_exactly():
     check_depth(deep)
     with pytest.raises(InvalidRequestError):
         check_depth([deep])
+
+
+def test_an_escaped_colon_cannot_hide_a_repeated_member():
+    """Dropping a repeated member and decoding an escaped colon would cancel out in a count of plain colons."""
+    body = (
+        rb'{"subject":{"type":"user","id":"a\u003ab"},"subject":{"type":"user","id":"a\u003ab"},'
+        rb'"action":{"name":"r"},"resource":{"type":"t","id":"a\u003ab\u003Ac"}}'
+    )
+    for text in (body, body.replace(rb"\u003ab\u003Ac", b"x"), body.replace(rb"a\u003ab", b"x")):
+        with pytest.raises(InvalidRequestError, match="repeated"):
+            decode_evaluation(text)

@@ -1,0 +1,304 @@
+"""The fast way and the ordinary way give the same answers to the same bytes."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import socket
+
+import pytest
+from aiohttp import web
+
+from service.decision_log import DecisionLog
+from service.fast_path import FastHandler, FastPath
+from service.http.authzen import ROUTES
+from service.http_settings import DecisionLogSettings, HttpSettings
+from service.server import DeadlineHandler, KasbahRunner
+from tenancy.ids import TenantStatus
+from tests.support.edge import Edge
+
+POLICY = """
+g user:alice role:editor
+p role:editor record:* read
+p role:editor record:secret read deny
+p role:editor record:* write if resource.properties.status != "archived"
+p user:* page:home view
+g user:tmp role:editor until 2026-06-01T11:00:00+00:00
+"""
+VARYING = re.compile(rb"(?im)^(date|x-request-id|server): .*\r\n")
+
+
+def plain(subject="user:alice", action="read", resource="record:1", **more):
+    kind, _, name = subject.partition(":")
+    other, _, thing = resource.partition(":")
+    return {
+        "subject": {"type": kind, "id": name},
+        "action": {"name": action},
+        "resource": {"type": other, "id": thing},
+        **more,
+    }
+
+
+def raw(body, *headers, path="/access/v1/evaluation", method="POST", key=None, length=None, version="1.1", kind="application/json"):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/{version}", "Host: pdp.example", *headers]
+    if key:
+        lines.append(f"Authorization: Bearer {key}")
+    if kind:
+        lines.append(f"Content-Type: {kind}")
+    lines.append(f"Content-Length: {len(data) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+
+
+class Both:
+    """One edge served twice: with the fast way and without it."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.ports: list[int] = []
+        self.paths: list[FastPath] = []
+
+    @contextlib.asynccontextmanager
+    async def serving(self):
+        async with contextlib.AsyncExitStack() as stack:
+            for handler in (FastHandler, DeadlineHandler):
+                listener = socket.socket()
+                listener.bind(("127.0.0.1", 0))
+                runner = KasbahRunner(self.edge.app(), self.edge.settings, handler, shutdown_timeout=1)
+                await runner.setup()
+                stack.push_async_callback(runner.cleanup)
+                await web.SockSite(runner, listener).start()
+                self.ports.append(listener.getsockname()[1])
+                if handler is FastHandler:
+                    self.paths.append(runner.server.handler_class.fast_path)
+            yield self
+
+    async def send(self, data: bytes, *, cuts=(), answers=1) -> list[bytes]:
+        """Send the same bytes both ways, in the same pieces; return what came back, without what always differs."""
+        found = []
+        for port in self.ports:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            edges = [0, *cuts, len(data)]
+            for start, end in itertools.pairwise(edges):
+                writer.write(data[start:end])
+                await writer.drain()
+                await asyncio.sleep(0.002 if cuts else 0)
+            received = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    while not complete(received, answers):
+                        chunk = await reader.read(65536)
+                        if not chunk:
+                            break
+                        received += chunk
+            writer.close()
+            found.append(VARYING.sub(b"", received))
+        return found
+
+
+def complete(received: bytes, answers: int) -> bool:
+    rest = received
+    for _ in range(answers):
+        head, mark, rest = rest.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if not mark or length is None or len(rest) < int(length.group(1)):
+            return False
+        rest = rest[int(length.group(1)) :]
+    return True
+
+
+@pytest.fixture
+def edge():
+    built = Edge(HttpSettings(public_url="https://pdp.example"), ROUTES)
+    built.id = built.tenant("acme", POLICY, record__1={"status": "active"}, record__2={"status": "archived"})
+    built.tenant("other", "")
+    return built
+
+
+def lower(head: bytes) -> list[bytes]:
+    return sorted(line.lower() for line in head.split(b"\r\n"))
+
+
+async def check(edge: Edge, *requests, fast: int | None = None, **how) -> list[bytes]:
+    """Assert that both ways answer alike, twice (cold, then warm); return the warm answers."""
+    both = Both(edge)
+    answers = []
+    async with both.serving():
+        for _ in range(2):
+            answers = []
+            for data in requests:
+                one, other = await both.send(data, **how)
+                head_one, _, body_one = one.partition(b"\r\n\r\n")
+                head_other, _, body_other = other.partition(b"\r\n\r\n")
+                assert body_one == body_other
+                assert lower(head_one) == lower(head_other)
+                answers.append(one)
+        if fast is not None:
+            assert both.paths[0].answered == fast
+    return answers
+
+
+async def test_plain_questions_are_answered_fast_and_alike(edge):
+    """Allow, deny, no match, condition; with all headers that mean something."""
+    key = edge.key(edge.id)
+    requests = [
+        raw(plain(), key=key),
+        raw(plain(resource="record:secret"), key=key),
+        raw(plain(action="delete"), key=key),
+        raw(plain("user:anybody", "view", "page:home"), key=key),
+        raw(plain(action="write", resource="record:1"), key=key),
+        raw(plain(action="write", resource="record:2"), key=key),
+        raw(plain(resource="record:é ü"), "X-Request-ID: abc", key=key),
+        raw(plain(context={"a": [1, {"b": None}]}, unknown={"x": 1}), key=key),
+        raw(plain(), "X-Tenant-ID: acme", "Kasbah-Min-Revision: 7", "Accept: */*", key=key),
+    ]
+    # Each is asked twice; the first question about a subject, and about a condition's resource, is looked up first.
+    answers = await check(edge, *requests, fast=2 * len(requests) - 4)
+    decisions = [json.loads(answer.partition(b"\r\n\r\n")[2])["decision"] for answer in answers]
+    assert decisions == [True, False, False, True, True, False, True, True, True]
+
+
+async def test_whatever_is_not_plain_is_answered_alike_by_the_ordinary_way(edge):
+    """Refusals, faults, odd headers and odd framing never come from the fast way."""
+    key, weak = edge.key(edge.id), edge.key(edge.id, "policy:read")
+    platform = edge.key(None)
+    good = plain()
+    requests = [
+        raw(good),
+        raw(good, key="kasbah_00000000_" + "A" * 43),
+        raw(good, key=weak),
+        raw(good, "Authorization: Bearer x", key=key),
+        raw(good, "authorization: Basic eDp5", key=None),
+        raw(good, "X-Tenant-ID: other", key=key),
+        raw(good, "X-Tenant-ID: nobody", key=key),
+        raw(good, "X-Tenant-ID: acme", "X-Tenant-ID: acme", key=key),
+        raw(good, "X-Tenant-ID: acme", key=platform),
+        raw(good, key=platform),
+        raw(good, "Kasbah-Min-Revision: -1", key=key),
+        raw(good, "Kasbah-Min-Revision: x", key=key),
+        raw(good, "Kasbah-Min-Revision: 9999", key=key),
+        raw(good, "Content-Encoding: gzip", key=key),
+        raw(good, key=key, kind="text/plain"),
+        raw(good, key=key, kind=None),
+        raw(good, key=key, kind="application/json; charset=utf-8"),
+        raw(good, "Content-Type: application/json", key=key),
+        raw(good, "X-Request-ID: a", "X-Request-ID: b", key=key),
+        raw(good, "X-Request-ID: " + "a" * 300, key=key),
+        raw(b"", key=key),
+        raw(b"{", key=key),
+        raw(b"null", key=key),
+        raw(b'{"subject":{"type":"user","id":"alice"},"subject":{"type":"user","id":"bob"}}', key=key),
+        raw({"subject": {"type": "user", "id": ""}, "action": {"name": "r"}, "resource": {"type": "a", "id": "b"}}, key=key),
+        raw(plain("user:a\x00b"), key=key),
+        raw(plain(options={"explain": True}), key=key),
+        raw(good, key=key, path="/access/v1/evaluation?tenant=acme"),
+        raw(good, key=key, path="/access/v1/evaluation?tenant=other"),
+        raw(good, key=key, path="/access/v1/evaluation/"),
+        raw(good, key=key, path="/access/v1/evaluationsx"),
+        raw(good, key=key, version="1.0"),
+        raw(good, "Connection: close", key=key),
+    ]
+    await check(edge, *requests, fast=0 + 2)  # the last but `X-Request-ID` too long: a new id is made, both times
+
+
+async def test_groups_and_properties_need_the_scope_both_ways(edge):
+    """Without `decision:assert` a role is no subject, and asserted properties count for nothing."""
+    check_only = edge.key(edge.id, "decision:check")
+    asserting = edge.key(edge.id)
+    role = plain("role:editor")
+    archived = plain(action="write", resource="record:9")
+    archived["resource"]["properties"] = {"status": "active"}
+    answers = await check(
+        edge, *(raw(body, key=key) for body in (role, archived) for key in (check_only, asserting))
+    )
+    statuses = [answer[9:12] for answer in answers]
+    assert statuses == [b"403", b"200", b"200", b"200"]
+    assert [b'"decision":true' in answer for answer in answers] == [False, True, False, True]
+
+
+async def test_batches_are_answered_alike(edge):
+    """Defaults, all forms of items, semantics and items in error."""
+    key = edge.key(edge.id)
+    path = "/access/v1/evaluations"
+    items = [{"resource": {"type": "record", "id": str(n)}} for n in range(30)]
+    subject, action = {"type": "user", "id": "alice"}, {"name": "read"}
+    top = {"subject": subject, "action": action}
+    bodies = [
+        {**top, "evaluations": items},
+        {"evaluations": [plain(), plain("user:bob"), plain(resource="record:secret")]},
+        {**top, "evaluations": [*items, {"resource": {"type": "record"}}]},
+        {**top, "evaluations": [{"resource": {"type": "record", "id": "secret"}}, *items], "options": {"evaluations_semantic": "deny_on_first_deny"}},
+        {**top, "evaluations": items, "options": {"evaluations_semantic": "permit_on_first_permit"}},
+        {**top, "evaluations": items, "options": {"evaluations_semantic": "nope"}},
+        {**plain(), "evaluations": []},
+        plain(),
+        {**top, "evaluations": [*items, {"action": {"name": "write"}, "resource": {"type": "record", "id": "1"}}]},
+        {**top, "evaluations": [{}]},
+        {**top, "evaluations": [1]},
+        {"evaluations": items},
+        {**top, "evaluations": items * 40},
+        {**top, "context": {"x": 1}, "evaluations": items},
+    ]
+    await check(edge, *(raw(body, path=path, key=key) for body in bodies))
+
+
+@pytest.mark.parametrize("step", [1, 7, 40, 200])
+async def test_split_requests_are_answered_alike(edge, step):
+    """A request may come in any pieces."""
+    data = raw(plain(), key=edge.key(edge.id))
+    await check(edge, data, cuts=range(step, len(data), step))
+
+
+async def test_pipelined_requests_are_answered_in_order(edge):
+    """Several requests in one piece, and one and a half."""
+    key = edge.key(edge.id)
+    yes, no = raw(plain(), key=key), raw(plain(action="delete"), key=key)
+    for stream, count in ((yes + no + yes, 3), (no + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" + yes, 3)):
+        await check(edge, stream, answers=count)
+        await check(edge, stream, answers=count, cuts=[len(yes) + 40])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+        b"POST /access/v1/evaluation HTTP/9.9\r\n\r\n",
+        b"POST /access/v1/evaluation\r\n\r\n",
+    ],
+)
+async def test_bad_framing_is_refused_alike(edge, data):
+    """Both ways share one parser, so nothing can be smuggled between them."""
+    await check(edge, data, fast=0)
+
+
+async def test_a_tenant_that_is_suspended_or_not_fresh_is_left_to_the_ordinary_way(edge):
+    """The fast way only knows active, confirmed tenants."""
+    key = edge.key(edge.id)
+    edge.suspend(edge.id, TenantStatus.SUSPENDED)
+    (answer,) = await check(edge, raw(plain(), key=key), fast=0)
+    assert b'"tenant_suspended"' in answer
+
+
+async def test_decisions_are_logged_on_the_fast_way(edge, tmp_path):
+    """With the decision log on, every decision of both ways is in it, what was ignored included."""
+    target = tmp_path / "decisions.jsonl"
+    edge.log = DecisionLog(DecisionLogSettings(mode="all", path=str(target)))
+    body = plain(context={"password": "hunter2"})
+    body["subject"]["properties"] = {"role": "boss"}
+    key = edge.key(edge.id, "decision:check")
+    both = Both(edge)
+    async with both.serving():
+        await both.send(raw(body, key=key))
+        await both.send(raw(body, key=key))
+    lines = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        line.pop("request_id")
+        assert line == lines[0]
+    assert "hunter2" not in target.read_text()
+    assert lines[0]["attributes"]["subject"]["role"]["from"] == "ignored"
