@@ -76,7 +76,7 @@ class Heads(Protocol):
     def fresh(self, tenant_id: TenantId) -> bool:
         """Whether PostgreSQL confirmed this tenant within `max_staleness`."""
 
-    async def watch(self, tenant_id: TenantId) -> None:
+    async def watch(self, tenant_id: TenantId) -> object:
         """Keep this tenant's head up to date."""
 
     def now(self) -> datetime:

@@ -91,8 +91,8 @@ async def _check_valkey(settings: Settings) -> Findings:
         await client.aclose()
     if policy != "noeviction":
         fault = (
-            f"KASBAH_REDIS_URL: Valkey's maxmemory-policy is `{policy}`, under which it throws data away when memory runs "
-            "short: set it to `noeviction`"
+            f"KASBAH_REDIS_URL: Valkey's maxmemory-policy is `{policy}`, under which it throws data away when memory "
+            "runs short: set it to `noeviction`"
         )
         return Findings(faults=(fault,))
     return Findings()

@@ -139,7 +139,7 @@ EXAMPLES = (
     Example(
         EXAMPLE_TENANT,
         {
-            "subject": {"type": "user", "id": "bob"},
+            "subject": {"type": "user", "id": "alice"},
             "action": {"name": "delete"},
             "resource": {"type": "record", "id": "record-1"},
             "options": {"explain": True},

@@ -1,0 +1,220 @@
+"""Where implementations are chosen: PostgreSQL, Valkey, the node and the API keys behind the application's ports."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+
+import structlog
+from aiohttp import web
+
+from authn.storage import ApiKeyStore
+from authz.casbin_oracle import parse_model
+from authz.compiler import compile_served
+from authz.node import Node
+from authz.ports import PolicyReader, StoredModel, TenantHead
+from authz.served_model import ServedModel
+from authz.snapshot_cache import ValkeySnapshotCache
+from authz.storage import PostgresPolicyReader
+from service.all_routes import all_routes
+from service.app import Part, build_app
+from service.callers import Callers, FoundApiKey
+from service.decision_log import DecisionLog
+from service.fast_path import FastHandler
+from service.health import Readiness
+from service.keys import (
+    CALLERS,
+    DECISION_LOG,
+    METRICS,
+    NODE,
+    PAGE_TOKENS,
+    READER,
+    READINESS,
+    SESSIONS,
+    TENANTS,
+)
+from service.metrics import Metrics
+from service.page_tokens import PageTokens
+from service.server import DeadlineHandler, KasbahRunner
+from service.settings import Settings
+from tenancy.database import open_engine, open_sessions
+from tenancy.ids import TenantId
+
+FLUSH_SECONDS = 1.0
+RESTART_SECONDS = 1.0
+PROBE_SECONDS = 1.0
+MAX_KNOWN_SLUGS = 10_000
+
+_log = structlog.get_logger()
+
+
+def compose(settings: Settings) -> tuple[web.Application, KasbahRunner]:
+    """Return the application with everything behind it, and what runs it. Nothing is opened before it starts."""
+    app = build_app(settings.http, parts_of(settings), all_routes())
+    handler_class = FastHandler if settings.fast_path else DeadlineHandler
+    runner = KasbahRunner(app, settings.http, handler_class, shutdown_timeout=settings.drain_seconds)
+    return app, runner
+
+
+def parts_of(settings: Settings) -> tuple[Part, ...]:
+    """Return the parts in the order in which they open."""
+
+    async def observation(app: web.Application) -> AsyncIterator[None]:
+        metrics = app[METRICS] = Metrics()
+        log = app[DECISION_LOG] = DecisionLog(settings.http.decision_log)
+        app[READINESS] = Readiness()
+        metrics.add_source(log.totals)
+        log.start()
+        flushing = asyncio.create_task(_flush(metrics), name="metrics-flush")
+        yield
+        await _cancelled(flushing)
+        metrics.flush()
+        await asyncio.to_thread(log.close)
+
+    async def database(app: web.Application) -> AsyncIterator[None]:
+        engine = open_engine(settings.database_url.get_secret_value(), settings.database)
+        app[SESSIONS] = open_sessions(engine)
+        app[READER] = PostgresPolicyReader(app[SESSIONS])
+        yield
+        await engine.dispose()
+
+    async def decisions(app: web.Application) -> AsyncIterator[None]:
+        cache = ValkeySnapshotCache(settings.cache)
+        node = app[NODE] = Node(app[READER], cache, compile_model, settings.authz)
+        app[TENANTS] = Tenants(app[READER], node)
+        app[METRICS].add_source(lambda: _counters(node))
+        app[METRICS].set_age_source(lambda: (node.confirmation_age or 0.0, int(node.statistics()["warm_tenants"])))
+        app[READINESS].add("policy", _at_once(lambda: node.ready))
+        app[READINESS].add("cache", remembered(cache.ping), required=False)
+        await node.start()
+        running = asyncio.create_task(_supervise(node), name="node")
+        yield
+        await _cancelled(running)
+        await cache.close()
+
+    async def identity(app: web.Application) -> AsyncIterator[None]:
+        callers = app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), app[NODE])
+        app[METRICS].add_source(callers.totals)
+        yield
+
+    async def paging(app: web.Application) -> AsyncIterator[None]:
+        secret = settings.http.page_token_secret or settings.secret_key
+        app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
+        yield
+
+    return (observation, database, decisions, identity, paging)
+
+
+def compile_model(model: StoredModel) -> ServedModel:
+    """Return the served form of the platform's model; raises `ModelError`."""
+    return compile_served(parse_model(model.text), model.digest)
+
+
+class StoredKeys:
+    """`KeyDirectory` on the store of API keys."""
+
+    def __init__(self, store: ApiKeyStore) -> None:
+        self._store = store
+
+    async def find_by_hash(self, key_hash: bytes) -> FoundApiKey | None:
+        """Return the key, or None when unknown or revoked; expiry is judged by the node's time."""
+        found = await self._store.find_by_hash(key_hash)
+        if found is None or found.key.revoked_at is not None:
+            return None
+        key = found.key
+        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head)
+
+
+class Tenants:
+    """`TenantDirectory` for platform keys: a slug's id never changes, so it is looked up once."""
+
+    def __init__(self, reader: PolicyReader, node: Node) -> None:
+        self._reader = reader
+        self._node = node
+        self._ids: OrderedDict[str, TenantId] = OrderedDict()
+
+    async def find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
+        """Return the head that the node follows, or PostgreSQL's."""
+        if self._node.fresh(tenant_id):
+            head = self._node.heads.get(tenant_id)
+            if head is not None:
+                return head
+        return await self._reader.find_tenant(tenant_id)
+
+    async def find_tenant_by_slug(self, slug: str) -> TenantHead | None:
+        """Return the head; unknown slugs are asked about anew each time, and leave nothing behind."""
+        known = self._ids.get(slug)
+        if known is not None:
+            return await self.find_tenant(known)
+        head = await self._reader.find_tenant_by_slug(slug)
+        if head is not None:
+            self._ids[slug] = head.tenant_id
+            if len(self._ids) > MAX_KNOWN_SLUGS:
+                self._ids.popitem(last=False)
+        return head
+
+
+def remembered(probe: Callable[[], Awaitable[bool]], seconds: float = PROBE_SECONDS) -> Callable[[], Awaitable[bool]]:
+    """Return `probe` that asks at most once in `seconds`: /readyz needs no key, and must not be a lever."""
+    last = (-seconds, False)
+    asking = asyncio.Lock()
+
+    async def ask() -> bool:
+        nonlocal last
+        async with asking:
+            if time.monotonic() - last[0] >= seconds:
+                last = (time.monotonic(), await probe())
+            return last[1]
+
+    return ask
+
+
+def _at_once(probe: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return probe()
+
+    return ask
+
+
+def _counters(node: Node) -> Mapping[str, int]:
+    """Return the node's counters; what also falls, or is no count, is left out."""
+    return {name: int(value) for name, value in node.statistics().items() if name not in _SIZES}
+
+
+_SIZES = frozenset(
+    {
+        "clock_behind_seconds",
+        "last_build_seconds",
+        "member_cache_charged_bytes",
+        "snapshot_bytes",
+        "warm_tenants",
+        "watched_tenants",
+    }
+)
+
+
+async def _supervise(node: Node) -> None:
+    """Run the node; should it end, say so and run it again. Meanwhile nothing is confirmed, so nothing is decided."""
+    while True:
+        try:
+            await node.run()
+            _log.error("node.ended")
+        except Exception:  # noqa: BLE001  # a supervisor
+            _log.exception("node.failed")
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _flush(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        try:
+            metrics.flush()
+        except Exception:  # noqa: BLE001  # a supervisor: metrics must not end with one bad number
+            _log.exception("metrics.flush_failed")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

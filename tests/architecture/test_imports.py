@@ -1,0 +1,110 @@
+"""Packages import in one direction, and pure modules stay pure."""
+
+import re
+
+import grimp
+import pytest
+
+from tests.support.paths import ROOT
+
+PACKAGES = ("authn", "authz", "service", "tenancy")
+IMPURE = frozenset(
+    {
+        "aiohttp",
+        "asyncio",
+        "casbin",
+        "click",
+        "http",
+        "multiprocessing",
+        "psycopg",
+        "pydantic_settings",
+        "random",
+        "redis",
+        "requests",
+        "rich",
+        "secrets",
+        "socket",
+        "sqlalchemy",
+        "subprocess",
+        "threading",
+        "time",
+        "urllib",
+        "uvloop",
+    }
+)
+"""I/O, frameworks, clocks and chance: time and randomness are arguments of pure code."""
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph(
+        *PACKAGES, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
+
+
+def documented_pure_modules(existing) -> set[str]:
+    """Return the modules that docs/architecture.md calls pure, as far as they exist."""
+    named = set()
+    for package, section in re.findall(
+        r"^## (\w+)\n(.*?)(?=^## |\Z)", (ROOT / "docs/architecture.md").read_text(), re.DOTALL | re.MULTILINE
+    ):
+        for names, kind in re.findall(r"^\| (`[^|]*`) \|[^|]*\| ([^|]*) \|$", section, re.MULTILINE):
+            if kind.strip() == "pure":
+                named |= {f"{package}.{name}" for name in re.findall(r"`([\w.]+)`", names)}
+    return {module for module in named if module in existing} | {
+        module for module in existing for name in named if module.startswith(f"{name}.")
+    }
+
+
+def test_pure_modules_import_nothing_impure(graph):
+    """Not directly and not through another of our modules."""
+    pure = documented_pure_modules(graph.modules)
+    assert len(pure) >= 8, "docs/architecture.md names the pure modules"
+    offences = []
+    for module in sorted(pure):
+        for imported in sorted(graph.find_modules_directly_imported_by(module)):
+            root = imported.partition(".")[0]
+            if root in IMPURE:
+                offences.append(f"{module} imports {imported}")
+            elif (
+                root in PACKAGES
+                and imported not in pure
+                and not imported.endswith("errors")
+                and imported not in PACKAGES
+            ):
+                chain = next(
+                    (chain for bad in sorted(IMPURE) if (chain := _chain(graph, imported, bad)) is not None), None
+                )
+                if chain is not None:
+                    offences.append(f"{module} reaches {' -> '.join(chain)}")
+    assert not offences, "\n".join(offences)
+
+
+def _chain(graph, importer: str, imported: str):
+    return graph.find_shortest_chain(importer, imported) if imported in graph.modules else None
+
+
+def test_casbin_stays_in_one_module(graph):
+    """PyCasbin is the oracle and the parser of model files; nothing else may lean on it."""
+    importers = set(graph.find_modules_that_directly_import("casbin"))
+    assert importers <= {"authz.casbin_oracle"}
+
+
+def test_only_the_edge_knows_http(graph):
+    """aiohttp, click and rich are imported by `service` alone."""
+    for library in ("aiohttp", "click", "rich", "prometheus_client"):
+        if library in graph.modules:
+            importers = graph.find_modules_that_directly_import(library)
+            assert {module.partition(".")[0] for module in importers} <= {"service"}, library
+
+
+def test_only_the_command_line_imports_the_command_line(graph):
+    """What a command does can be used without it."""
+    offences = [
+        f"{importer} imports {module}"
+        for module in graph.modules
+        if module == "service.cli" or module.startswith("service.cli.")
+        for importer in graph.find_modules_that_directly_import(module)
+        if not importer.startswith("service.cli") and importer != "service.__main__"
+    ]
+    assert not offences

@@ -1,0 +1,146 @@
+"""Settings: read from the environment, all faults named at once, secrets never shown."""
+
+from datetime import timedelta
+
+import pytest
+
+from service.settings import Settings, SettingsError, load_settings, unknown_variables
+
+GOOD = {
+    "KASBAH_DATABASE_URL": "postgresql://user:hunter2secret@db/kasbah",
+    "KASBAH_REDIS_URL": "redis://:hunter2secret@cache/0",
+    "KASBAH_SECRET_KEY": "f3Jw-9xQzKp7mVb2Lr8sTn4cYd6hGa1e",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Set exactly these KASBAH_ variables."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("KASBAH_"):
+            monkeypatch.delenv(name)
+
+    def set_all(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+def faults(**given) -> list[str]:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(**given)
+    return refused.value.faults
+
+
+def test_every_missing_setting_is_named(environment):
+    """One start tells all that is missing, not one thing at a time."""
+    environment()
+    assert faults() == [
+        "KASBAH_DATABASE_URL: is missing",
+        "KASBAH_REDIS_URL: is missing",
+        "KASBAH_SECRET_KEY: is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KASBAH_DATABASE_URL", "mysql://user:hunter2secret@db"),
+        ("KASBAH_MIGRATION_DATABASE_URL", "hunter2secret"),
+        ("KASBAH_REDIS_URL", "http://hunter2secret"),
+        ("KASBAH_SECRET_KEY", "hunter2secret"),
+        ("KASBAH_SECRET_KEY", "a" * 64),
+        ("KASBAH_SECRET_KEY", "changeme" * 8),
+        ("KASBAH_PORT", "0"),
+        ("KASBAH_PORT", "eighty"),
+        ("KASBAH_WORKERS", "0"),
+        ("KASBAH_FAST_PATH", "perhaps"),
+        ("KASBAH_LOG_LEVEL", "LOUD"),
+        ("KASBAH_PUBLIC_URL", "kasbah.example"),
+        ("KASBAH_TLS_CERT", "/does/not/exist.pem"),
+        ("KASBAH_AUTHZ__MAX_STALENESS", "-1"),
+        ("KASBAH_AUTHZ__MISSPELT", "1"),
+        ("KASBAH_CACHE__TIMEOUT", "60"),
+        ("KASBAH_HTTP__DECISION_LOG__MODE", "loud"),
+        ("KASBAH_DATABASE__POOL_SIZE", "many"),
+    ],
+)
+def test_a_wrong_setting_is_named_without_its_value(environment, name, value):
+    """The variable is named; the value may be a secret and is not."""
+    environment(**GOOD | {name: value})
+    found = faults()
+    assert [fault.partition(":")[0] for fault in found] == [name]
+    assert "hunter2secret" not in str(found)
+
+
+def test_several_wrong_settings_are_named_together(environment):
+    """Faults of different parts come in one message."""
+    environment(KASBAH_DATABASE_URL="x", KASBAH_PORT="x", KASBAH_AUTHZ__POLL_INTERVAL="x")
+    named = {fault.partition(":")[0] for fault in faults()}
+    assert named == {
+        "KASBAH_DATABASE_URL",
+        "KASBAH_REDIS_URL",
+        "KASBAH_SECRET_KEY",
+        "KASBAH_PORT",
+        "KASBAH_AUTHZ__POLL_INTERVAL",
+    }
+
+
+def test_secrets_are_not_shown(environment):
+    """Neither a settings object nor its dump as text shows a secret."""
+    environment(**GOOD)
+    settings = load_settings()
+    for secret in ("hunter2secret", GOOD["KASBAH_SECRET_KEY"]):
+        assert secret not in repr(settings)
+        assert secret not in str(settings.model_dump())
+
+
+def test_shared_values_reach_each_part(environment):
+    """Parts that need the same value get it from one variable."""
+    environment(**GOOD, KASBAH_PORT="9000", KASBAH_BASE_DOMAIN="kasbah.example", KASBAH_AUTHZ__MAX_STALENESS="2.5")
+    settings = load_settings()
+    assert settings.cache.url.get_secret_value() == GOOD["KASBAH_REDIS_URL"]
+    assert settings.cache.secret.get_secret_value() == GOOD["KASBAH_SECRET_KEY"]
+    assert settings.http.public_url == "http://127.0.0.1:9000"
+    assert settings.http.base_domain == "kasbah.example"
+    assert settings.authz.max_staleness == timedelta(seconds=2.5)
+    assert settings.owner_database_url == settings.database_url
+
+
+def test_the_public_url_is_that_of_the_setting(environment):
+    """Behind a proxy, metadata must name the proxy."""
+    environment(**GOOD, KASBAH_PUBLIC_URL="https://pdp.example/")
+    assert load_settings().http.public_url == "https://pdp.example"
+
+
+def test_tls_needs_both_files(environment, tmp_path):
+    """A certificate without its key must not fall back to plain HTTP."""
+    certificate = tmp_path / "cert.pem"
+    certificate.write_text("")
+    environment(**GOOD, KASBAH_TLS_CERT=str(certificate))
+    assert faults() == ["KASBAH_TLS_CERT and KASBAH_TLS_KEY: both or none"]
+
+
+def test_settings_cannot_be_changed(environment):
+    """What was checked at the start stays."""
+    environment(**GOOD)
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
+
+
+def test_command_line_wins(environment):
+    """An option given on the command line beats the variable."""
+    environment(**GOOD, KASBAH_PORT="9000")
+    assert load_settings(port=9001).port == 9001
+
+
+def test_misspelt_variables_are_told():
+    """A variable that nobody reads is most likely a mistake."""
+    assert unknown_variables(
+        {"KASBAH_DATABSE_URL": "", "KASBAH_AUTHZ__MAX_STALENESS": "", "HOME": "", "KASBAH_URL": ""}
+    ) == ["KASBAH_DATABSE_URL is no setting; did you mean KASBAH_DATABASE_URL?"]
+    assert unknown_variables({"KASBAH_" + name.upper(): "" for name in Settings.model_fields}) == []
