@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from authz.errors import AuthzError
 from authz.flip_sets import PolicyState, is_pattern
 from authz.flips import FlipLimits, Flips, count_flips
-from authz.ports import StoredModel, TenantHead
+from authz.ports import TenantHead
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity, row_id
 from authz.served_model import ServedModel
 from authz.write_ports import CurrentRows
+from tenancy.ids import TenantId
 
 
 class DuplicateRowError(AuthzError):
@@ -54,8 +55,8 @@ class TenantFlips:
 class Plan:
     """The difference between what files own in a tenant and what they should own.
 
-    `moved` counts rows that only stand at another line. `digest` covers tenant, revision and every desired row, so
-    that what is applied is what was planned.
+    `moved` counts rows that only stand at another line. `digest` covers the tenant and every desired row, so that
+    what is applied is what was planned.
     """
 
     head: TenantHead
@@ -105,62 +106,43 @@ def plan(
     Raises:
         DuplicateRowError: two desired rows contradict each other.
     """
-    difference = _compare(current, desired)
-    same = not (difference.added or difference.removed or difference.changed or difference.moved)
+    found = _planned(current, desired, model, ())
+    same = not (found.added or found.removed or found.changed or found.moved)
     if same and desired_base is None:
         flips = Flips()
     else:
         after = planned_state(current, desired, desired_base=desired_base)
         flips = count_flips(state_of(current), after, model, now=now, limits=limits)
-    return Plan(
-        head=current.head,
-        digest=plan_digest(current.head, desired),
-        added=difference.added,
-        removed=difference.removed,
-        changed=difference.changed,
-        moved=difference.moved,
-        conflicts=difference.conflicts,
-        patterns=tuple(_pattern_changes(difference, model)),
-        flips=(TenantFlips(current.head.slug, flips),),
-    )
+    return replace(found, flips=(TenantFlips(current.head.slug, flips),))
 
 
-def plan_base(
-    current: CurrentRows,
-    desired: Sequence[Row],
+def plan_base(current: CurrentRows, desired: Sequence[Row], model: ServedModel) -> Plan:
+    """Return what changing the base rows would do to them; `base_flips` counts its flips, tenant by tenant.
+
+    Raises:
+        DuplicateRowError: two desired rows contradict each other.
+    """
+    return _planned(current, desired, model, ())
+
+
+def base_flips(
+    tenant: CurrentRows,
+    desired_base: Sequence[Row],
     model: ServedModel,
-    tenants: Iterable[CurrentRows],
     *,
     now: datetime,
     limits: FlipLimits | None = None,
-) -> Plan:
-    """Return what changing the base rows would do, with the flips of every one of `tenants`.
+) -> TenantFlips:
+    """Return the flips of one tenant when the base rows become `desired_base` and its own stay as they are."""
+    after = planned_state(tenant, file_rows(tenant), desired_base=desired_base)
+    return TenantFlips(tenant.head.slug, count_flips(state_of(tenant), after, model, now=now, limits=limits))
 
-    Args:
-        current: The rows of the base tenant.
-        desired: Every row that files should own in the base.
-        model: The served model.
-        tenants: The tenants to compare; consumed one at a time.
-        now: As in `plan`.
-        limits: As in `plan`, for each tenant.
-    """
+
+def _planned(current: CurrentRows, desired: Sequence[Row], model: ServedModel, flips: tuple[TenantFlips, ...]) -> Plan:
     difference = _compare(current, desired)
-    flips = tuple(
-        TenantFlips(
-            tenant.head.slug,
-            count_flips(
-                state_of(tenant),
-                planned_state(tenant, file_rows(tenant), desired_base=desired),
-                model,
-                now=now,
-                limits=limits,
-            ),
-        )
-        for tenant in tenants
-    )
     return Plan(
         head=current.head,
-        digest=plan_digest(current.head, desired),
+        digest=plan_digest(current.head.tenant_id, desired),
         added=difference.added,
         removed=difference.removed,
         changed=difference.changed,
@@ -263,9 +245,9 @@ def _pattern_changes(difference: _Difference, model: ServedModel) -> Iterable[Pa
                 yield PatternChange(added, row)
 
 
-def plan_digest(head: TenantHead, desired: Sequence[Row]) -> str:
-    """Return the SHA-256, hex, over tenant, revision and the desired rows with their order and provenance."""
-    digest = hashlib.sha256(f"kasbah-plan-1\0{head.tenant_id}\0{head.revision}\0".encode())
+def plan_digest(tenant_id: TenantId, desired: Sequence[Row]) -> str:
+    """Return the SHA-256, hex, over the tenant and the desired rows with their order and provenance."""
+    digest = hashlib.sha256(f"kasbah-plan-1\0{tenant_id}\0".encode())
     for row in desired:
         extra = ""
         if isinstance(row, RoleLink) and row.expires_at is not None:
@@ -283,8 +265,3 @@ def _canonical(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     return (type(value).__name__, value)
-
-
-def model_changes(current: StoredModel, text: str) -> bool:
-    """Whether `text` is another model than the platform's."""
-    return hashlib.sha256(text.encode()).hexdigest() != current.digest

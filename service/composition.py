@@ -23,6 +23,7 @@ from service.callers import Callers, FoundApiKey
 from service.decision_log import DecisionLog
 from service.fast_path import FastHandler
 from service.health import Readiness
+from service.http.admin_part import administration
 from service.keys import (
     CALLERS,
     DECISION_LOG,
@@ -103,7 +104,7 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
         yield
 
-    return (observation, database, decisions, identity, paging)
+    return (observation, database, decisions, identity, paging, administration)
 
 
 def compile_model(model: StoredModel) -> ServedModel:

@@ -8,9 +8,12 @@ import msgspec
 
 from authn import errors as authn_errors
 from authz import errors as authz_errors
+from authz.plan import DuplicateRowError
 from authz.request import InvalidNameError
 from service import edge_errors
+from service.http import admin_errors
 from tenancy import errors as tenancy_errors
+from tenancy.create_tenant import InvalidDisplayNameError
 from tenancy.ids import InvalidSlugError
 
 PROBLEM_JSON = "application/problem+json"
@@ -97,6 +100,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     authz_errors.InvalidRowError: Problem("invalid-row", HTTPStatus.UNPROCESSABLE_ENTITY, "Row refused"),
     authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
+    DuplicateRowError: Problem("contradicting-rows", HTTPStatus.UNPROCESSABLE_ENTITY, "Rows contradict each other"),
+    InvalidDisplayNameError: Problem("invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"),
+    admin_errors.PlanMismatchError: Problem("plan-mismatch", HTTPStatus.CONFLICT, "Not what was planned"),
+    admin_errors.KeyScopeError: Problem("scope-not-yours", HTTPStatus.FORBIDDEN, "A key cannot give what it lacks"),
 }
 """Failure to problem. A subclass without a line of its own is answered as its nearest base."""
 

@@ -24,7 +24,7 @@ from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READ
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.routes import Route
-from service.server import KasbahRunner
+from service.server import DeadlineHandler, KasbahRunner
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 from tests.support.policies import NOW, policy
 
@@ -125,6 +125,7 @@ class Edge:
         self.log = DecisionLog(self.settings.decision_log)
         self.readiness = Readiness()
         self._routes = routes
+        self.handler_class: type[DeadlineHandler] = DeadlineHandler
         self.url = ""
         self.client: aiohttp.ClientSession
 
@@ -180,7 +181,7 @@ class Edge:
         """Serve on a free port of loopback; `url` and `client` are then usable."""
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        runner = KasbahRunner(self.app(), self.settings, shutdown_timeout=1)
+        runner = KasbahRunner(self.app(), self.settings, self.handler_class, shutdown_timeout=1)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -91,9 +91,7 @@ class World:
         """When the next revision was committed; infinite for the current one."""
         return next((v.committed_at for v in self.tenants[key] if v.head.revision > revision), float("inf"))
 
-    def commit(
-        self, key: TenantId, *, status: TenantStatus | None = None, keys: bool = False, **changed: Any
-    ) -> TenantHead:
+    def commit(self, key: TenantId, *, status: TenantStatus | None = None, keys: bool = False, **changed: Any) -> TenantHead:
         """Commit the next revision; `changed` replaces fields of the current version."""
         before = self.current(key)
         after = replace(before, **changed)
@@ -170,9 +168,7 @@ class WorldReader:
         return self.calls.count(name)
 
     async def find_tenant(self, key: TenantId) -> TenantHead | None:
-        return await self._around(
-            "find_tenant", lambda: self.world.current(key).head if key in self.world.tenants else None
-        )
+        return await self._around("find_tenant", lambda: self.world.current(key).head if key in self.world.tenants else None)
 
     async def find_tenant_by_slug(self, slug: str) -> TenantHead | None:
         heads = [versions[-1].head for versions in self.world.tenants.values()]

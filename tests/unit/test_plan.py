@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from authz.flips import Answer, Flip, FlipLimits
-from authz.plan import DuplicateRowError, plan, plan_base, plan_digest
+from authz.plan import DuplicateRowError, base_flips, plan, plan_base, plan_digest
 from authz.ports import StoredModel, TenantHead
 from authz.request import Ref
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
@@ -147,8 +147,9 @@ def test_a_plan_of_the_base_counts_every_tenant() -> None:
     grant = rule("role:member", "doc:1", base=True)
     one = current(link("user:x", "role:member"), slug="one")
     two = current(link("user:y", "role:other"), slug="two")
-    result = plan_base(current(slug="_base"), [grant], MODEL, [one, two], now=NOW)
-    assert {f.slug: sorted(e.subject for e in f.flips.examples) for f in result.flips} == {
+    assert plan_base(current(slug="_base"), [grant], MODEL).added == (grant,)
+    flips = [base_flips(tenant, [grant], MODEL, now=NOW) for tenant in (one, two)]
+    assert {f.slug: sorted(e.subject for e in f.flips.examples) for f in flips} == {
         "one": ["role:member", "user:x"],
         "two": ["role:member"],
     }
@@ -179,17 +180,16 @@ def test_cycles_end() -> None:
     assert plan(current(), rows, MODEL, now=NOW).flips[0].flips.gained == 3
 
 
-def test_digest_ties_rows_revision_and_tenant() -> None:
-    """Whatever is edited in a plan file, or another revision, gives another digest."""
-    head = current().head
+def test_digest_ties_rows_and_tenant() -> None:
+    """Whatever row is edited in a plan file gives another digest, and so does another tenant."""
+    head = TenantId(UUID(int=9))
     rows = [rule("user:x", "doc:1", source=Source("f", 1)), StoredEntity(EntityKind.SUBJECT, Ref("user:x"), {"a": 1})]
     digests = {
         plan_digest(head, rows),
         plan_digest(head, rows[:1]),
-        plan_digest(replace(head, revision=8), rows),
-        plan_digest(replace(head, tenant_id=TenantId(UUID(int=8))), rows),
+        plan_digest(TenantId(UUID(int=8)), rows),
         plan_digest(head, [replace(rows[0], effect=Effect.DENY), rows[1]]),
         plan_digest(head, [replace(rows[0], source=Source("f", 2)), rows[1]]),
         plan_digest(head, [rows[0], replace(rows[1], properties={"a": True})]),
     }
-    assert len(digests) == 7
+    assert len(digests) == 6

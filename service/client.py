@@ -1,0 +1,234 @@
+"""The HTTP client of the command line: finds the server, speaks JSON, and says failures so that one can act on them."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+
+DEFAULT_STATE_DIR = ".kasbah"
+DEV_FILE = "dev.json"
+CONNECT_SECONDS = 5.0
+REQUEST_SECONDS = 120.0
+
+_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
+_T = TypeVar("_T")
+
+
+class ClientError(Exception):
+    """Base of what can go wrong between the command line and a server."""
+
+
+class NoServerError(ClientError):
+    """No server is configured, or its settings cannot be used."""
+
+
+class UnreachableError(ClientError):
+    """No answer, or an answer that is none of Kasbah's."""
+
+
+class UnavailableError(UnreachableError):
+    """The server says that it cannot answer now."""
+
+
+class RefusedError(ClientError):
+    """The server understood and refused."""
+
+    def __init__(self, status: int, slug: str, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.slug = slug
+        self.pointer = pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where to ask, and as whom. `found_in` says where that came from, for messages."""
+
+    base_url: str
+    api_key: str
+    found_in: str
+
+    def __repr__(self) -> str:
+        return f"Server({self.base_url!r}, found in {self.found_in})"  # SECURITY: never the key
+
+
+def find_server(environment: Mapping[str, str] | None = None) -> Server:
+    """Return the server of KASBAH_URL and KASBAH_API_KEY, else that of the running `kasbah dev`.
+
+    One of the two variables alone is completed from `dev.json`; the key of `dev.json` is sent to its own server only.
+
+    Raises:
+        NoServerError: nothing says where a server is, or with which key.
+    """
+    settings = os.environ if environment is None else environment
+    url, key = settings.get("KASBAH_URL", "").strip(), settings.get("KASBAH_API_KEY", "").strip()
+    if url and key:
+        return Server(_checked_url(url), _checked_key(key), "KASBAH_URL")
+    path = Path(settings.get("KASBAH_STATE_DIR") or DEFAULT_STATE_DIR) / DEV_FILE
+    found = _read_dev_file(path)
+    if found is None:
+        missing = "KASBAH_API_KEY" if url else "KASBAH_URL" if key else "KASBAH_URL and KASBAH_API_KEY"
+        raise NoServerError(f"no server: set {missing}, or start `kasbah dev` (there is no `{path}`)")
+    if url and _checked_url(url) != found.base_url:
+        raise NoServerError(f"KASBAH_URL is set without KASBAH_API_KEY, and `{path}` is about another server")
+    return Server(found.base_url, _checked_key(key) if key else found.api_key, str(path))
+
+
+def _read_dev_file(path: Path) -> Server | None:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return Server(_checked_url(found["base_url"]), _checked_key(found["platform_key"]), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoServerError(f"`{path}` cannot be used: {error}") from error
+
+
+def _checked_url(text: str) -> str:
+    url = text.rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise NoServerError(f"`{text}` is no URL of a server, such as http://127.0.0.1:8080")
+    return url
+
+
+def _checked_key(text: str) -> str:
+    if _TOKEN.match(text) is None:
+        raise NoServerError("the API key holds blanks or characters that no key has")
+    return text
+
+
+class Client:
+    """Requests to one server, on one connection pool. Use `connected`."""
+
+    def __init__(self, server: Server, session: aiohttp.ClientSession) -> None:
+        self.server = server
+        self._session = session
+
+    async def get(self, path: str, **parameters: str | int | None) -> Any:
+        """GET a JSON value; parameters that are None are left out."""
+        return await self._ask("GET", path, parameters=parameters)
+
+    async def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Any:
+        """POST a JSON value (or its bytes) and return the answer's."""
+        return await self._ask("POST", path, body=body, headers=headers)
+
+    async def create(self, path: str, body: Any) -> Any:
+        """POST a creation that may be sent twice: it carries an idempotency key and is tried again once."""
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        try:
+            return await self._ask("POST", path, body=body, headers=headers)
+        except UnavailableError:
+            raise
+        except UnreachableError:
+            return await self._ask("POST", path, body=body, headers=headers)
+
+    async def put(self, path: str, body: Any) -> Any:
+        """PUT a JSON value and return the answer's."""
+        return await self._ask("PUT", path, body=body)
+
+    async def delete(self, path: str) -> None:
+        """DELETE what is at `path`."""
+        await self._ask("DELETE", path)
+
+    async def pages(self, path: str, name: str, **parameters: str | int | None) -> AsyncIterator[Any]:
+        """Yield the entries of a list, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.get(path, cursor=cursor, **parameters)
+            for entry in page[name]:
+                yield entry
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str | int | None] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        sent = {"Authorization": f"Bearer {self.server.api_key}", **(headers or {})}
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        if data is not None:
+            sent["Content-Type"] = "application/json"
+        query = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
+        where = self.server.base_url
+        try:
+            # SECURITY: a redirect could carry the key elsewhere.
+            async with self._session.request(
+                method, where + path, data=data, params=query, headers=sent, allow_redirects=False
+            ) as response:
+                raw = await response.read()
+                return _answer(where, response.status, response.headers.get("Content-Type", ""), raw)
+        except TimeoutError as error:
+            raise UnreachableError(f"{where} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            hint = "" if self.server.found_in == "KASBAH_URL" else f" (from {self.server.found_in})"
+            raise UnreachableError(f"cannot reach {where}{hint}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "os_error", None) or error
+    return getattr(cause, "strerror", None) or str(cause) or type(error).__name__
+
+
+def _answer(where: str, status: int, content_type: str, raw: bytes) -> Any:
+    if status == 204:  # noqa: PLR2004 - no content
+        return None
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        value = None
+    if 200 <= status < 300 and value is not None:  # noqa: PLR2004 - success
+        return value
+    if not content_type.startswith("application/problem+json") or not isinstance(value, dict):
+        raise UnreachableError(f"{where} answered {status}, but not as Kasbah does")
+    slug = str(value.get("type", "")).rpartition(":")[2]
+    said = str(value.get("title", "refused"))
+    if value.get("detail"):
+        said += f": {value['detail']}"
+    pointer = value.get("pointer")
+    if pointer:
+        said += f" (at {pointer})"
+    if status >= 500:  # noqa: PLR2004 - the server's fault
+        raise UnavailableError(f"{where} cannot answer now: {said}")
+    if status == 401:  # noqa: PLR2004 - unknown key
+        said = f"the API key is unknown, expired or revoked at {where}"
+    raise RefusedError(status, slug, said, pointer)
+
+
+def path_of(*parts: str) -> str:
+    """Return `/v1/…` with every part quoted, so that no name can change the route."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[Client]:
+    """Yield a client of `server`."""
+    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as session:
+        yield Client(server, session)
+
+
+def ask(work: Callable[[Client], Coroutine[Any, Any, _T]], server: Server | None = None) -> _T:
+    """Run `work` with a client of the server that is found, and return its result."""
+    found = server or find_server()
+
+    async def run() -> _T:
+        async with connected(found) as client:
+            return await work(client)
+
+    return asyncio.run(run())

@@ -1,0 +1,243 @@
+"""What the administration handlers share: ports, answers with a revision, pages, preconditions, a worker thread."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from authz.ports import StoredModel, TenantHead
+from authz.served_model import ServedModel
+from authz.write_ports import ChangeMeta, PolicyWriter
+from service.edge_errors import InvalidRequestError, OverloadedError
+from service.keys import CALLER, REQUEST_ID, TENANT
+from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.ports import TenantRegistry
+
+LARGE_BODY = 64 << 20
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+MAX_REASON = 1000
+WAITING_WORK = 8
+
+_REVISION_TAG = re.compile(r'"([0-9]{1,18})"\Z')
+_COMMIT = re.compile(r"[0-9a-zA-Z._-]{1,80}\Z")
+_encode = msgspec.json.Encoder().encode
+_Result = TypeVar("_Result")
+
+
+class Notices(Protocol):
+    """What of the node the administration uses."""
+
+    on_advance: list[Callable[[TenantHead], None]]
+
+    def now(self) -> datetime:
+        """The node's time."""
+
+    async def note_write(self, head: TenantHead) -> None:
+        """Take up an own write and tell the other nodes."""
+
+    async def watch(self, tenant_id: TenantId) -> TenantHead:
+        """Keep this tenant's head up to date."""
+
+
+class Work:
+    """One thread for what would stall decisions: parsing large bodies, comparing policies.
+
+    At most `WAITING_WORK` requests hold a large body at once; more are refused, so that memory stays bounded.
+    """
+
+    def __init__(self, waiting: int = WAITING_WORK) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="administration")
+        self._left = waiting
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold one of the places for heavy requests; raises `OverloadedError` when none is left."""
+        if self._left <= 0:
+            raise OverloadedError
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
+
+    async def run(self, task: Callable[[], _Result]) -> _Result:
+        """Run `task` in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, task)
+
+    def close(self) -> None:
+        """Let the thread end; what has not begun is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class Models:
+    """Compiles the platform's model, and remembers the last few."""
+
+    compile: Callable[[StoredModel], ServedModel]
+    _known: dict[str, ServedModel] = field(default_factory=dict)
+
+    def get(self, model: StoredModel) -> ServedModel:
+        """Return the compiled model; raises `ModelError`."""
+        found = self._known.get(model.digest)
+        if found is None:
+            found = self.compile(model)
+            if len(self._known) > 4:  # noqa: PLR2004 - a model changes rarely
+                self._known.clear()
+            self._known[model.digest] = found
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """The ports of all administration routes."""
+
+    writer: PolicyWriter
+    tenants: TenantRegistry
+    node: Notices
+    models: Models
+    work: Work
+
+
+ADMINISTRATION: web.AppKey[Administration] = web.AppKey("ADMINISTRATION")
+
+
+def json_answer(value: Any, *, status: int = 200, head: TenantHead | None = None) -> web.Response:
+    """Return a JSON answer; with a head, it says the revision that it shows or made."""
+    return raw_answer(_encode(value), status=status, head=head)
+
+
+def raw_answer(body: bytes, *, status: int = 200, head: TenantHead | None = None) -> web.Response:
+    """Return an answer that is encoded already."""
+    response = web.Response(status=status, body=body, content_type="application/json")
+    if head is not None:
+        response.headers["Kasbah-Revision"] = str(head.revision)
+        response.headers["ETag"] = f'"{head.revision}"'
+    return response
+
+
+async def written(request: web.Request, head: TenantHead) -> None:
+    """Take up an own write before it is answered, so that this node never answers older than it said."""
+    await request.app[ADMINISTRATION].node.note_write(head)
+
+
+def meta_of(request: web.Request, reason: str | None = None, git_commit: str | None = None) -> ChangeMeta:
+    """Return who changes something, and why.
+
+    Raises:
+        InvalidRequestError: a reason or commit that history cannot show.
+    """
+    if reason is not None:
+        reason = reason.strip()
+        if len(reason) > MAX_REASON or not reason.isprintable():
+            raise InvalidRequestError(f"a reason has at most {MAX_REASON} printable characters", "/reason")
+    if git_commit is not None and _COMMIT.match(git_commit) is None:
+        raise InvalidRequestError("not a commit: up to 80 letters, digits, `.`, `_` or `-`", "/git_commit")
+    return ChangeMeta(request[CALLER].actor, reason or None, git_commit, request[REQUEST_ID])
+
+
+def is_base(request: web.Request) -> bool:
+    """Whether the request is about the base."""
+    return request[TENANT] == BASE_TENANT_ID
+
+
+def expected_revision(request: web.Request) -> int | None:
+    """Return the revision of `If-Match`, or None when any will do.
+
+    Raises:
+        InvalidRequestError: anything but one quoted revision or `*`.
+    """
+    values = request.headers.getall("If-Match", [])
+    if not values or values == ["*"]:
+        return None
+    found = _REVISION_TAG.match(values[0]) if len(values) == 1 else None
+    if found is None:
+        raise InvalidRequestError('`If-Match` takes one revision in quotes, as in `"42"`')
+    return int(found.group(1))
+
+
+def parameter(request: web.Request, name: str) -> str | None:
+    """Return one query parameter, or None; raises `InvalidRequestError` when it is repeated or empty."""
+    values = request.query.getall(name, [])
+    if len(values) > 1 or "" in values:
+        raise InvalidRequestError(f"the parameter `{name}` is {'repeated' if values[1:] else 'empty'}")
+    return values[0] if values else None
+
+
+def page_limit(request: web.Request) -> int:
+    """Return how many entries a page may have: `limit`, at most 1,000.
+
+    Raises:
+        InvalidRequestError: not a positive whole number.
+    """
+    text = parameter(request, "limit")
+    if text is None:
+        return DEFAULT_PAGE
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):  # noqa: PLR2004 - no huge numbers
+        raise InvalidRequestError("`limit` is a whole number from 1 to 1000")
+    return min(int(text), MAX_PAGE)
+
+
+class Cursor:
+    """An opaque place in one list of one tenant; elsewhere it is refused.
+
+    It is no secret and grants nothing: row-level security bounds what any place can show.
+    """
+
+    def __init__(self, kind: str, tenant_id: TenantId | None, *filters: str | None) -> None:
+        said = "\0".join((kind, str(tenant_id), *(repr(value) for value in filters)))
+        self._list = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:9]
+
+    def show(self, after: str | None) -> str | None:
+        """Return what the caller sends back for the next page, or None after the last."""
+        if after is None:
+            return None
+        return base64.urlsafe_b64encode(self._list + after.encode()).decode().rstrip("=")
+
+    def read(self, request: web.Request) -> str | None:
+        """Return the place of the request's `cursor`, or None for the first page.
+
+        Raises:
+            InvalidRequestError: not a cursor of this list.
+        """
+        text = parameter(request, "cursor")
+        if text is None:
+            return None
+        try:
+            data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            after = data[9:].decode()
+        except (binascii.Error, ValueError):
+            raise InvalidRequestError("not a cursor of this list") from None
+        if data[:9] != self._list or not after or "\0" in after:
+            raise InvalidRequestError("not a cursor of this list")
+        return after
+
+    def read_number(self, request: web.Request) -> int | None:
+        """Return a place that is a number; raises as `read`."""
+        text = self.read(request)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - 64 bits
+            raise InvalidRequestError("not a cursor of this list")
+        return int(text)
+
+
+async def heavy(request: web.Request, task: Callable[[], _Result]) -> _Result:
+    """Run `task` off the event loop."""
+    return await request.app[ADMINISTRATION].work.run(task)
+
+
+async def awaited(value: Awaitable[_Result], seconds: float) -> _Result:
+    """Await with a bound; a passed bound is `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        return await value

@@ -1,0 +1,149 @@
+"""`/v1/tenants/{tenant}/changes`: the change feed, as pages and as server-sent events.
+
+An event's id is its revision, and revisions have no gaps, so a reader that says the last one it saw loses nothing
+across disconnections, restarts of the service and other nodes. The stream reads what PostgreSQL has committed; notices
+only wake it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from authz.errors import StorageUnavailableError
+from authz.ports import TenantHead
+from service.app import add_headers
+from service.callers import bearer_token
+from service.edge_errors import InvalidRequestError, NotAuthenticatedError, OverloadedError
+from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
+from service.http.admin_policy import shown_change
+from service.keys import CALLERS, DRAINING, REQUEST_ID, TENANT
+from tenancy.ids import TenantId
+
+HEARTBEAT_SECONDS = 15.0
+CHECK_SECONDS = 1.0
+SEND_SECONDS = 30.0
+PAGE = 200
+MAX_STREAMS = 500
+
+STREAMS: web.AppKey[set[asyncio.Task[Any]]] = web.AppKey("STREAMS")
+_encode = msgspec.json.Encoder().encode
+
+
+async def changes(request: web.Request) -> web.StreamResponse:
+    """GET changes after a cursor, oldest first; a stream of events for `Accept: text/event-stream`."""
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        return await _stream(request)
+    limit = page_limit(request)
+    cursor = Cursor("changes", request[TENANT])
+    after = cursor.read_number(request) or 0
+    found = await request.app[ADMINISTRATION].writer.list_changes(request[TENANT], after_revision=after, limit=limit)
+    last = str(found[-1].revision) if found else str(after)
+    # The cursor of a feed never ends: the same one, asked again later, shows what came since.
+    said = {"changes": [shown_change(change) for change in found], "next_cursor": cursor.show(last)}
+    return json_answer(said)
+
+
+def _start_revision(request: web.Request) -> int:
+    """Return the revision after which the stream starts: `Last-Event-ID`, else a cursor, else the beginning."""
+    values = request.headers.getall("Last-Event-ID", [])
+    if not values:
+        return Cursor("changes", request[TENANT]).read_number(request) or 0
+    text = values[0]
+    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - 64 bits
+        raise InvalidRequestError("`Last-Event-ID` is the revision of the last event")
+    return int(text)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    revision = _start_revision(request)
+    streams = request.app[STREAMS]
+    if len(streams) >= MAX_STREAMS:
+        raise OverloadedError
+    node = request.app[ADMINISTRATION].node
+    await node.watch(request[TENANT])
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+    add_headers(response, request[REQUEST_ID])
+    await response.prepare(request)
+    with (
+        _counted(streams),
+        _woken(node, request[TENANT]) as news,
+        suppress(ConnectionError, TimeoutError, StreamEndedError),
+    ):
+        async for text in _events(request, revision, news):
+            async with asyncio.timeout(SEND_SECONDS):  # a reader that does not read must not hold its connection
+                await response.write(text)
+    return response
+
+
+class StreamEndedError(Exception):
+    """The caller may no longer read; the stream ends without a word."""
+
+
+async def _events(request: web.Request, revision: int, news: asyncio.Event) -> AsyncIterator[bytes]:
+    writer = request.app[ADMINISTRATION].writer
+    said = time.monotonic()
+    yield b": connected\n\n"
+    while True:
+        news.clear()
+        await _still_admitted(request)
+        found = await writer.list_changes(request[TENANT], after_revision=revision, limit=PAGE)
+        for change in found:
+            revision = change.revision
+            yield b"id: %d\nevent: change\ndata: %s\n\n" % (revision, _encode(shown_change(change)))
+            said = time.monotonic()
+        if len(found) == PAGE:
+            continue
+        while not news.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await news.wait()
+            await _still_admitted(request)
+            if time.monotonic() - said >= HEARTBEAT_SECONDS:
+                said = time.monotonic()
+                yield b": heartbeat\n\n"
+                break
+
+
+async def _still_admitted(request: web.Request) -> None:
+    """End the stream once its key no longer holds (one that cannot be checked does not), or the service stops."""
+    if request.app[DRAINING].is_set():
+        raise StreamEndedError
+    try:
+        token = bearer_token(request.headers.getall("Authorization", []))
+        await request.app[CALLERS].authenticate(token)
+    except (NotAuthenticatedError, StorageUnavailableError, OverloadedError):
+        raise StreamEndedError from None
+
+
+@contextmanager
+def _woken(node: Notices, tenant_id: TenantId) -> Iterator[asyncio.Event]:
+    """Yield an event that is set whenever the node learns that the tenant moved on."""
+    news = asyncio.Event()
+
+    def advanced(head: TenantHead) -> None:
+        if head.tenant_id == tenant_id:
+            news.set()
+
+    hooks: list[Callable[[TenantHead], None]] = node.on_advance
+    hooks.append(advanced)
+    try:
+        yield news
+    finally:
+        hooks.remove(advanced)
+
+
+@contextmanager
+def _counted(streams: set[asyncio.Task[Any]]) -> Iterator[None]:
+    task = asyncio.current_task()
+    if task is None:  # pragma: no cover - handlers run in tasks
+        raise OverloadedError
+    streams.add(task)
+    try:
+        yield
+    finally:
+        streams.discard(task)

@@ -1,0 +1,134 @@
+"""`/v1/keys` (of the platform) and `/v1/tenants/{tenant}/keys`: make, list and revoke API keys."""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from authn.api_keys import ApiKey, ApiKeyId, new_api_key
+from authn.errors import ApiKeyNotFoundError
+from authn.ports import ApiKeys
+from service.edge_errors import InvalidRequestError, NoSuchResourceError
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
+from service.http.admin_errors import KeyScopeError
+from service.http.idempotency import idempotent
+from service.http.policy_wire import read_struct
+from service.keys import CALLER, TENANT
+from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.uuid7 import make_uuid7
+
+API_KEYS: web.AppKey[ApiKeys] = web.AppKey("API_KEYS")
+
+
+class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key to make. Every key has the scope `decision:check`."""
+
+    name: str
+    scopes: list[str] = []
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    reason: str | None = None
+
+
+_decoder = msgspec.json.Decoder(NewKey)
+
+
+def _home(request: web.Request) -> TenantId:
+    """Return whose keys these are: the path's tenant, or the platform."""
+    tenant_id: TenantId = request.get(TENANT, PLATFORM_TENANT_ID)
+    return tenant_id
+
+
+def _without_token(body: bytes) -> bytes:
+    """SECURITY: a token is said once and kept nowhere, so its repetition is without it."""
+    return msgspec.json.encode(msgspec.json.decode(body) | {"token": None})
+
+
+@idempotent(kept=_without_token)
+async def create(request: web.Request, body: bytes) -> web.Response:
+    """POST a key; its token is in this answer and nowhere else."""
+    wanted = read_struct(body, _decoder)
+    now = request.app[ADMINISTRATION].node.now()
+    scopes = frozenset(wanted.scopes)
+    # SECURITY: a key never makes one that may do more than itself.
+    beyond = sorted(scopes - request[CALLER].scopes)
+    if beyond:
+        raise KeyScopeError(f"your key lacks `{beyond[0]}`, so it cannot give it", "/scopes")
+    ttl = _ttl(wanted.expires_at, now)
+    meta = meta_of(request, wanted.reason)
+    key_id = make_uuid7(now, secrets.token_bytes(10))
+    token, key, key_hash = new_api_key(
+        _home(request),
+        wanted.name,
+        scopes,
+        key_id=key_id,
+        entropy=secrets.token_bytes(36),
+        now=now,
+        ttl=ttl,
+        created_by=meta.actor,
+    )
+    head = await request.app[API_KEYS].create(key, key_hash, meta=meta)
+    await written(request, head)
+    return json_answer(_shown(key) | {"token": token}, status=201, head=head)
+
+
+async def list_keys(request: web.Request) -> web.Response:
+    """GET keys, the ended ones too, without their tokens."""
+    cursor = Cursor("keys", _home(request))
+    page = await request.app[API_KEYS].list(_home(request), _id_of(cursor.read(request)), page_limit(request))
+    return json_answer({"keys": [_shown(key) for key in page.keys], "next_cursor": cursor.show(page.cursor)})
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """DELETE a key: it ends now, on every node."""
+    try:
+        key_id = ApiKeyId(UUID(request.match_info["key_id"]))
+        head = await request.app[API_KEYS].revoke(_home(request), key_id, meta=meta_of(request))
+    except (ValueError, ApiKeyNotFoundError):
+        raise NoSuchResourceError from None
+    await written(request, head)
+    response = web.Response(status=204)
+    response.headers["Kasbah-Revision"] = str(head.revision)
+    return response
+
+
+def _ttl(expires_at: datetime | None, now: datetime) -> timedelta | None:
+    if expires_at is None:
+        return None
+    if expires_at <= now:
+        raise InvalidRequestError("`expires_at` is in the past", "/expires_at")
+    return expires_at.astimezone(UTC) - now
+
+
+def _id_of(cursor: str | None) -> str | None:
+    try:
+        return None if cursor is None else str(UUID(cursor))
+    except ValueError:
+        raise InvalidRequestError("not a cursor of this list") from None
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": sorted(key.scopes),
+        "created_at": key.created_at,
+        "created_by": key.created_by,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+async def own_key(request: web.Request) -> web.Response:
+    """GET what the caller's own key is."""
+    caller = request[CALLER]
+    said = {
+        "id": caller.key_id,
+        "prefix": caller.prefix,
+        "tenant": caller.slug,
+        "scopes": sorted(caller.scopes),
+    }
+    return json_answer(said)

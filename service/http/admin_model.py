@@ -1,0 +1,57 @@
+"""`/v1/model`: the Casbin model that all tenants are decided by. Written by the platform, not by tenants."""
+
+import hashlib
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from authz.ports import StoredModel
+from authz.served_model import ServedModel
+from service.http.admin import ADMINISTRATION, heavy, json_answer, meta_of
+from service.http.admin_errors import PlanMismatchError
+from service.http.policy_wire import read_struct
+from service.request_body import read_json_body
+
+
+class NewModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Text of a `model.conf`; `replaces` is the digest of the model that the caller saw."""
+
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=65536)]
+    replaces: str | None = None
+    reason: str | None = None
+    git_commit: str | None = None
+
+
+_decoder = msgspec.json.Decoder(NewModel)
+
+
+def model_of(text: str) -> StoredModel:
+    """Return a model as it is stored; not compiled yet."""
+    return StoredModel(text, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+
+
+def decide_alike(one: ServedModel, other: ServedModel) -> bool:
+    """Whether two models give every policy the same answers, as far as their indexes say it all."""
+    same = replace(one, digest="", notes=()) == replace(other, digest="", notes=())
+    return one.digest == other.digest or (same and one.residual is None)
+
+
+async def read_model(request: web.Request) -> web.Response:
+    """GET the model."""
+    model = await request.app[ADMINISTRATION].writer.get_model()
+    return json_answer({"text": model.text, "digest": model.digest})
+
+
+async def replace_model(request: web.Request) -> web.Response:
+    """PUT another model; raises every tenant's revisions. One that is not fit to be served is refused."""
+    admin = request.app[ADMINISTRATION]
+    wanted = read_struct(await read_json_body(request), _decoder)
+    model = model_of(wanted.text)
+    meta = meta_of(request, wanted.reason, wanted.git_commit)
+    await heavy(request, lambda: admin.models.get(model))
+    if wanted.replaces is not None and wanted.replaces != (await admin.writer.get_model()).digest:
+        raise PlanMismatchError("the model is no longer the one that this replaces")
+    await admin.writer.set_model(model, meta=meta)
+    return json_answer({"text": model.text, "digest": model.digest})

@@ -1,0 +1,42 @@
+"""Opens what the administration needs, on the application's database sessions and node."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from authn.storage import ApiKeyStore
+from authz.casbin_oracle import parse_model
+from authz.compiler import compile_served
+from authz.ports import StoredModel
+from authz.served_model import ServedModel
+from authz.storage_write import PostgresPolicyWriter
+from service.http.admin import ADMINISTRATION, Administration, Models, Work
+from service.http.admin_changes import STREAMS
+from service.http.admin_keys import API_KEYS
+from service.http.idempotency import IDEMPOTENCY
+from service.keys import NODE, SESSIONS
+from tenancy.idempotency import IdempotencyStore
+from tenancy.storage import TenantStore
+
+
+async def administration(app: web.Application) -> AsyncIterator[None]:
+    """Part of the application: opens after the database and the node, closes before them."""
+    sessions = app[SESSIONS]
+    work = Work()
+    app[ADMINISTRATION] = Administration(
+        writer=PostgresPolicyWriter(sessions),
+        tenants=TenantStore(sessions),
+        node=app[NODE],
+        models=Models(compile_stored),
+        work=work,
+    )
+    app[API_KEYS] = ApiKeyStore(sessions)
+    app[IDEMPOTENCY] = IdempotencyStore(sessions)
+    app[STREAMS] = set()
+    yield
+    work.close()
+
+
+def compile_stored(model: StoredModel) -> ServedModel:
+    """Compile the platform's model; raises `ModelError`."""
+    return compile_served(parse_model(model.text), model.digest)

@@ -1,0 +1,290 @@
+"""`/v1/tenants/{tenant}/policy/…` and `/v1/model`: plan, apply, roll back, history, export."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from authz.apply_policy import apply_policy
+from authz.errors import ModelError
+from authz.flips import Flips
+from authz.plan import Plan, TenantFlips, base_flips, plan, plan_base, plan_digest, rows_of
+from authz.policy_files import read_columns
+from authz.ports import StoredModel
+from authz.rollback_policy import rollback_policy
+from authz.row_checks import check_hierarchy, check_rows
+from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
+from authz.served_model import ServedModel
+from authz.write_ports import Change, CurrentRows
+from service.edge_errors import InvalidRequestError
+from service.http.admin import (
+    ADMINISTRATION,
+    MAX_PAGE,
+    Administration,
+    Cursor,
+    expected_revision,
+    heavy,
+    is_base,
+    json_answer,
+    meta_of,
+    page_limit,
+    raw_answer,
+    written,
+)
+from service.http.admin_errors import PlanMismatchError
+from service.http.admin_model import decide_alike, model_of
+from service.http.admin_rows import change_answer
+from service.http.plan_wire import shown_plan
+from service.http.policy_wire import read_rows, read_struct, to_wire
+from service.keys import TENANT
+from service.request_body import read_json_body
+from tenancy.ids import BASE_TENANT_ID
+
+MAX_COMPARED_TENANTS = 200
+"""Tenants whose flips a plan of the base counts; the plan says when there are more."""
+
+_ROWS: tuple[type[Row], ...] = (Rule, RoleLink, StoredEntity)
+_BASE_ROWS: tuple[type[Row], ...] = (Rule, RoleLink)
+_encode = msgspec.json.Encoder().encode
+
+
+class PlanBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every row that files should own.
+
+    `base_rows` are the base rows that the same directory brings, so that flips are those of both together; for a plan
+    of the base, `except_tenants` names the tenants that are planned by themselves. `model` is the model that will be
+    applied first; rows are then checked against its columns.
+    """
+
+    rows: list[msgspec.Raw]
+    base_rows: list[msgspec.Raw] | None = None
+    except_tenants: list[str] = []
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=65536)] | None = None
+
+
+class ApplyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The rows of a plan, with the revision and digest that it showed."""
+
+    rows: list[msgspec.Raw]
+    revision: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    reason: str | None = None
+    git_commit: str | None = None
+
+
+class RollbackBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The revision whose file-owned rows come back."""
+
+    to_revision: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    reason: str | None = None
+
+
+_plan_decoder = msgspec.json.Decoder(PlanBody)
+_apply_decoder = msgspec.json.Decoder(ApplyBody)
+_rollback_decoder = msgspec.json.Decoder(RollbackBody)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a plan is asked about, read and checked on its own."""
+
+    desired: list[Row]
+    desired_base: list[Row] | None
+    except_tenants: frozenset[str]
+    model: StoredModel | None
+
+
+async def plan_policy(request: web.Request) -> web.Response:
+    """POST the desired rows; answers what applying them would do. Changes nothing.
+
+    What apply would refuse, a plan refuses: the same checks run on the same rows.
+    """
+    admin = request.app[ADMINISTRATION]
+    tenant_id = request[TENANT]
+    base = tenant_id == BASE_TENANT_ID
+    async with admin.work.place():
+        body = await read_json_body(request)
+        asked = await heavy(request, lambda: _read_plan(body, base=base))
+        current = await admin.writer.current_rows(tenant_id)
+        models = await heavy(request, lambda: _models(admin, current, asked))
+        await heavy(request, lambda: _check(current, asked))
+        if base:
+            found = await _plan_base(admin, current, asked, models)
+        else:
+            found = await heavy(request, lambda: _plan_tenant(admin, current, asked, models))
+        answer = await heavy(request, lambda: _encode(shown_plan(found)))
+    return raw_answer(answer, head=found.head)
+
+
+def _read_plan(body: bytes, *, base: bool) -> _Asked:
+    asked = read_struct(body, _plan_decoder)
+    return _Asked(
+        desired=_file_rows(asked.rows, "/rows", base=base),
+        desired_base=None if asked.base_rows is None else _file_rows(asked.base_rows, "/base_rows", base=True),
+        except_tenants=frozenset(asked.except_tenants),
+        model=None if asked.model is None else model_of(asked.model),
+    )
+
+
+def _models(admin: Administration, current: CurrentRows, asked: _Asked) -> tuple[ServedModel, ServedModel]:
+    """Return the models of before and after."""
+    before = admin.models.get(current.model)
+    return before, before if asked.model is None else admin.models.get(asked.model)
+
+
+def _check(current: CurrentRows, asked: _Asked) -> None:
+    """Refuse what apply would refuse; raises `InvalidRowError` or `ModelError`."""
+    columns = read_columns((asked.model or current.model).text)
+    if columns is None:
+        raise ModelError("the model has no policy definition that can be served")
+    check_rows(asked.desired, current.head.tenant_id, columns)
+    kept = [link for link in current.links if link.owner is Owner.API and not link.is_membership]
+    base = current.base_links if asked.desired_base is None else asked.desired_base
+    links = [row for row in (*base, *kept, *asked.desired) if isinstance(row, RoleLink) and not row.is_membership]
+    check_hierarchy(links)
+
+
+def _plan_tenant(
+    admin: Administration, current: CurrentRows, asked: _Asked, models: tuple[ServedModel, ServedModel]
+) -> Plan:
+    if not decide_alike(*models):
+        found = plan_base(current, asked.desired, models[1])
+        return replace(found, flips=(TenantFlips(current.head.slug, _UNCOUNTED),))
+    now = admin.node.now()
+    return plan(current, asked.desired, models[1], now=now, desired_base=asked.desired_base)
+
+
+async def _plan_base(
+    admin: Administration, current: CurrentRows, asked: _Asked, models: tuple[ServedModel, ServedModel]
+) -> Plan:
+    """Plan the base, and count flips tenant by tenant, holding the rows of one tenant at a time."""
+    found = await admin.work.run(lambda: plan_base(current, asked.desired, models[1]))
+    if not decide_alike(*models):
+        return replace(found, flips=(TenantFlips(current.head.slug, _UNCOUNTED),))
+    flips: list[TenantFlips] = []
+    after: str | None = None
+    while found.pending:
+        page = await admin.tenants.list(after, MAX_PAGE)
+        for tenant in page.tenants:
+            if tenant.head.slug in asked.except_tenants:
+                continue
+            if len(flips) >= MAX_COMPARED_TENANTS:
+                return replace(found, flips=_cut_short(flips))
+            rows = await admin.writer.current_rows(tenant.head.tenant_id)
+            now = admin.node.now()
+            flips.append(await admin.work.run(partial(base_flips, rows, asked.desired, models[1], now=now)))
+        after = page.cursor
+        if after is None:
+            break
+    return replace(found, flips=_telling(flips))
+
+
+_UNCOUNTED = Flips(complete=False, note="flips are not counted: the model decides in another way than today's")
+
+
+def _telling(flips: Sequence[TenantFlips]) -> tuple[TenantFlips, ...]:
+    return tuple(part for part in flips if part.flips.total or not part.flips.complete)
+
+
+def _cut_short(flips: Sequence[TenantFlips]) -> tuple[TenantFlips, ...]:
+    last = flips[-1]
+    note = f"flips of tenants after `{last.slug}` are not counted"
+    return (*_telling(flips[:-1]), TenantFlips(last.slug, replace(last.flips, complete=False, note=note)))
+
+
+async def apply(request: web.Request) -> web.Response:
+    """POST the rows of a plan; makes the file-owned rows exactly those, or changes nothing."""
+    admin = request.app[ADMINISTRATION]
+    tenant_id = request[TENANT]
+    base = is_base(request)
+    async with admin.work.place():
+        body = await read_json_body(request)
+
+        def read() -> tuple[ApplyBody, list[Row]]:
+            asked = read_struct(body, _apply_decoder)
+            desired = _file_rows(asked.rows, "/rows", base=base)
+            if plan_digest(tenant_id, desired) != asked.digest:
+                raise PlanMismatchError("the rows are not those of the plan")
+            return asked, desired
+
+        asked, desired = await heavy(request, read)
+        result = await apply_policy(
+            tenant_id,
+            desired,
+            planned_revision=asked.revision,
+            meta=meta_of(request, asked.reason, asked.git_commit),
+            writer=admin.writer,
+        )
+    await written(request, result.head)
+    return change_answer(result)
+
+
+async def rollback(request: web.Request) -> web.Response:
+    """POST an earlier revision; its file-owned rows become a new revision, what the API owns stays."""
+    asked = read_struct(await read_json_body(request), _rollback_decoder)
+    result = await rollback_policy(
+        request[TENANT],
+        asked.to_revision,
+        expected_revision=expected_revision(request),
+        meta=meta_of(request, asked.reason),
+        writer=request.app[ADMINISTRATION].writer,
+    )
+    await written(request, result.head)
+    return change_answer(result)
+
+
+async def history(request: web.Request) -> web.Response:
+    """GET changes, the newest first."""
+    limit = page_limit(request)
+    cursor = Cursor("history", request[TENANT])
+    before = cursor.read_number(request) or 0
+    changes = await request.app[ADMINISTRATION].writer.list_changes(
+        request[TENANT], after_revision=before, limit=limit + 1, newest_first=True
+    )
+    after = str(changes[limit - 1].revision) if len(changes) > limit else None
+    said = {"changes": [shown_change(change) for change in changes[:limit]], "next_cursor": cursor.show(after)}
+    return json_answer(said)
+
+
+def shown_change(change: Change) -> dict[str, Any]:
+    """Return the JSON-ready form of a change."""
+    return {
+        "revision": change.revision,
+        "rules_revision": change.rules_revision,
+        "kind": change.kind.value,
+        "actor": change.meta.actor,
+        "reason": change.meta.reason,
+        "git_commit": change.meta.git_commit,
+        "request_id": change.meta.request_id,
+        "at": change.at,
+        "added": change.added,
+        "removed": change.removed,
+        "rolled_back_to": change.rolled_back_to,
+    }
+
+
+async def export(request: web.Request) -> web.Response:
+    """GET every row of the tenant, whoever owns it, at one revision, with the model."""
+    admin = request.app[ADMINISTRATION]
+    async with admin.work.place():
+        current = await admin.writer.current_rows(request[TENANT])
+        answer = await heavy(request, lambda: _exported(current))
+    return raw_answer(answer, head=current.head)
+
+
+def _exported(current: CurrentRows) -> bytes:
+    """Encode row by row, so that no long encoding holds the interpreter."""
+    rows = b",".join(_encode(to_wire(row)) for row in rows_of(current))
+    front = _encode({"tenant": current.head.slug, "revision": current.head.revision, "model": current.model.text})
+    return front[:-1] + b',"rows":[' + rows + b"]}"
+
+
+def _file_rows(raws: Sequence[msgspec.Raw], pointer: str, *, base: bool) -> list[Row]:
+    rows = read_rows(raws, pointer, owner=Owner.FILES, base=base, allowed=_BASE_ROWS if base else _ROWS)
+    for place, row in enumerate(rows):
+        if row.source is None:
+            raise InvalidRequestError("a row of files says its file and line", f"{pointer}/{place}/source")
+    return rows
