@@ -30,6 +30,6 @@ class Nearest:
 def _variants(name: str) -> Iterator[str]:
     folded = name.casefold()
     yield folded
-    if _MIN_ID_LENGTH <= len(folded.partition(":")[2]) and len(folded) <= _MAX_LENGTH:
+    if len(folded.partition(":")[2]) >= _MIN_ID_LENGTH and len(folded) <= _MAX_LENGTH:
         for place in range(len(folded)):
             yield folded[:place] + folded[place + 1 :]

@@ -85,7 +85,7 @@ def read_yaml(text: str) -> tuple[YamlNode | None, list[YamlFault]]:
                 return None, faults
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        line, column = _inside(text, mark.line, mark.column) if mark is not None else (1, 1)
         faults.append(YamlFault(line, column, "yaml", f"not YAML: {error.problem or error.context}"))
         return None, faults
     except yaml.YAMLError as error:
@@ -165,8 +165,8 @@ class _Builder:
     def _checked_key(self, node: YamlNode) -> YamlNode:
         if not isinstance(node.value, str):
             self._fault(node.line, node.column, "yaml-key", "a key that is no text", "quote it")
-            node.value, node.is_mapping = "", False
-        elif node.value in self._seen[-1]:
+            return YamlNode(node.line, node.column, "")
+        if node.value in self._seen[-1]:
             message = f"the key `{node.value}` stands here twice"
             self._fault(node.line, node.column, "duplicate-key", message, "keep one of them")
         else:
@@ -219,6 +219,12 @@ class _Builder:
 def _start_of(event: yaml.Event) -> tuple[int, int]:
     mark = event.start_mark
     return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+
+
+def _inside(text: str, line: int, column: int) -> tuple[int, int]:
+    """Return a place counted from 1; one after the end of the text becomes the end of its last line."""
+    lines = text.split("\n")
+    return (line + 1, column + 1) if line < len(lines) else (len(lines), len(lines[-1]) + 1)
 
 
 def _hidden_text(text: str) -> Iterator[YamlFault]:

@@ -18,7 +18,7 @@ from authz.rules import BASE_SLUG, Rule
 from authz.served_model import ServedModel
 from service.cli.output import ExitCode, emit, fail, output_option, printable, table
 
-MAX_SHOWN_RULES = 20
+MAX_SHOWN_RULES = 10
 """At most this many unreached rules are listed for people; JSON has them all."""
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
