@@ -46,6 +46,8 @@ class ChangeFeed:
         """Called after each good poll with the time at which it began."""
         self.on_reset: Callable[[], None] = lambda: None
         """Called when the database turns out to be another one, or an older copy: forget everything."""
+        self.on_back: Callable[[], None] = lambda: None
+        """Called with the first good poll after a failed one."""
         self.in_use: Callable[[TenantId], bool] = lambda _: False
         """Whether a head must not be forgotten."""
         self.lineage = ""
@@ -169,7 +171,8 @@ class ChangeFeed:
         self.polls += 1
         if self._failing:
             _log.info("authz.feed.back")
-        self._failing = False
+            self._failing = False
+            self.on_back()
         moved = self.lineage != page.lineage and self._cursor is not None
         if moved or page.restarted or (self._cursor is not None and page.cursor < self._cursor):
             # The feed only grows: this is a restored or promoted copy that lacks what was there before.

@@ -60,7 +60,7 @@ class AuthzSettings(BaseModel):
     """Bound of everything that one request waits for; work begun for it goes on for the next one."""
     read_timeout: Duration = timedelta(seconds=2)
     """Bound of one small read from PostgreSQL."""
-    load_timeout: Duration = timedelta(seconds=30)
+    load_timeout: Duration = timedelta(seconds=10)
     """Bound of reading one tenant's whole rule set from PostgreSQL."""
     lookup_concurrency: int = Field(default=6, gt=0)
     """Membership look-ups under way at once; what comes meanwhile joins the next one of its tenant."""

@@ -122,7 +122,13 @@ class SnapshotLoader:
             self.build_failures += 1
             retry_at = self._monotonic() + self._failed_pause
             self._failed[head.tenant_id] = _FailedBuild(head.rules_revision, retry_at, error)
-            _log.exception("authz.snapshot.build_failed", tenant_id=str(head.tenant_id), revision=head.rules_revision)
+            # Whoever waits for it gets the error itself, and its traceback where it is unexpected.
+            _log.error(
+                "authz.snapshot.build_failed",
+                tenant_id=str(head.tenant_id),
+                rules_revision=head.rules_revision,
+                error=f"{type(error).__name__}: {error}",
+            )
             raise
         size = SNAPSHOT_BYTES + ROW_BYTES * (len(rule_set.rules) + len(rule_set.links))
         return BuiltSnapshot(snapshot, head, read_at, size)

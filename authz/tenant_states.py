@@ -55,8 +55,10 @@ class TenantStates:
         self._behind: dict[TenantId, None] = {}
         self._work = asyncio.Event()
         self._epoch = 0
+        self._stopping = False
         feed.on_poll = self._after_poll
         feed.on_reset = self._drop_everything
+        feed.on_back = self._start_over
         feed.in_use = self.held.__contains__
 
     async def read_through(self, tenant_id: TenantId, min_revision: int | None) -> TenantState:
@@ -69,6 +71,8 @@ class TenantStates:
         while True:
             joined = self._flights.get(tenant_id)
             state = await self._wait_for(joined or self._fly(tenant_id))
+            if state is None:
+                continue
             if min_revision is None or state.head.revision >= min_revision:
                 if self._monotonic() - state.confirmed_at <= self._max_staleness:
                     return state
@@ -103,14 +107,17 @@ class TenantStates:
         task.add_done_callback(land)
         return task
 
-    async def _wait_for(self, flight: asyncio.Task[TenantState]) -> TenantState:
+    async def _wait_for(self, flight: asyncio.Task[TenantState]) -> TenantState | None:
+        """Return what a flight brings; None when it was ended so that another one can start."""
         try:
             return await asyncio.shield(flight)
         except asyncio.CancelledError:
             current = asyncio.current_task()
-            if flight.cancelled() and (current is None or not current.cancelling()):
-                raise StaleError("the node is stopping") from None
-            raise
+            if not flight.cancelled() or (current is not None and current.cancelling()):
+                raise
+        if self._stopping:
+            raise StaleError("the node is stopping")
+        return None
 
     async def _bring_up(self, tenant_id: TenantId) -> TenantState:
         epoch = self._epoch
@@ -202,6 +209,7 @@ class TenantStates:
 
     async def stop(self) -> None:
         """End every attempt under way."""
+        self._stopping = True
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -247,6 +255,11 @@ class TenantStates:
         state = self.held.pop(tenant_id, None)
         if state is not None:
             self.size_bytes -= state.size_bytes
+
+    def _start_over(self) -> None:
+        """End attempts that began while PostgreSQL was lost: their connections may never answer."""
+        for flight in list(self._flights.values()):
+            flight.cancel()
 
     def _drop_everything(self) -> None:
         self._epoch += 1

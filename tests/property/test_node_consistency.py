@@ -39,7 +39,12 @@ def random_contents(rng: random.Random) -> dict:
 
     def rules() -> tuple[Rule, ...]:
         return tuple(
-            Rule(rng.choice([*ROLES, *USERS]), rng.choice(RECORDS), "read", rng.choice([Effect.ALLOW, Effect.ALLOW, Effect.DENY]))
+            Rule(
+                rng.choice([*ROLES, *USERS]),
+                rng.choice(RECORDS),
+                "read",
+                rng.choice([Effect.ALLOW, Effect.ALLOW, Effect.DENY]),
+            )
             for _ in range(rng.randrange(5))
         )
 

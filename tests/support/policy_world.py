@@ -1,5 +1,6 @@
-"""A database of policies in memory with its whole history, a reader of it that is as slow and unreliable as wanted,
-and an event loop with virtual time: so that a test knows which answer was true at which revision and when.
+"""A database of policies in memory with its whole history, and a reader of it as unreliable as wanted.
+
+With an event loop of virtual time, so that a test knows which answer was true at which revision and when.
 """
 
 import asyncio
@@ -91,7 +92,9 @@ class World:
         """When the next revision was committed; infinite for the current one."""
         return next((v.committed_at for v in self.tenants[key] if v.head.revision > revision), float("inf"))
 
-    def commit(self, key: TenantId, *, status: TenantStatus | None = None, keys: bool = False, **changed: Any) -> TenantHead:
+    def commit(
+        self, key: TenantId, *, status: TenantStatus | None = None, keys: bool = False, **changed: Any
+    ) -> TenantHead:
         """Commit the next revision; `changed` replaces fields of the current version."""
         before = self.current(key)
         after = replace(before, **changed)
@@ -168,7 +171,9 @@ class WorldReader:
         return self.calls.count(name)
 
     async def find_tenant(self, key: TenantId) -> TenantHead | None:
-        return await self._around("find_tenant", lambda: self.world.current(key).head if key in self.world.tenants else None)
+        return await self._around(
+            "find_tenant", lambda: self.world.current(key).head if key in self.world.tenants else None
+        )
 
     async def find_tenant_by_slug(self, slug: str) -> TenantHead | None:
         heads = [versions[-1].head for versions in self.world.tenants.values()]
