@@ -25,9 +25,19 @@ _REQUEST_ID_PATTERN = re.compile(r"[ -~]{1,200}\Z")
 UNMATCHED = "unmatched"
 """Route of requests that no line of the table takes, as a metric's label."""
 
-_request_prefix = os.urandom(6).hex()
+_request_prefix = ""
 _request_numbers = itertools.count(1)
 _log = structlog.get_logger()
+
+
+def _renew_request_prefix() -> None:
+    global _request_prefix  # noqa: PLW0603  # one per process
+    _request_prefix = os.urandom(6).hex()
+
+
+_renew_request_prefix()
+# Workers are forked after this module was imported: with one prefix for all, their ids would meet.
+os.register_at_fork(after_in_child=_renew_request_prefix)
 
 
 def build_app(settings: HttpSettings, parts: Sequence[Part], routes: Sequence[Route]) -> web.Application:
