@@ -31,6 +31,7 @@ SCOPES = frozenset(
         "tenant:write",
         "key:read",
         "key:write",
+        "metrics:read",
     }
 )
 """Every scope there is."""

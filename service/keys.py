@@ -11,7 +11,6 @@ from service.tenant_of_request import TenantDirectory
 from tenancy.ids import TenantId
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
     from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
-VALKEY: web.AppKey["Redis"] = web.AppKey("VALKEY")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
