@@ -85,8 +85,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:  # noqa: BLE001  # the last resort: whatever it is, it becomes a problem
         rendered = problems.render_error(error)
         if rendered.status >= 500:  # noqa: PLR2004  # server's fault
-            level = _log.error if problems.problem_of(error) is problems.INTERNAL else _log.warning
-            level("http.failed", method=request.method, path=request.path, status=rendered.status, exc_info=error)
+            _log_failure(request, error, rendered.status)
         response = response_of(rendered)
     if not response.prepared:
         add_headers(response, request_id)
@@ -99,6 +98,14 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds=round(time.perf_counter() - started, 6),
     )
     return response
+
+
+def _log_failure(request: web.Request, error: Exception, status: int) -> None:
+    """Say what failed; a traceback only for what nobody expected, since an outage fails every request."""
+    expected = problems.problem_of(error) is not problems.INTERNAL
+    log = _log.warning if expected else _log.error
+    more = {"error": str(error)} if expected else {"exc_info": error}
+    log("http.failed", method=request.method, path=request.path, status=status, **more)
 
 
 def response_of(rendered: problems.RenderedProblem) -> web.Response:

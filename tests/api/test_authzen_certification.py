@@ -123,19 +123,51 @@ ACTIVE = {**ONE, "properties": {"status": "active"}}
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        pytest.param({"subject": ALICE, "action": READ, "evaluations": [{"resource": ONE}, {"resource": TWO}]}, [True, True], id="3.2.1"),
-        pytest.param({"subject": BOB, "resource": ONE, "evaluations": [{"action": READ}, {"action": WRITE}]}, [True, False], id="3.2.2"),
-        pytest.param({"subject": ALICE, "action": WRITE, "evaluations": [{"resource": ACTIVE}, {"resource": ARCHIVED}]}, [True, False], id="3.2.3"),
-        pytest.param({"action": WRITE, "resource": ARCHIVED, "evaluations": [{"subject": ALICE}, {"subject": ADMIN}]}, [False, True], id="3.2.4"),
-        pytest.param({"evaluations": [question(ALICE, READ, ONE), question(BOB, WRITE, ONE)]}, [True, False], id="3.2.5"),
         pytest.param(
-            {"subject": ALICE, "action": READ, "context": CONTEXT, "evaluations": [{"resource": ONE}, {"resource": TWO, "context": {"source": "x"}}]},
+            {"subject": ALICE, "action": READ, "evaluations": [{"resource": ONE}, {"resource": TWO}]},
+            [True, True],
+            id="3.2.1",
+        ),
+        pytest.param(
+            {"subject": BOB, "resource": ONE, "evaluations": [{"action": READ}, {"action": WRITE}]},
+            [True, False],
+            id="3.2.2",
+        ),
+        pytest.param(
+            {"subject": ALICE, "action": WRITE, "evaluations": [{"resource": ACTIVE}, {"resource": ARCHIVED}]},
+            [True, False],
+            id="3.2.3",
+        ),
+        pytest.param(
+            {"action": WRITE, "resource": ARCHIVED, "evaluations": [{"subject": ALICE}, {"subject": ADMIN}]},
+            [False, True],
+            id="3.2.4",
+        ),
+        pytest.param(
+            {"evaluations": [question(ALICE, READ, ONE), question(BOB, WRITE, ONE)]}, [True, False], id="3.2.5"
+        ),
+        pytest.param(
+            {
+                "subject": ALICE,
+                "action": READ,
+                "context": CONTEXT,
+                "evaluations": [{"resource": ONE}, {"resource": TWO, "context": {"source": "x"}}],
+            },
             [True, True],
             id="3.2.6",
         ),
-        pytest.param({"subject": ALICE, "action": WRITE, "resource": ACTIVE, "evaluations": [{}, {"resource": ARCHIVED}]}, [True, False], id="3.2.7"),
         pytest.param(
-            {"subject": ALICE, "action": READ, "options": {"evaluations_semantic": "execute_all"}, "evaluations": [{"resource": ONE}, {}]},
+            {"subject": ALICE, "action": WRITE, "resource": ACTIVE, "evaluations": [{}, {"resource": ARCHIVED}]},
+            [True, False],
+            id="3.2.7",
+        ),
+        pytest.param(
+            {
+                "subject": ALICE,
+                "action": READ,
+                "options": {"evaluations_semantic": "execute_all"},
+                "evaluations": [{"resource": ONE}, {}],
+            },
             [True, False],
             id="3.4.1",
         ),
@@ -188,7 +220,9 @@ async def test_action_search(pdp):
     """4.4."""
     plain = await pdp.ask(ACTIONS, {"subject": ALICE, "resource": ONE})
     assert found(plain, "name") >= {"read", "write"}
-    assert found(await pdp.ask(ACTIONS, {"subject": ALICE, "resource": ONE, "context": CONTEXT}), "name") == found(plain, "name")
+    assert found(await pdp.ask(ACTIONS, {"subject": ALICE, "resource": ONE, "context": CONTEXT}), "name") == found(
+        plain, "name"
+    )
     assert "write" in found(await pdp.ask(ACTIONS, {"subject": ADMIN, "resource": ARCHIVED}), "name")
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from authz.errors import StaleError, StorageUnavailableError
+from service.fast_path import FastHandler
+from service.server import DeadlineHandler
 from tenancy.ids import TenantStatus
 from tests.support.edge import Edge, question
 
@@ -22,9 +24,10 @@ base p role:root sys:* run
 URL = "/access/v1/evaluation"
 
 
-@pytest.fixture
-async def edge():
+@pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
+async def edge(request):
     made = Edge()
+    made.handler_class = request.param
     made.acme = made.tenant("acme", POLICY)
     made.key_all = made.key(made.acme)
     made.key_check = made.key(made.acme, "decision:check")

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from authz.errors import StaleError
+from service.fast_path import FastHandler
+from service.server import DeadlineHandler
 from tests.support.edge import Edge, question
 
 POLICY = """
@@ -18,9 +20,10 @@ ALICE = {"type": "user", "id": "alice"}
 READ = {"name": "read"}
 
 
-@pytest.fixture
-async def edge():
+@pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
+async def edge(request):
     made = Edge()
+    made.handler_class = request.param
     made.acme = made.tenant("acme", POLICY)
     made.key_all = made.key(made.acme)
     made.key_check = made.key(made.acme, "decision:check")

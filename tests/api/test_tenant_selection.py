@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from service.fast_path import FastHandler
 from service.http_settings import HttpSettings
+from service.server import DeadlineHandler
 from tests.support.edge import Edge, question
 
 POLICY = "p user:alice record:* read"
@@ -13,9 +15,10 @@ URL = "/access/v1/evaluation"
 GOOD = question("user:alice", "read", "record:1")
 
 
-@pytest.fixture
-async def edge():
+@pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
+async def edge(request):
     made = Edge(HttpSettings(public_url="https://pdp.example", base_domain="kasbah.example"))
+    made.handler_class = request.param
     made.acme = made.tenant("acme", POLICY)
     made.other = made.tenant("other", "p user:bob record:* read")
     made.acme_key = made.key(made.acme)
