@@ -1,12 +1,20 @@
-"""The only importer of `casbin`: parses `model.conf` with PyCasbin's own parser."""
+"""The only importer of `casbin`: parses `model.conf` with PyCasbin's own parser, and answers as PyCasbin does."""
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from casbin.config import Config  # type: ignore[import-untyped]
-from casbin.model import Model  # type: ignore[import-untyped]
+import casbin
+from casbin import util
+from casbin.config import Config
+from casbin.model import Model
+from casbin.persist import Adapter
+from casbin.persist.adapter import _extract_tokens
 
 from authz.compiler import ParsedModel, RoleDefinition
 from authz.errors import ModelError
+from authz.positional import PolicyRow, RoleFunction, choose_context
 
 MAX_MODEL_LENGTH = 64 * 1024
 
@@ -63,3 +71,155 @@ def _role(key: str, assertion: Any) -> RoleDefinition:
 def _raw(config: Any, section: str, key: str) -> str:
     text: str = config.get(f"{section}::{key}")
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class OracleAnswer:
+    """What PyCasbin says: a decision and the one row it names, or the error that it raised."""
+
+    decision: bool | None
+    rule: tuple[str, ...] = ()
+    error: str = ""
+
+
+class CasbinOracle:
+    """PyCasbin, loaded with exactly the given rows; asking leaves nothing behind.
+
+    Role managers keep every name they were asked about, so that later answers depend on it and memory grows: each name
+    is taken out again after its question.
+    """
+
+    def __init__(
+        self,
+        model_text: str,
+        rows: Sequence[PolicyRow],
+        *,
+        functions: Sequence[RoleFunction] = (),
+        context: str = "",
+    ) -> None:
+        self._enforcer: Any = None
+        self._context: Any = None
+        self.load_error = ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._load(model_text, rows, functions, context)
+        except Exception as error:  # noqa: BLE001 - PyCasbin raises plain Exception, and each is an answer here
+            self.load_error = f"{type(error).__name__}: {error}"
+
+    def _load(
+        self, model_text: str, rows: Sequence[PolicyRow], functions: Sequence[RoleFunction], context: str
+    ) -> None:
+        enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=model_text), _Rows(rows))
+        for function in functions:
+            match = _FUNCTIONS[function.name]
+            if function.side == "domain":
+                enforcer.add_named_domain_matching_func(function.definition, match)
+            else:
+                enforcer.add_named_matching_func(function.definition, match)
+        for assertion in (enforcer.model["g"] or {}).values():
+            assertion.rm = _Forgetful(assertion.rm)
+        if context:
+            chosen = choose_context(parse_model(model_text), context)
+            self._context = casbin.core_enforcer.EnforceContext(
+                chosen.request, chosen.policy, chosen.effect, chosen.matcher
+            )
+        self._enforcer = enforcer
+
+    def ask(self, request: Sequence[object]) -> OracleAnswer:
+        """Return what `enforce_ex` answers, or raises, for the request."""
+        if self.load_error:
+            return OracleAnswer(None, error=self.load_error)
+        values = list(request) if self._context is None else [self._context, *request]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                decision, rule = self._enforcer.enforce_ex(*values)
+        except Exception as error:  # noqa: BLE001 - as above
+            return OracleAnswer(None, error=f"{type(error).__name__}: {error}")
+        finally:
+            for assertion in (self._enforcer.model["g"] or {}).values():
+                assertion.rm.forget()
+        return OracleAnswer(bool(decision), tuple(rule))
+
+
+def rows_as_casbin_reads(text: str, name: str) -> list[PolicyRow]:
+    """Return the rows that PyCasbin's file adapter finds in a policy file.
+
+    Raises:
+        ModelError: PyCasbin cannot read a line.
+    """
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            tokens = _extract_tokens(line.strip())
+        except IndexError as error:
+            raise ModelError(f"{name}:{number}: PyCasbin cannot read this line: a bracket is closed twice") from error
+        if tokens is not None:
+            rows.append(PolicyRow(tokens[0], tuple(tokens[1:]), f"{name}:{number}"))
+    return rows
+
+
+class _Rows(Adapter):  # type: ignore[misc]  # PyCasbin is untyped
+    """Hands PyCasbin the rows as its own `load_policy_line` would, without its CSV code."""
+
+    def __init__(self, rows: Sequence[PolicyRow]) -> None:
+        self._rows = rows
+
+    def load_policy(self, model: Any) -> None:
+        for row in self._rows:
+            assertion = (model.model.get(row.kind[:1]) or {}).get(row.kind)
+            if assertion is not None:
+                assertion.policy.append(list(row.values))
+
+
+class _Forgetful:
+    """A role manager that takes out the names and domains it got to know by being asked."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._domains: list[Any] = []
+
+    def has_link(self, name: Any, role: Any, *domain: Any) -> bool:
+        managers = getattr(self._manager, "rm_map", None)
+        if managers is None:
+            return self._ask(self._manager, name, role, domain)
+        where = domain[0] if domain else ""
+        if where not in managers and where not in self._manager.all_links:
+            self._domains.append(where)
+        manager = self._manager._get_role_manager(*domain)  # noqa: SLF001 - what DomainManager.has_link does
+        return self._ask(manager, name, role, ())
+
+    @staticmethod
+    def _ask(manager: Any, name: Any, role: Any, domain: tuple[Any, ...]) -> bool:
+        known = manager.all_roles
+        new = [one for one in dict.fromkeys((name, role)) if one not in known]
+        try:
+            return bool(manager.has_link(name, role, *domain))
+        finally:
+            for one in new:
+                entry = known.pop(one, None)
+                if entry is None:
+                    continue
+                for other in list(entry.roles):
+                    other.users.discard(entry)
+                for other in list(entry.users):
+                    other.roles.discard(entry)
+
+    def forget(self) -> None:
+        """Drop what was built for domains without links of their own."""
+        for domain in self._domains:
+            self._manager.rm_map.pop(domain, None)
+        self._domains.clear()
+
+
+_FUNCTIONS = {
+    "globMatch": util.glob_match,
+    "ipMatch": util.ip_match,
+    "keyMatch": util.key_match,
+    "keyMatch2": util.key_match2,
+    "keyMatch3": util.key_match3,
+    "keyMatch4": util.key_match4,
+    "keyMatch5": util.key_match5,
+    "regexMatch": util.regex_match,
+}

@@ -14,7 +14,7 @@ from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
-import re2  # type: ignore[import-untyped]
+import re2
 
 MAX_PATTERN_LENGTH = 1000
 MAX_PROGRAM_SIZE = 1000
@@ -27,6 +27,10 @@ _KNOWN_FLAGS = re.IGNORECASE | re.DOTALL | re.VERBOSE | re.ASCII | re.UNICODE
 
 class PatternError(ValueError):
     """A pattern that is invalid, not regular or too big, or a subject that it cannot be run on."""
+
+
+class UnsupportedPatternError(PatternError):
+    """A pattern that Python takes and we do not: whether it matches is not known."""
 
 
 Predicate = Callable[[str], bool]
@@ -85,7 +89,7 @@ class LinearPattern:
             found = self._engine.fullmatch(subject) if whole else self._engine.match(subject)
             return found is not None
         if len(self._program) * (len(subject) + 1) > MAX_SIMULATED_STEPS:
-            raise PatternError("the value is too long for this pattern")
+            raise UnsupportedPatternError("the value is too long for this pattern")
         return _simulate(self._program, subject, 0, whole=whole)
 
     def captures(self, subject: str) -> tuple[str | None, ...] | None:
@@ -96,11 +100,11 @@ class LinearPattern:
         """
         plain = subject.isascii() or not self._tables
         if self._engine is None or not plain or (self._inner_end and "\n" in subject):
-            raise PatternError("the pattern cannot be matched with its groups on this value")
+            raise UnsupportedPatternError("the pattern cannot be matched with its groups on this value")
         try:
             found = self._engine.match(subject)
         except UnicodeEncodeError as error:
-            raise PatternError("the value holds a lone surrogate") from error
+            raise UnsupportedPatternError("the value holds a lone surrogate") from error
         return None if found is None else tuple(found.groups())
 
 
@@ -119,7 +123,7 @@ def compile_pattern(text: str, *, free_atomic: bool = False) -> LinearPattern:
 
 def _parse(text: str) -> tuple[Any, int]:
     if len(text) > MAX_PATTERN_LENGTH:
-        raise PatternError(f"the pattern is longer than {MAX_PATTERN_LENGTH} characters")
+        raise UnsupportedPatternError(f"the pattern is longer than {MAX_PATTERN_LENGTH} characters")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,12 +131,12 @@ def _parse(text: str) -> tuple[Any, int]:
     except (re.error, OverflowError, ValueError) as error:
         raise PatternError(f"invalid pattern: {error}") from error
     except RecursionError as error:
-        raise PatternError("the pattern is nested too deeply") from error
+        raise UnsupportedPatternError("the pattern is nested too deeply") from error
     flags: int = tree.state.flags
     if flags & ~_KNOWN_FLAGS:
-        raise PatternError("the pattern uses a flag other than i, s, x, a and u")
+        raise UnsupportedPatternError("the pattern uses a flag other than i, s, x, a and u")
     if flags & re.IGNORECASE and not text.isascii():
-        raise PatternError("ignoring case is limited to ASCII patterns")
+        raise UnsupportedPatternError("ignoring case is limited to ASCII patterns")
     return tree, flags
 
 
@@ -143,16 +147,16 @@ def _compile_re2(source: str) -> Any:
     try:
         return re2.compile(source, options)
     except (re2.error, UnicodeEncodeError) as error:
-        raise PatternError(f"the pattern is too big or not regular: {error}") from error
+        raise UnsupportedPatternError(f"the pattern is too big or not regular: {error}") from error
 
 
 def _scoped(flags: int, added: int, removed: int) -> int:
     if (added | removed) & ~(re.IGNORECASE | re.DOTALL | re.ASCII | re.UNICODE):
-        raise PatternError("the pattern uses a scoped flag other than i, s, a and u")
+        raise UnsupportedPatternError("the pattern uses a scoped flag other than i, s, a and u")
     return (flags | added) & ~removed
 
 
-def _refuse(operator: object) -> PatternError:
+def _refuse(operator: object) -> UnsupportedPatternError:
     names = {
         "GROUPREF": "a back-reference",
         "GROUPREF_EXISTS": "a conditional",
@@ -162,7 +166,7 @@ def _refuse(operator: object) -> PatternError:
         "ASSERT": "a long look-around",
         "ASSERT_NOT": "a long look-around",
     }
-    return PatternError(f"the pattern uses {names.get(str(operator), str(operator))}, which is not regular")
+    return UnsupportedPatternError(f"the pattern uses {names.get(str(operator), str(operator))}, which is not regular")
 
 
 class _Re2Writer:
@@ -297,12 +301,12 @@ class _Compiler:
         try:
             self._sequence(tree, self._flags)
         except RecursionError as error:
-            raise PatternError("the pattern is nested too deeply") from error
+            raise UnsupportedPatternError("the pattern is nested too deeply") from error
         self._emit(_Instruction("accept"))
 
     def _emit(self, instruction: _Instruction) -> int:
         if len(self._program) >= MAX_PROGRAM_SIZE:
-            raise PatternError(f"the pattern needs more than {MAX_PROGRAM_SIZE} steps")
+            raise UnsupportedPatternError(f"the pattern needs more than {MAX_PROGRAM_SIZE} steps")
         self._program.append(instruction)
         return len(self._program) - 1
 
@@ -396,7 +400,7 @@ def _predicate(operator: Any, argument: Any, flags: int) -> Predicate:
 
     def accepts_any_case(character: str) -> bool:
         if not character.isascii():
-            raise PatternError("ignoring case is limited to ASCII values")
+            raise UnsupportedPatternError("ignoring case is limited to ASCII values")
         found = any(test(character.lower()) or test(character.upper()) for test in tests)
         return found is not negated
 
@@ -473,4 +477,4 @@ def _holds(instruction: _Instruction, subject: str, position: int) -> bool:
             after = position < end and _is_word(subject[position])
             return (before != after) is (instruction.kind == "AT_BOUNDARY")
         case kind:
-            raise PatternError(f"the pattern uses {kind}, which is not supported")
+            raise UnsupportedPatternError(f"the pattern uses {kind}, which is not supported")

@@ -426,7 +426,8 @@ class _Reader:
                 return Collection(type(node).__name__.lower(), self._all(items, depth))
             case ast.Dict(keys=keys, values=values):
                 return self._table(keys, values, node, depth)
-        return self._refuse(f"{_describe(node)} is not allowed", node)
+            case _:
+                return self._refuse(f"{_describe(node)} is not allowed", node)
 
     def _all(self, nodes: Sequence[ast.expr], depth: int) -> tuple[Expression, ...]:
         return tuple(self.read(node, depth + 1) for node in nodes)
@@ -487,7 +488,8 @@ class _Reader:
         match node.args:
             case [ast.Name(id=name)] if isinstance(self._names.get(name), PolicyValue):
                 return Cell(name.removeprefix(f"{self._scope.policy_type}_"))
-        return self._refuse("eval() takes one column of the policy", node)
+            case _:
+                return self._refuse("eval() takes one column of the policy", node)
 
     def _method(self, node: ast.Call, function: ast.Attribute, depth: int) -> Expression:
         if function.attr not in STRING_METHODS | OBJECT_METHODS:

@@ -11,11 +11,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from wcmatch import glob
 from wcmatch._wcparse import PatternLimitException
 
-from authz.linear_regex import LinearPattern, PatternError, compile_pattern
+from authz.linear_regex import LinearPattern, PatternError, UnsupportedPatternError, compile_pattern
 
 __all__ = [
     "MATCHING_FUNCTIONS",
     "PatternError",
+    "UnsupportedPatternError",
     "glob_match",
     "ip_match",
     "key_match",
@@ -158,10 +159,12 @@ def _glob_patterns(pattern: str) -> tuple[LinearPattern, ...]:
         text = "{" + text[:-3] + "," + text + "}"
     try:
         included, excluded = glob.translate(text, flags=glob.GLOBSTAR | glob.BRACE, limit=MAX_BRACE_EXPANSIONS)
-    except (PatternLimitException, ValueError, RecursionError) as error:
+    except (PatternLimitException, RecursionError) as error:
+        raise UnsupportedPatternError(f"the glob pattern is too big: {error}") from error
+    except ValueError as error:
         raise PatternError(f"invalid glob pattern: {error}") from error
     if excluded:
-        raise PatternError("a glob pattern cannot exclude")
+        raise UnsupportedPatternError("a glob pattern cannot exclude")
     # wcmatch puts `*x` before another `*` into an atomic group; the earliest `x` is as good as any.
     return tuple(compile_pattern(source, free_atomic=True) for source in included)
 
