@@ -187,9 +187,9 @@ def matchers(draw: st.DrawFn, *, with_domains: bool, with_rule: bool) -> str:
         return f"{joint} || r.sub == 'root'"
     if shape == 1:
         return f"!({joint})"
-    if shape == 2:  # noqa: PLR2004
+    if shape == 2:
         return " || ".join(clauses)
-    if shape == 3 and len(clauses) > 1:  # noqa: PLR2004
+    if shape == 3 and len(clauses) > 1:
         return f"({clauses[0]} || {clauses[-1]}) && {joint}"
     return joint
 
@@ -240,9 +240,6 @@ def role_links(draw: st.DrawFn, *, with_domains: bool) -> tuple[PolicyRow, ...]:
 @st.composite
 def role_functions(draw: st.DrawFn, *, with_domains: bool) -> tuple[RoleFunction, ...]:
     """Draw matching functions for about half of the worlds."""
-    found = []
-    for definition, sides in (("g", ("role", "domain") if with_domains else ("role",)), ("g2", ("role",))):
-        for side in sides:
-            if draw(st.integers(0, 3)) == 0:
-                found.append(RoleFunction(definition, side, draw(st.sampled_from(ROLE_FUNCTIONS))))
-    return tuple(found)
+    sides = [("g", "role"), ("g2", "role"), *([("g", "domain")] if with_domains else [])]
+    chosen = [one for one in sides if draw(st.integers(0, 3)) == 0]
+    return tuple(RoleFunction(*one, draw(st.sampled_from(ROLE_FUNCTIONS))) for one in chosen)
