@@ -1,7 +1,6 @@
 """`kasbah policy eval`: answers positional Casbin requests from a model and a policy file, without a server."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ Each answer is {"decision": …, "rules": […]} or {"error": "…"}; an error i
 Exits with 1 when model or policy cannot be used, or when --compare finds differences."""
 
 
-class RoleFunctionType(click.ParamType):
+class RoleFunctionType(click.ParamType[RoleFunction]):
     """`g2=role:keyMatch2`."""
 
     name = "DEFINITION=role|domain:FUNCTION"
@@ -95,8 +94,9 @@ def evaluate(
         click.secho(f"error: {printable(prepared.problem)}", fg="red", err=True)
     elif prepared.engine is not None:
         _warn(prepared.engine.warnings())
-    beside = _Beside(model_text, policy_text, policy_path.name, prepared, functions, context) if compare else None
-    if beside is not None:
+    beside = None
+    if compare:
+        beside = _Beside(model_text, policy_text, policy_path.name, prepared, functions=functions, context=context)
         _warn(beside.notes)
     if requests.isatty():
         click.echo("waiting for requests on standard input: one JSON array a line, end with Ctrl-D", err=True)
@@ -194,6 +194,7 @@ class _Beside:
         policy_text: str,
         name: str,
         prepared: _Prepared,
+        *,
         functions: Sequence[RoleFunction],
         context: str,
     ) -> None:
