@@ -1,6 +1,7 @@
 """The HTTP client of the command line: finds the server, speaks JSON, and says failures so that one can act on them."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -169,7 +170,12 @@ class Client:
         try:
             # SECURITY: a redirect could carry the key elsewhere.
             async with self._session.request(
-                method, where + path, data=data, params=query, headers=sent, allow_redirects=False
+                method,
+                where + path,
+                data=None if data is None else io.BytesIO(data),
+                params=query,
+                headers=sent,
+                allow_redirects=False,
             ) as response:
                 raw = await response.read()
                 return _answer(where, response.status, response.headers.get("Content-Type", ""), raw)

@@ -9,10 +9,11 @@ from aiohttp import web
 
 from authz.ports import StoredModel
 from authz.served_model import ServedModel
-from service.http.admin import ADMINISTRATION, heavy, json_answer, meta_of
+from service.http.admin import ADMINISTRATION, heavy, json_answer, meta_of, written
 from service.http.admin_errors import PlanMismatchError
 from service.http.policy_wire import read_struct
 from service.request_body import read_json_body
+from tenancy.ids import BASE_TENANT_ID
 
 
 class NewModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,4 +55,7 @@ async def replace_model(request: web.Request) -> web.Response:
     if wanted.replaces is not None and wanted.replaces != (await admin.writer.get_model()).digest:
         raise PlanMismatchError("the model is no longer the one that this replaces")
     await admin.writer.set_model(model, meta=meta)
+    base = await admin.tenants.find(BASE_TENANT_ID)
+    if base is not None:
+        await written(request, base.head)
     return json_answer({"text": model.text, "digest": model.digest})

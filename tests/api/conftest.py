@@ -1,0 +1,14 @@
+"""An administration service on a fresh database for each test that asks for one."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.administration import Service
+
+
+@pytest.fixture
+async def admin(own_database_url: str) -> AsyncIterator[Service]:
+    """The application on a database of this test's own."""
+    async with Service(own_database_url).serving() as running:
+        yield running

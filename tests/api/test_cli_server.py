@@ -1,0 +1,257 @@
+"""The commands that ask a server, against a real one: what they print, and their exit codes."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from service.cli.root import root
+from tests.support.administration import Service, link, rule
+
+pytestmark = pytest.mark.integration
+
+BASE = "p, role:auditor, *, doc:*, read\n"
+ACME = """\
+# who may write
+p, role:editor, acme, doc:*, write
+p, user:*, acme, doc:public, read
+g, user:alice, role:editor, acme
+g, user:bob, role:auditor, acme, 2999-01-01T00:00:00Z
+"""
+ENTITIES = "subjects:\n  user:alice: {level: 3}\n"
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(admin: Service, monkeypatch, tmp_path) -> Run:
+    """Run one command against the service, with a key, and return its result."""
+    monkeypatch.chdir(tmp_path)
+
+    async def command(*arguments: str, key: str | None = None, stdin: str | None = None) -> Result:
+        environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
+        return await asyncio.to_thread(CliRunner().invoke, root, list(arguments), input=stdin, env=environment)
+
+    return command
+
+
+async def model_of(admin: Service) -> str:
+    """The model that a fresh database has."""
+    return str((await admin.get("/v1/model")).json["text"])
+
+
+@pytest.fixture
+async def policies(admin: Service, tmp_path: Path) -> Path:
+    """A policy directory with a base and one tenant, under the model of the database."""
+    root_directory = tmp_path / "policies"
+    for name, text in {
+        "model.conf": await model_of(admin),
+        "_base/policy.csv": BASE,
+        "acme/policy.csv": ACME,
+        "acme/entities.yaml": ENTITIES,
+    }.items():
+        path = root_directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root_directory
+
+
+async def test_tenants_and_keys(run: Run) -> None:
+    """Create and list tenants; create, list and revoke keys; each with text and JSON."""
+    assert (await run("tenant", "list")).output == "no tenants yet: `kasbah tenant create SLUG`\n"
+    made = await run("tenant", "create", "acme", "--name", "Acme Inc")
+    assert (made.exit_code, made.output.startswith("created tenant acme (")) == (0, True)
+    again = await run("tenant", "create", "acme")
+    assert again.exit_code == 5
+    assert "taken" in again.stderr
+    listed = json.loads((await run("tenant", "list", "--output", "json")).stdout)
+    assert [tenant["display_name"] for tenant in listed["tenants"]] == ["Acme Inc"]
+    created = await run("key", "create", "ci", "--tenant", "acme", "--scope", "policy:read", "--expires-in", "90d")
+    assert created.exit_code == 0, created.output
+    token = created.stdout.strip()
+    assert token.startswith("kasbah_")
+    keys = await run("key", "list", "--tenant", "acme")
+    assert token not in keys.output
+    assert token[7:15] in keys.output
+    assert (await run("key", "list", key=token)).exit_code == 5, "it lacks key:read"
+    assert (await run("key", "revoke", token[7:15], "--tenant", "acme")).exit_code == 0
+    assert (await run("policy", "history", key=token)).exit_code == 5
+    assert (await run("key", "revoke", "00000000", "--tenant", "acme")).exit_code == 5
+    assert (await run("key", "create", "x")).exit_code == 2, "a platform key must say whose"
+    assert (await run("key", "create", "x", "--platform", "--scope", "root")).exit_code == 5
+    assert (await run("key", "create", "x", "--platform", "--expires-in", "1y")).exit_code == 2
+
+
+async def test_plan_apply_explain_history_rollback_export(run: Run, policies: Path, tmp_path: Path) -> None:
+    """The tour: from an unknown tenant to an applied, explained, rolled back and exported policy."""
+    unknown = await run("policy", "plan", str(policies))
+    assert unknown.exit_code == 5
+    assert "kasbah tenant create acme" in unknown.stderr
+    assert (await run("policy", "apply", str(policies), "--yes")).exit_code == 5
+    await run("tenant", "create", "acme")
+
+    plan = await run("policy", "plan", str(policies), "--detailed-exitcode")
+    assert plan.exit_code == 4, plan.output
+    assert "+ p, role:editor, acme, doc:*, write" in plan.output
+    assert "acme/policy.csv" not in plan.output
+    assert "user:alice gains write on doc:public" in plan.output
+    assert "user:bob gains read on doc:public" in plan.output
+    assert "pattern: user:* gains read on doc:public" in plan.output
+    shown = json.loads((await run("policy", "plan", str(policies), "--output", "json")).stdout)
+    assert [part["tenant"] for part in shown["tenants"]] == ["_base", "acme"]
+    assert shown["tenants"][1]["added"]["count"] == 5
+
+    unasked = await run("policy", "apply", str(policies))
+    assert unasked.exit_code == 2
+    assert "--yes" in unasked.stderr
+    applied = await run("policy", "apply", str(policies), "--yes", "--reason", "first")
+    assert applied.exit_code == 0, applied.output
+    assert "applied acme: revision" in applied.output
+    assert (await run("policy", "plan", str(policies), "--detailed-exitcode")).exit_code == 0
+    assert "nothing to do" in (await run("policy", "apply", str(policies))).output
+
+    explained = await run("policy", "explain", "user:alice", "write", "doc:1", "--tenant", "acme")
+    assert explained.output.startswith("allow\n")
+    assert "policy.csv:2" in explained.output
+    denied = await run("policy", "explain", "user:eve", "write", "doc:1", "--context", "{}")
+    assert denied.output.startswith("deny\n")
+    assert "role:editor" in denied.output
+    assert (await run("policy", "explain", "eve", "write", "doc:1")).exit_code == 2
+    assert (await run("policy", "explain", "user:eve", "write", "doc:1", "--context", "[]")).exit_code == 2
+
+    history = json.loads((await run("policy", "history", "--output", "json")).stdout)
+    first = history["changes"][0]
+    assert (first["kind"], first["reason"], first["added"]) == ("apply", "first", 5)
+    assert "first" in (await run("policy", "history")).output
+
+    (policies / "acme/policy.csv").write_text(ACME.replace("g, user:alice, role:editor, acme\n", ""))
+    removed = await run("policy", "plan", str(policies), "--tenant", "acme")
+    assert "- g, user:alice, role:editor, acme" in removed.output
+    assert "user:alice loses write" in removed.output
+    assert (await run("policy", "apply", str(policies), "--yes")).exit_code == 0
+    assert (await run("policy", "explain", "user:alice", "write", "doc:1")).output.startswith("deny\n")
+    back = await run("policy", "rollback", "--to", str(first["revision"]), "--tenant", "acme", "--yes")
+    assert back.exit_code == 0, back.output
+    assert (await run("policy", "explain", "user:alice", "write", "doc:1")).output.startswith("allow\n")
+    assert (await run("policy", "rollback", "--to", "999", "--yes")).exit_code == 5
+
+    exported = await run("policy", "export", str(tmp_path / "out"))
+    assert exported.exit_code == 0, exported.output
+    assert (tmp_path / "out/model.conf").read_text() == (policies / "model.conf").read_text()
+    (policies / "acme/policy.csv").write_text(ACME)
+    for directory in (policies, tmp_path / "out"):
+        again = await run("policy", "plan", str(directory), "--detailed-exitcode")
+        assert again.exit_code == 0, again.output
+    assert (await run("policy", "export", str(tmp_path / "out"))).exit_code == 5
+    assert (await run("policy", "export", str(tmp_path / "out"), "--force")).exit_code == 0
+
+
+async def test_a_plan_file_is_applied_as_it_was_shown(run: Run, policies: Path, tmp_path: Path) -> None:
+    """The base moves the tenants' revisions on by one; an edited or stale plan is refused."""
+    await run("tenant", "create", "acme")
+    file = tmp_path / "plan.json"
+    assert (await run("policy", "plan", str(policies), "-o", str(file))).exit_code == 0
+    edited = json.loads(file.read_text())
+    edited["parts"][1]["rows"][0]["resource"] = "*"
+    (tmp_path / "edited.json").write_text(json.dumps(edited))
+    refused = await run("policy", "apply", str(tmp_path / "edited.json"), "--yes")
+    assert refused.exit_code == 5, refused.output
+    assert "applied before that: _base" in refused.stderr
+    assert (await run("policy", "plan", str(policies), "-o", str(file))).exit_code == 0
+    assert (await run("policy", "apply", str(file), "--yes")).exit_code == 0
+    stale = await run("policy", "apply", str(file), "--yes")
+    assert stale.exit_code == 5
+    assert "revision" in stale.stderr
+    (tmp_path / "bad.json").write_text("{}")
+    assert (await run("policy", "apply", str(tmp_path / "bad.json"), "--yes")).exit_code == 2
+
+
+async def test_base_and_tenants_change_together(run: Run, policies: Path) -> None:
+    """Base, model and tenants of one directory are applied in one go, each at the revision it then has."""
+    await run("tenant", "create", "acme")
+    model = (policies / "model.conf").read_text()
+    (policies / "model.conf").write_text(model + "# a comment\n")
+    planned = await run("policy", "plan", str(policies))
+    assert "model.conf changes" in planned.output
+    assert "user:alice gains write on doc:public" in planned.output, "a comment changes no answer"
+    applied = await run("policy", "apply", str(policies), "--yes")
+    assert applied.exit_code == 0, applied.output
+    assert "applied model.conf" in applied.output
+    assert (await run("policy", "explain", "user:bob", "read", "doc:7")).output.startswith("allow\n")
+
+
+async def test_a_tenant_key_does_its_own_tenant_and_says_what_it_skips(
+    run: Run, policies: Path, admin: Service
+) -> None:
+    """Base, model and other tenants are skipped, and said to be."""
+    key = await admin.tenant("acme")
+    (policies / "beta").mkdir()
+    (policies / "beta/policy.csv").write_text("p, user:a, beta, doc:1, read\n")
+    planned = await run("policy", "plan", str(policies), key=key)
+    assert planned.exit_code == 0, planned.output
+    assert "skipped model.conf and _base" in planned.output
+    assert "skipped beta" in planned.output
+    assert (await run("policy", "apply", str(policies), "--yes", key=key)).exit_code == 0
+    assert (await run("policy", "history", key=key)).exit_code == 0
+    assert (await run("policy", "history", "--tenant", "beta", key=key)).exit_code == 5
+    assert (await run("tenant", "list", key=key)).exit_code == 5
+
+
+async def test_files_with_faults_are_never_sent(run: Run, policies: Path) -> None:
+    """Errors end the command with 1 and their places; a missing directory with 2."""
+    await run("tenant", "create", "acme")
+    (policies / "acme/policy.csv").write_text("p, role:editor, acme, doc:*, write, alow\n")
+    faulty = await run("policy", "apply", str(policies), "--yes")
+    assert faulty.exit_code == 1
+    assert "acme/policy.csv:1:" in faulty.stderr
+    assert (await run("policy", "plan", str(policies / "nowhere"))).exit_code == 2
+    assert (await run("policy", "plan", str(policies), "--tenant", "nobody")).exit_code in {1, 2}
+
+
+async def test_conflicts_are_refused_before_anything_is_sent(run: Run, policies: Path, admin: Service) -> None:
+    """A row that the API owns keeps the whole apply back."""
+    key = await admin.tenant("acme")
+    await admin.post("/v1/tenants/acme/memberships", {"add": [link("user:alice", "role:editor")]}, key=key)
+    conflict = await run("policy", "apply", str(policies), "--yes")
+    assert conflict.exit_code == 5
+    assert "the admin API owns this row" in conflict.output
+    assert (await admin.get("/v1/tenants/_base/rules")).json["rules"] == []
+
+
+async def test_terminals_are_not_fooled(run: Run, admin: Service, policies: Path) -> None:
+    """Names with escape sequences are printed escaped."""
+    key = await admin.tenant("acme")
+    row = rule("user:a", "doc:1", condition='context.a == "\u202e\u001b[2J"')
+    await admin.post("/v1/tenants/acme/rules", {"add": [row]}, key=key)
+    planned = await run("policy", "plan", str(policies))
+    assert "\u001b[2J" not in planned.output
+
+
+async def test_no_server_is_three_and_says_where_it_looked(run: Run, monkeypatch, tmp_path: Path) -> None:
+    """No settings, a dead port, something else that answers, and a key that nobody knows."""
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    for environment, said in (
+        ({"KASBAH_URL": None, "KASBAH_API_KEY": None}, "kasbah dev"),
+        ({"KASBAH_URL": "http://127.0.0.1:1", "KASBAH_API_KEY": "x"}, "cannot reach http://127.0.0.1:1"),
+        ({"KASBAH_URL": "ftp://x", "KASBAH_API_KEY": "x"}, "no URL"),
+        ({"KASBAH_URL": "http://127.0.0.1:1", "KASBAH_API_KEY": None}, "KASBAH_API_KEY"),
+    ):
+        found = await asyncio.to_thread(runner.invoke, root, ["tenant", "list"], env=environment)
+        assert found.exit_code == 3, found.output
+        assert said in found.stderr
+    unknown = await run("tenant", "list", key="kasbah_00000000_" + "A" * 43)
+    assert unknown.exit_code == 5
+    assert "unknown, expired or revoked" in unknown.stderr
+
+
+async def test_dev_json_is_found(admin: Service, tmp_path: Path) -> None:
+    """Without settings the running `kasbah dev` is asked, in the state directory that is set."""
+    (tmp_path / "dev.json").write_text(json.dumps({"base_url": admin.url, "platform_key": admin.platform}))
+    environment = {"KASBAH_URL": None, "KASBAH_API_KEY": None, "KASBAH_STATE_DIR": str(tmp_path)}
+    found = await asyncio.to_thread(CliRunner().invoke, root, ["tenant", "list"], env=environment)
+    assert found.exit_code == 0, found.output

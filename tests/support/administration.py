@@ -1,0 +1,214 @@
+"""The whole application on a real database, with a node of its own and no Valkey: what administration is tested on."""
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from authn.storage import ApiKeyStore
+from authz.casbin_oracle import parse_model
+from authz.compiler import compile_served
+from authz.node import Node
+from authz.ports import RuleSet, StoredModel, TenantHead
+from authz.settings import AuthzSettings
+from authz.storage import PostgresPolicyReader
+from service.all_routes import all_routes
+from service.app import build_app
+from service.bootstrap import Bootstrap
+from service.callers import Callers, FoundApiKey
+from service.decision_log import DecisionLog
+from service.health import Readiness
+from service.http.admin_part import administration
+from service.http_settings import HttpSettings
+from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, SESSIONS, TENANTS
+from service.metrics import Metrics
+from service.page_tokens import PageTokens
+from service.server import KasbahRunner
+from tenancy import unit_of_work
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.tenant import ChangeMeta
+
+META = ChangeMeta("key:test")
+
+
+class NoCache:
+    """A Valkey that is down."""
+
+    async def find_rules(self, *_: Any) -> RuleSet | None:
+        return None
+
+    async def store_rules(self, *_: Any) -> None:
+        return None
+
+    async def publish(self, head: TenantHead) -> None:
+        return None
+
+    async def notices(self) -> AsyncIterator[TenantId]:
+        await asyncio.Event().wait()
+        yield PLATFORM_TENANT_ID
+
+
+class StoredKeys:
+    """Keys as the edge looks them up."""
+
+    def __init__(self, store: ApiKeyStore) -> None:
+        self._store = store
+
+    async def find_by_hash(self, key_hash: bytes) -> FoundApiKey | None:
+        found = await self._store.find_by_hash(key_hash)
+        if found is None or found.key.revoked_at is not None:
+            return None
+        key = found.key
+        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, headers and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def problem(self) -> str:
+        """The problem's slug."""
+        return str(self.json["type"]).rpartition(":")[2]
+
+
+class Service:
+    """One node on a database; `platform` is a platform key with every scope."""
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
+        self.bootstrap = Bootstrap(self._engine)
+        self.platform = ""
+        self.url = ""
+        self.client: aiohttp.ClientSession
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator["Service"]:
+        """Serve on a free port of loopback."""
+        # Commands run in this process: what the server logs must not stand in what they print.
+        quiet = structlog.make_filtering_bound_logger(logging.ERROR)
+        structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        settings = HttpSettings()
+        runner = KasbahRunner(self._app(settings), settings, shutdown_timeout=1)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.platform = await self.bootstrap.create_key(PLATFORM_TENANT_ID, "test", meta=META)
+        try:
+            async with aiohttp.ClientSession(self.url) as self.client:
+                yield self
+        finally:
+            await runner.cleanup()
+            await self._engine.dispose()
+            structlog.reset_defaults()
+
+    def _app(self, settings: HttpSettings) -> web.Application:
+        async def parts(app: web.Application) -> AsyncIterator[None]:
+            app[SESSIONS] = open_sessions(self._engine)
+            reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
+            quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
+            node = app[NODE] = Node(reader, NoCache(), _compile, quick)
+            app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), node)
+            app[METRICS] = Metrics()
+            app[DECISION_LOG] = DecisionLog(settings.decision_log)
+            app[READINESS] = Readiness()
+            app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
+            await node.start()
+            running = asyncio.create_task(node.run())
+            yield
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            if unit_of_work._abandoned:
+                await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
+
+        return build_app(settings, [parts, administration], all_routes())
+
+    async def tenant(self, slug: str, *scopes: str) -> str:
+        """Create a tenant and return a key of it; without scopes it carries them all."""
+        tenant_id = await self.bootstrap.ensure_tenant(slug, slug, meta=META)
+        more = {"scopes": frozenset(scopes)} if scopes else {}
+        return await self.bootstrap.create_key(tenant_id, "test", meta=META, **more)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send JSON (or bytes as they are) with the platform's key, or another; an empty key is none."""
+        sent = dict(headers or {})
+        if key != "":
+            sent["Authorization"] = f"Bearer {key or self.platform}"
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        payload = None if data is None else io.BytesIO(data)
+        async with self.client.request(method, path, data=payload, headers=sent) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **more: Any) -> Answer:
+        """GET."""
+        return await self.ask("GET", path, **more)
+
+    async def post(self, path: str, body: Any, **more: Any) -> Answer:
+        """POST."""
+        return await self.ask("POST", path, body, **more)
+
+    async def allowed(self, key: str, subject: str, action: str, resource: str) -> bool:
+        """Ask one question."""
+        (kind, _, name), (other, _, thing) = subject.partition(":"), resource.partition(":")
+        body = {
+            "subject": {"type": kind, "id": name},
+            "action": {"name": action},
+            "resource": {"type": other, "id": thing},
+        }
+        answer = await self.post("/access/v1/evaluation", body, key=key)
+        assert answer.status == 200, answer.body
+        return bool(answer.json["decision"])
+
+
+def _compile(model: StoredModel) -> Any:
+    return compile_served(parse_model(model.text), model.digest)
+
+
+def rule(subject: str, resource: str, action: str = "read", **more: Any) -> dict[str, Any]:
+    """A rule on the wire."""
+    return {"type": "rule", "subject": subject, "resource": resource, "action": action} | more
+
+
+def link(member: str, role: str, **more: Any) -> dict[str, Any]:
+    """A link on the wire."""
+    return {"type": "link", "member": member, "role": role} | more
+
+
+def at(line: int, file: str = "policy.csv") -> dict[str, Any]:
+    """The place of a file-owned row."""
+    return {"source": {"file": file, "line": line}}
