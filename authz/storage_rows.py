@@ -70,8 +70,8 @@ async def stream_links(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> A
 
 async def stream(work: TenantUnitOfWork, query: TextClause, parameters: Mapping[str, Any]) -> AsyncIterator[RowMapping]:
     """Yield the rows of a large result, letting the event loop run between portions."""
-    result = await work.session.stream(query, parameters, execution_options={"yield_per": ROWS_AT_ONCE})
-    async for partition in result.mappings().partitions():
+    result = await work.session.stream(query, parameters, execution_options={"stream_results": True})
+    async for partition in result.mappings().partitions(ROWS_AT_ONCE):
         for row in partition:
             yield row
         await asyncio.sleep(0)

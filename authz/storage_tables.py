@@ -26,6 +26,10 @@ PORTION = 2000
 """Rows per statement: large enough to be fast, small enough that the event loop is not held up."""
 
 
+_QUOTE = "\x01"
+"""Stands for `"` on the way: JSON text has many of them and never this one, and each would be escaped in an array."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     name: str
@@ -131,7 +135,8 @@ async def write_items(work: TenantUnitOfWork, changes: RowChanges, revision: int
     """Write what a change did to which row; moves come last, so that the positions of the others have no gap."""
     query = text(
         'INSERT INTO change_items (tenant_id, revision, position, added, "row", moved_from, subject, resource) '
-        'SELECT :tenant_id, :revision, u.position, u.added, CAST(u."row" AS json), CAST(u.moved_from AS json), '
+        'SELECT :tenant_id, :revision, u.position, u.added, CAST(translate(u."row", chr(1), chr(34)) AS json), '
+        "CAST(u.moved_from AS json), "
         "u.subject, u.resource FROM unnest(CAST(:positions AS integer[]), CAST(:added AS boolean[]), "
         "CAST(:rows AS text[]), CAST(:moved_from AS text[]), CAST(:subjects AS text[]), CAST(:resources AS text[])) "
         'AS u(position, added, "row", moved_from, subject, resource)'
@@ -144,7 +149,7 @@ async def write_items(work: TenantUnitOfWork, changes: RowChanges, revision: int
             "revision": revision,
             "positions": list(range(position, position + len(portion))),
             "added": [added for added, _, _ in portion],
-            "rows": [row_to_json(row) for _, row, _ in portion],
+            "rows": [row_to_json(row).replace('"', _QUOTE) for _, row, _ in portion],
             "moved_from": [moved_from for _, _, moved_from in portion],
             "subjects": list(subjects),
             "resources": list(resources),
@@ -196,7 +201,10 @@ async def _insert(work: TenantUnitOfWork, kind: str, rows: Sequence[tuple[RuleId
     table = _TABLES[kind]
     names = ", ".join(name for name, _ in table.columns)
     arrays = ", ".join(f"CAST(:{name} AS {'text' if of == 'json' else of}[])" for name, of in table.columns)
-    values = ", ".join(f"CAST(u.{name} AS json)" if of == "json" else f"u.{name}" for name, of in table.columns)
+    values = ", ".join(
+        f"CAST(translate(u.{name}, chr(1), chr(34)) AS json)" if of == "json" else f"u.{name}"
+        for name, of in table.columns
+    )
     query = text(
         f"INSERT INTO {table.name} (tenant_id, {table.id_column}, {names}) "  # noqa: S608 - constants of this file
         f"SELECT :tenant_id, u.id, {values} FROM unnest(CAST(:ids AS bytea[]), {arrays}) AS u(id, {names})"
@@ -240,5 +248,9 @@ def _record(row: Row, revision: int, position: int) -> dict[str, Any]:
                 "expires_at": row.expires_at,
             }
         case StoredEntity():
-            record |= {"kind": row.kind.value, "ref": row.ref, "properties": canonical_json(dict(row.properties))}
+            record |= {
+                "kind": row.kind.value,
+                "ref": row.ref,
+                "properties": canonical_json(dict(row.properties)).replace('"', _QUOTE),
+            }
     return record

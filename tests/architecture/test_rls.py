@@ -1,0 +1,121 @@
+"""No table of tenants without forced row-level security, no way past it that is not on the list."""
+
+import psycopg
+import pytest
+
+pytestmark = pytest.mark.integration
+
+SECURITY_DEFINER = {
+    "find_api_key(bytea)": "the key names the tenant",
+    "find_tenant_id(text)": "the slug names the tenant",
+    "tenants_changed_since(xid8)": "a node follows all tenants",
+}
+"""Every function that reads past row-level security, and why it must."""
+
+WITHOUT_TENANT = {"alembic_version"}
+"""Tables that hold nothing of a tenant's."""
+
+CROSS_TENANT_POLICIES = {
+    ("tenants", "own_head"),
+    ("tenants", "own_head_update"),
+    ("tenants", "platform_insert"),
+    ("tenants", "owner_reads"),
+    ("changes", "platform_insert"),
+    ("platform_model", "all_read"),
+    ("platform_model", "platform_update"),
+    ("rules", "base_rows"),
+    ("role_links", "base_rows"),
+    ("api_keys", "owner_reads"),
+}
+"""Every policy that shows or takes more than the bound tenant's own rows."""
+
+
+@pytest.fixture(scope="module")
+def owner(database_url):
+    """Connect as the owner of the tables."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+def test_every_table_of_a_tenant_forces_row_level_security(owner):
+    """`tenant_id` comes first in the key; security binds the owner too; at least one policy exists."""
+    rows = owner.execute(
+        """
+        SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity,
+            (SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+             WHERE i.indrelid = c.oid AND i.indisprimary),
+            (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid)
+        FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f')
+        """
+    ).fetchall()
+    assert len(rows) > 10
+    wrong = [row for row in rows if row[0] not in WITHOUT_TENANT and not (row[1] and row[2] == "tenant_id" and row[3])]
+    assert wrong == []
+
+
+def test_the_list_of_security_definer_functions_is_complete(owner):
+    """Each pins its search path, belongs to the owner of the tables, and is executable by the service alone."""
+    rows = owner.execute(
+        """
+        SELECT p.oid::regprocedure::text, p.proconfig, p.proowner = (SELECT relowner FROM pg_class WHERE relname = 'tenants'),
+            ARRAY(SELECT grantee::regrole::text FROM aclexplode(p.proacl) WHERE grantee <> p.proowner)
+        FROM pg_proc p WHERE p.prosecdef AND p.pronamespace = 'public'::regnamespace
+        """
+    ).fetchall()
+    assert {row[0] for row in rows} == set(SECURITY_DEFINER)
+    for name, settings, owned, grantees in rows:
+        assert settings == ["search_path=pg_catalog, pg_temp"], name
+        assert owned, name
+        assert grantees == ["kasbah_service"], name
+
+
+def test_the_list_of_policies_beyond_own_rows_is_complete(owner):
+    """Every other policy is `own_rows`: the tenant's own, for reading and writing."""
+    rows = owner.execute("SELECT tablename, policyname, permissive, qual, with_check FROM pg_policies").fetchall()
+    others = {(row[0], row[1]) for row in rows if row[1] != "own_rows"}
+    assert others == CROSS_TENANT_POLICIES
+    for table, name, permissive, reads, writes in rows:
+        assert permissive == "PERMISSIVE"
+        if name == "own_rows":
+            assert reads == writes, table
+            assert reads.startswith("(tenant_id = "), table
+            assert " OR " not in reads, table
+
+
+def test_views_run_with_the_rights_of_who_reads_them(owner):
+    """A view of the owner's would show every tenant's rows."""
+    rows = owner.execute(
+        "SELECT relname, coalesce(reloptions, '{}') FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace AND relkind = 'v'"
+    ).fetchall()
+    assert {row[0] for row in rows} == {"casbin_rule", "casbin_rule_status"}
+    assert all("security_invoker=true" in row[1] for row in rows)
+
+
+def test_the_service_role_can_do_little(owner):
+    """No login, no power of its own, no ownership, no membership; history and slugs are out of its reach."""
+    role = owner.execute(
+        "SELECT rolcanlogin, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles "
+        "WHERE rolname = 'kasbah_service'"
+    ).fetchone()
+    assert role == (False,) * 6
+    assert owner.execute("SELECT count(*) FROM pg_class WHERE relowner = 'kasbah_service'::regrole").fetchone() == (0,)
+    assert owner.execute(
+        "SELECT count(*) FROM pg_auth_members WHERE member = 'kasbah_service'::regrole"
+    ).fetchone() == (0,)
+    granted = owner.execute(
+        "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = 'kasbah_service'"
+    ).fetchall()
+    assert {row[1] for row in granted} <= {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    never = {("tenants", "DELETE"), ("tenants", "UPDATE"), ("api_keys", "DELETE"), ("platform_model", "DELETE")}
+    never |= {(table, verb) for table in ("changes", "change_items") for verb in ("UPDATE", "DELETE")}
+    assert not never & set(granted)
+
+
+def test_migrations_have_one_head():
+    """Two heads would make the order of migrations a matter of luck."""
+    from alembic.script import ScriptDirectory
+
+    from migrations import runner
+
+    assert ScriptDirectory.from_config(runner._config()).get_heads() == [runner.head()]
