@@ -22,6 +22,9 @@ Part = Callable[[web.Application], AsyncIterator[None]]
 """A cleanup context: acquire, yield, release."""
 
 _REQUEST_ID_PATTERN = re.compile(r"[ -~]{1,200}\Z")
+REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
+"""Not even where a route takes any method: TRACE echoes credentials, CONNECT asks for a tunnel."""
+
 UNMATCHED = "unmatched"
 """Route of requests that no line of the table takes, as a metric's label."""
 
@@ -78,7 +81,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     try:
-        response = await handler(request)
+        response = await (_refuse_method if request.method in REFUSED_METHODS else handler)(request)
     except web.HTTPException as refusal:
         headers = {"Allow": refusal.headers["Allow"]} if "Allow" in refusal.headers else {}
         response = response_of(problems.render(problems.of_status(refusal.status), headers=headers))
@@ -98,6 +101,10 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds=round(time.perf_counter() - started, 6),
     )
     return response
+
+
+async def _refuse_method(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPMethodNotAllowed(request.method, ())
 
 
 def _log_failure(request: web.Request, error: Exception, status: int) -> None:

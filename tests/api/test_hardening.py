@@ -1,0 +1,238 @@
+"""What hostile or careless clients send: slow bytes, odd methods, broken heads, smuggling."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from service.all_routes import all_routes
+from service.fast_path import FastHandler
+from service.http_settings import HttpSettings
+from service.routes import ANY_METHOD, Needs
+from service.server import DeadlineHandler
+from tests.support.edge import Edge, question
+
+GOOD = json.dumps(question("user:alice", "read", "record:1")).encode()
+
+
+@pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
+async def edge(request):
+    made = Edge(HttpSettings(head_seconds=0.6, body_seconds=0.6, keepalive_seconds=30))
+    made.handler_class = request.param
+    made.acme = made.tenant("acme", "p user:alice record:* read")
+    made.key_all = made.key(made.acme)
+    async with made.serving():
+        yield made
+
+
+def head(edge, length, *more, path="/access/v1/evaluation", method="POST"):
+    """Return the bytes of a request's head."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: pdp.example", "Content-Type: application/json"]
+    lines += [f"Authorization: Bearer {edge.key_all}", *more]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+async def connect(edge):
+    """Return a raw connection."""
+    return await asyncio.open_connection("127.0.0.1", int(edge.url.rpartition(":")[2]))
+
+
+async def raw(edge, data, wait=3.0):
+    """Send bytes, and return everything that comes until the server closes or is quiet."""
+    reader, writer = await connect(edge)
+    writer.write(data)
+    await writer.drain()
+    received = b""
+    try:
+        async with asyncio.timeout(wait):
+            while chunk := await reader.read(65536):
+                received += chunk
+    except TimeoutError:
+        pass
+    writer.close()
+    return received
+
+
+async def closed_after(reader, limit):
+    """Return the seconds until the server closed, at most `limit`."""
+    started = time.monotonic()
+    async with asyncio.timeout(limit):
+        while await reader.read(65536):
+            pass
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("start", [b"", b"P", b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_slow_head_is_cut(edge, start):
+    """A connection that says nothing, one letter, or half a head, is closed soon; others are served meanwhile."""
+    reader, writer = await connect(edge)
+    writer.write(start)
+    await writer.drain()
+    waiting = asyncio.create_task(closed_after(reader, 5))
+    assert (await edge.post("/access/v1/evaluation", GOOD, edge.key_all)).status == 200
+    assert await waiting < 3
+    writer.close()
+
+
+async def test_trickling_bytes_do_not_extend_the_deadline(edge):
+    """It counts from the first byte."""
+    reader, writer = await connect(edge)
+    waiting = asyncio.create_task(closed_after(reader, 6))
+    for byte in head(edge, 10):
+        if waiting.done():
+            break
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.05)
+    assert await waiting < 4
+    writer.close()
+
+
+async def test_a_slow_body_is_answered_408(edge):
+    """And the connection ends."""
+    received = await raw(edge, head(edge, len(GOOD)) + GOOD[:10], wait=6)
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b"body-timeout" in received
+
+
+async def test_an_idle_connection_stays_open(edge):
+    """Keep-alive is longer than the deadline of a head."""
+    reader, writer = await connect(edge)
+    for _ in range(2):
+        writer.write(head(edge, len(GOOD)) + GOOD)
+        await writer.drain()
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(1.9)
+        await reader.read(65536)
+    assert not reader.at_eof()
+    writer.close()
+
+
+BROKEN = {
+    "garbage": b"\x16\x03\x01\x02\x00\x01\x00",
+    "no version": b"GET /healthz\r\n\r\n",
+    "bare line feed in a name": b"GET /healthz HTTP/1.1\r\nHost: x\r\nA\nB: c\r\n\r\n",
+    "space before colon": b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n",
+    "folded header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: a\r\n b\r\n\r\n",
+    "null in a header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: a\x00b\r\n\r\n",
+    "huge header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\n",
+    "many headers": b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-A: a\r\n" * 500 + b"\r\n",
+    "two lengths": b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": (
+        b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "bad length": b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "plus length": b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nabcde",
+    "unknown coding": b"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+async def test_a_broken_head_is_a_400_problem_and_closes(edge, case):
+    """Nothing after it is read as a request."""
+    received = await raw(edge, BROKEN[case] + b"GET /healthz HTTP/1.1\r\nHost: smuggled\r\n\r\n", wait=2)
+    assert received.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), received
+    assert b"application/problem+json" in received
+    assert received.count(b"HTTP/1.") == 1
+    assert b"Traceback" not in received
+
+
+async def test_two_requests_in_one_packet_are_answered_in_order(edge):
+    """Pipelined, and split anywhere."""
+    denied = json.dumps(question("user:bob", "read", "record:1")).encode()
+    both = head(edge, len(GOOD)) + GOOD + head(edge, len(denied), "Connection: close") + denied
+    for split in (len(both), 1, 20, 150, len(both) // 2, len(both) - 1):
+        reader, writer = await connect(edge)
+        writer.write(both[:split])
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.write(both[split:])
+        received = b""
+        async with asyncio.timeout(3):
+            while chunk := await reader.read(65536):
+                received += chunk
+        assert received.count(b"HTTP/1.1 200") == 2
+        assert received.index(b'"decision":true') < received.index(b'"decision":false')
+        writer.close()
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Kasbah-Min-Revision", "X-Tenant-ID"])
+async def test_a_repeated_header_that_matters_is_refused(edge, name):
+    """Equal or not; the first never wins silently."""
+    values = {
+        "Authorization": f"Bearer {edge.key_all}",
+        "Content-Type": "application/json",
+        "Kasbah-Min-Revision": "1",
+        "X-Tenant-ID": "acme",
+    }
+    more = [f"{name}: {values[name]}"] * (1 if name in {"Authorization", "Content-Type"} else 2)
+    received = await raw(edge, head(edge, len(GOOD), *more, "Connection: close") + GOOD)
+    assert received.split(b" ")[1] in {b"400", b"401"}
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "HEAD", "PROPFIND", "FOO", "get"])
+async def test_only_listed_methods_are_served(edge, method):
+    """On every route, with a good key; HEAD is not implied by GET."""
+    for route in all_routes():
+        if route.method == ANY_METHOD and method not in {"TRACE", "CONNECT"}:
+            continue
+        path = route.path.replace(":.*", "").replace("{", "").replace("}", "")
+        if method == "CONNECT":
+            path = "pdp.example:443"
+        received = await raw(edge, head(edge, None, "Connection: close", path=path, method=method))
+        assert received.split(b" ")[1] in {b"405", b"400", b"404"}, (route.path, received)
+        if method == "CONNECT":
+            break
+
+
+async def test_a_method_cannot_be_overridden(edge):
+    """By no header, and by no parameter."""
+    headers = {"X-HTTP-Method-Override": "POST", "X-HTTP-Method": "POST", "X-Method-Override": "POST"}
+    answer = await edge.get("/access/v1/evaluation?_method=POST", edge.key_all, headers)
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+
+
+async def test_every_route_that_needs_a_key_refuses_without_one(edge):
+    """And its answer is a problem with the headers that every answer has."""
+    for route in all_routes():
+        if not isinstance(route.access, Needs):
+            continue
+        path = route.path.replace("{tenant}", "acme").replace("{key_id}", "00000000-0000-0000-0000-000000000000")
+        async with edge.client.request(route.method, path, data=b"{}") as response:
+            assert response.status == 401, route.path
+            assert response.headers["Content-Type"] == "application/problem+json"
+            assert response.headers["Cache-Control"] == "no-store"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert response.headers["X-Request-ID"]
+            assert "aiohttp" not in response.headers["Server"]
+
+
+async def test_a_path_has_one_spelling(edge):
+    """Variants are other paths."""
+    for path in ("//access/v1/evaluation", "/access/v1/evaluation/", "/ACCESS/v1/evaluation", "/access//v1/evaluation"):
+        received = await raw(edge, head(edge, len(GOOD), "Connection: close", path=path) + GOOD)
+        assert received.startswith(b"HTTP/1.1 404"), path
+
+
+async def test_metadata_is_public_and_absolute(edge):
+    """For the decision point and for any tenant's name alike; what is no name is 404."""
+    made = Edge(HttpSettings(public_url="https://pdp.example/"))
+    async with made.serving():
+        answer = await made.get("/.well-known/authzen-configuration")
+        assert answer.json == {
+            "policy_decision_point": "https://pdp.example",
+            "access_evaluation_endpoint": "https://pdp.example/access/v1/evaluation",
+            "access_evaluations_endpoint": "https://pdp.example/access/v1/evaluations",
+            "search_subject_endpoint": "https://pdp.example/access/v1/search/subject",
+            "search_resource_endpoint": "https://pdp.example/access/v1/search/resource",
+            "search_action_endpoint": "https://pdp.example/access/v1/search/action",
+        }
+        assert "max-age" in answer.headers["Cache-Control"]
+        tenant = await made.get("/.well-known/authzen-configuration/acme")
+        assert tenant.json["policy_decision_point"] == "https://pdp.example/acme"
+        assert tenant.json["access_evaluation_endpoint"] == "https://pdp.example/access/v1/evaluation?tenant=acme"
+        for name in ("ACME", "_base", "a%0d%0ab", "%3Cscript%3E", "-a"):
+            assert (await made.get(f"/.well-known/authzen-configuration/{name}")).status == 404
