@@ -13,11 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from authn.api_keys import SCOPES, hash_token, new_api_key
 from authn.storage import ApiKeyStore
 from tenancy.create_tenant import create_tenant
-from tenancy.database import open_engine, open_sessions
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.uuid7 import make_uuid7
+
+PATIENCE_SECONDS = 30.0
+PATIENT = DatabaseLimits(
+    pool_wait_seconds=PATIENCE_SECONDS,
+    connect_seconds=int(PATIENCE_SECONDS),
+    statement_seconds=PATIENCE_SECONDS,
+    lock_seconds=PATIENCE_SECONDS,
+)
+"""Nobody waits behind these statements, and a machine that is just starting everything is slow."""
 
 BOOTSTRAP = ChangeMeta("bootstrap", "made in the database, without a server")
 DEVELOPMENT = ChangeMeta("kasbah dev", "sample tenant of the development server")
@@ -28,8 +37,8 @@ class Bootstrap:
 
     def __init__(self, engine: AsyncEngine) -> None:
         sessions = open_sessions(engine)
-        self._keys = ApiKeyStore(sessions)
-        self._tenants = TenantStore(sessions)
+        self._keys = ApiKeyStore(sessions, request_seconds=PATIENCE_SECONDS)
+        self._tenants = TenantStore(sessions, request_seconds=PATIENCE_SECONDS)
 
     async def create_key(
         self, tenant_id: TenantId, name: str, *, scopes: frozenset[str] = SCOPES, meta: ChangeMeta = BOOTSTRAP
@@ -71,7 +80,7 @@ class Bootstrap:
 
 async def create_platform_key(database_url: str, name: str) -> str:
     """Create a platform key with every scope and return its token."""
-    engine = open_engine(database_url)
+    engine = open_engine(database_url, PATIENT)
     try:
         return await Bootstrap(engine).create_key(PLATFORM_TENANT_ID, name)
     finally:
@@ -86,7 +95,7 @@ async def prepare_development(
     Returns:
         The platform key, and a key of each tenant by its slug.
     """
-    engine = open_engine(database_url)
+    engine = open_engine(database_url, PATIENT)
     try:
         bootstrap = Bootstrap(engine)
         platform_key = await bootstrap.keep_key(

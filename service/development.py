@@ -102,7 +102,6 @@ class Development:
             with progress.step(f"applying the sample policies ({', '.join(slugs)})"):
                 self._apply_samples()
             self._hold(samples_loaded=True)
-        self._write_description()
 
     def wait(self) -> str:
         """Return why we should end: a line about a child that died. A signal raises `StoppedError` instead."""
@@ -115,6 +114,8 @@ class Development:
 
     def stop(self) -> None:
         """End all children, the last started first, and withdraw `dev.json`."""
+        if not self.state.is_open:
+            return  # the directory is another instance's, or none
         (self.state.path / "dev.json").unlink(missing_ok=True)
         self.state.stop_children()
         self.state.close()
@@ -179,13 +180,20 @@ class Development:
         return os.environ.get(f"{PREFIX}SECRET_KEY") or held
 
     def _make_keys(self, database_url: str, slugs: list[str]) -> None:
+        from authn.errors import AuthnError
         from service.bootstrap import prepare_development
+        from tenancy.errors import TenancyError
+        from tenancy.ids import InvalidSlugError
 
         held = self._held()
         keys = held.get("tenant_keys")
-        self.platform_key, self.tenant_keys = asyncio.run(
-            prepare_development(database_url, slugs, held.get("platform_key"), keys if isinstance(keys, dict) else {})
-        )
+        held_keys = keys if isinstance(keys, dict) else {}
+        try:
+            self.platform_key, self.tenant_keys = asyncio.run(
+                prepare_development(database_url, slugs, held.get("platform_key"), held_keys)
+            )
+        except (AuthnError, TenancyError, InvalidSlugError) as error:
+            raise StartError(f"the sample tenants and their keys were not made: {error}") from error
         self._hold(platform_key=self.platform_key, tenant_keys=self.tenant_keys)
 
     def _ready(self) -> bool:
@@ -217,7 +225,8 @@ class Development:
                 f"({self.state.path / 'apply.log'})"
             )
 
-    def _write_description(self) -> None:
+    def announce(self) -> None:
+        """Write `dev.json`, which tells scripts and the command line that everything is up."""
         self.state.write_private(
             "dev.json",
             {

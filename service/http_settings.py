@@ -14,10 +14,15 @@ class ForwardAuthSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key_header: str = "X-Kasbah-Key"
+    """Header that holds the gateway's API key."""
     subject_header: str = "X-Kasbah-Subject"
+    """Header that names the subject."""
     method_headers: tuple[str, ...] = ("X-Original-Method", "X-Forwarded-Method")
+    """Headers that hold the method of the original request, those present must agree."""
     host_headers: tuple[str, ...] = ("X-Original-Host", "X-Forwarded-Host")
+    """Headers that hold its host, those present must agree."""
     uri_headers: tuple[str, ...] = ("X-Original-URI", "X-Forwarded-Uri")
+    """Headers that hold its path and query, those present must agree."""
     subject_type: str = "user"
     """Type of every subject: the header holds an id, and what looks like `role:admin` in it is an id all the same."""
 
@@ -28,12 +33,15 @@ class DecisionLogSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["off", "denies", "sampled", "all"] = "off"
+    """Which decisions are written: `off`, `denies`, `sampled` or `all`."""
     sample_rate: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of decisions that `sampled` writes, 0 to 1."""
     path: str = "-"
     """File to append to; `-` is standard output."""
     masked: tuple[str, ...] = ("password", "secret", "token", "authorization", "ssn", "email")
     """Attribute names, at any depth and without case, whose values are replaced by `***`."""
     queue_size: int = Field(default=10_000, ge=1)
+    """Decisions that wait to be written; more are dropped and counted, never waited for."""
 
 
 class HttpSettings(BaseModel):
@@ -55,7 +63,6 @@ class HttpSettings(BaseModel):
     """Authenticates page tokens; the same on every node, or paging breaks when the node changes."""
     metrics_token: SecretStr | None = None
     """Bearer token that opens /metrics beside a platform key with the scope `metrics:read`."""
-    min_revision_wait_seconds: float = Field(default=1.0, ge=0)
     decision_log: DecisionLogSettings = DecisionLogSettings()
     forward_auth: ForwardAuthSettings = ForwardAuthSettings()
 

@@ -50,6 +50,11 @@ class StateDirectory:
         os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         self._lock = handle
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the directory."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Give up the lock."""
         if self._lock is not None:

@@ -20,11 +20,17 @@ class DatabaseLimits:
     """
 
     pool_size: int = 8
+    """Connections kept open."""
     max_overflow: int = 4
+    """Connections opened beside them for a while."""
     pool_wait_seconds: float = 0.5
+    """Longest wait for a free connection."""
     connect_seconds: int = 2
+    """Longest wait for a new connection."""
     statement_seconds: float = 2.0
+    """Longest statement; writing a large policy has a bound of its own."""
     lock_seconds: float = 1.5
+    """Longest wait for a lock."""
 
 
 def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | None = SERVICE_ROLE) -> AsyncEngine:

@@ -79,6 +79,7 @@ def dev(host: str, port: int, workers: int, state_dir: Path, policies: Path | No
         try:
             running.start()
             say_welcome(running)
+            running.announce()
             ended = running.wait()
         except StoppedError:
             click.echo("\nstopping", err=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import ssl
@@ -77,7 +76,6 @@ def _serve(settings: Settings, started: float) -> int:
 
 
 def _preflight(settings: Settings) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it announces its plugins
     from service.preflight import check
 
     findings = asyncio.run(check(settings))

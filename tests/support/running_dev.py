@@ -27,13 +27,14 @@ class RunningDev:
     directory: Path
     port: int = field(default_factory=free_port)
     arguments: tuple[str, ...] = ()
+    state_name: str = "state"
     process: subprocess.Popen[bytes] = field(init=False)
     family: list[psutil.Process] = field(init=False, default_factory=list)
 
     @property
     def state(self) -> Path:
         """Its state directory."""
-        return self.directory / "state"
+        return self.directory / self.state_name
 
     @property
     def log(self) -> Path:
@@ -70,6 +71,15 @@ class RunningDev:
                     return
             time.sleep(0.05)
         raise AssertionError(f"dev was not ready:\n{self.output()}")
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it and its children have used."""
+        total = 0.0
+        for process in [psutil.Process(self.process.pid), *self.family]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def description(self) -> Any:
         """Return what `dev.json` says."""
