@@ -20,6 +20,7 @@ from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.app import Part, build_app
 from service.callers import Callers, FoundApiKey
+from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.fast_path import FastHandler
 from service.health import Readiness
@@ -32,6 +33,7 @@ from service.keys import (
     PAGE_TOKENS,
     READER,
     READINESS,
+    SAMPLER,
     SESSIONS,
     TENANTS,
 )
@@ -50,9 +52,10 @@ MAX_KNOWN_SLUGS = 10_000
 _log = structlog.get_logger()
 
 
-def compose(settings: Settings) -> tuple[web.Application, KasbahRunner]:
+def compose(settings: Settings, sampler: Sampler | None = None) -> tuple[web.Application, KasbahRunner]:
     """Return the application with everything behind it, and what runs it. Nothing is opened before it starts."""
     app = build_app(settings.http, parts_of(settings), all_routes())
+    app[SAMPLER] = sampler or Sampler(None, 0)
     handler_class = FastHandler if settings.fast_path else DeadlineHandler
     runner = KasbahRunner(app, settings.http, handler_class, shutdown_timeout=settings.drain_seconds)
     return app, runner

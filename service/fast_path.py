@@ -20,6 +20,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from msgspec import UNSET
 
+from authz.cross_check import Sample
 from authz.decision import Reason
 from authz.errors import StaleError
 from authz.evaluate import Missing, StateView, evaluate_in
@@ -28,12 +29,14 @@ from authz.request import NO_PROPERTIES, Ref
 from authz.snapshot import ALLOWED, DENIED, UNDECIDED, Facts, Quick
 from service.app import new_request_id, request_id_of
 from service.callers import Caller, Callers
+from service.cross_check import Sampler
 from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError
 from service.http.authzen_batch import decode_plain_batch
 from service.http.authzen_wire import (
     GROUPING_TYPES,
     WireEntity,
+    WireEvaluation,
     check_action_name,
     check_entity,
     decode_evaluation,
@@ -41,7 +44,7 @@ from service.http.authzen_wire import (
     request_of,
     wants_explanation,
 )
-from service.keys import CALLERS, DECISION_LOG, HTTP_SETTINGS, METRICS, NODE
+from service.keys import CALLERS, DECISION_LOG, HTTP_SETTINGS, METRICS, NODE, SAMPLER
 from service.metrics import OUTCOMES, Metrics, outcome_of
 from service.recording import ignored_of
 from service.server import DeadlineHandler
@@ -102,12 +105,20 @@ class FastPath:
     """Answers plain requests from what the node holds; one per process."""
 
     def __init__(
-        self, node: WarmNode, callers: Callers, metrics: Metrics, log: DecisionLog, base_domain: str | None = None
+        self,
+        node: WarmNode,
+        callers: Callers,
+        *,
+        metrics: Metrics,
+        log: DecisionLog,
+        sampler: Sampler,
+        base_domain: str | None = None,
     ) -> None:
         self._node = node
         self._callers = callers
         self._metrics = metrics
         self._log = log
+        self._sampler = sampler
         self._base_domain = base_domain
         self.answered = 0
         """Requests answered this way, for metrics and tests."""
@@ -198,6 +209,8 @@ class FastPath:
         if quick is not UNDECIDED and not self._log.enabled:
             outcome = _ALLOW if quick is ALLOWED else _DENY if quick is DENIED else _NO_MATCH
             self._metrics.count_decision(outcome, perf_counter() - started)
+            if started >= self._sampler.due:
+                self._sampler.offer(self._sample(state, wire, allowed=quick is ALLOWED))
             return encode_quick(quick, state.head.revision)
         request = request_of(wire, may_assert=caller.may_assert)
         now = self._node.now()
@@ -222,6 +235,18 @@ class FastPath:
                 )
             )
         return encode_decision(decision)
+
+    def _sample(self, state: StateView, wire: WireEvaluation, *, allowed: bool) -> Sample:
+        head, subject, resource = state.head, wire.subject, wire.resource
+        return Sample(
+            head.tenant_id,
+            head.revision,
+            f"{subject.type}:{subject.id}",
+            wire.action.name,
+            f"{resource.type}:{resource.id}",
+            allowed,
+            self._node.now(),
+        )
 
     def _evaluations(self, body: bytes, caller: Caller, state: StateView, started: float) -> bytes | None:
         """Answer a batch whose every item the index decides."""
@@ -319,8 +344,14 @@ class FastHandler(DeadlineHandler):
     @classmethod
     def bound_to(cls, app: web.Application) -> type[DeadlineHandler]:
         """Return the class for connections to `app`: it answers from that application's parts."""
-        base_domain = app[HTTP_SETTINGS].base_domain
-        path = FastPath(app[NODE], app[CALLERS], app[METRICS], app[DECISION_LOG], base_domain)
+        path = FastPath(
+            app[NODE],
+            app[CALLERS],
+            metrics=app[METRICS],
+            log=app[DECISION_LOG],
+            sampler=app[SAMPLER],
+            base_domain=app[HTTP_SETTINGS].base_domain,
+        )
         return type(cls.__name__, (cls,), {"fast_path": path, "__slots__": ()})
 
     def data_received(self, data: bytes) -> None:

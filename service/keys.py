@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
     from authz.ports import PolicyReader
+    from service.cross_check import Sampler
     from service.decision_log import DecisionLog
     from service.health import Readiness
     from service.http_settings import HttpSettings
@@ -30,6 +31,7 @@ TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
+SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")
 READINESS: web.AppKey["Readiness"] = web.AppKey("READINESS")
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("DRAINING")
 """Set when the process was told to end: /readyz answers 503 from then on."""

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """PEM file with the private key."""
     fast_path: bool = True
     """`on`: complete decision requests are answered without aiohttp's request objects. `off`: the ordinary way."""
+    cross_check_per_second: float = Field(default=1.0, ge=0, le=100)
+    """Answers per second and worker that another process compares with PyCasbin's; 0 turns it off."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of log records: DEBUG, INFO, WARNING or ERROR."""
     drain_seconds: float = Field(default=10.0, ge=0, le=300)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -34,10 +34,12 @@ WorkerMain = Callable[[socket.socket, int, int], int]
 
 @dataclass(slots=True)
 class Worker:
-    """One worker's place: its socket stays, its process may change."""
+    """One worker's place: its socket stays, its process may change. The service does not wait for side workers."""
 
     number: int
     listener: socket.socket
+    main: WorkerMain
+    side: bool = False
     pid: int = 0
     ready_pipe: int = -1
     ready: bool = False
@@ -86,6 +88,7 @@ class Supervisor:
         *,
         stop_seconds: float,
         on_worker_end: Callable[[int], None] = lambda _pid: None,
+        side: Sequence[tuple[socket.socket, WorkerMain]] = (),
     ) -> None:
         """Prepare; nothing is forked yet.
 
@@ -94,10 +97,11 @@ class Supervisor:
             main: What a worker runs.
             stop_seconds: How long workers may take to end after SIGTERM.
             on_worker_end: Called with the process id of a worker that has ended.
+            side: Sockets and main functions of workers that only watch; they are replaced too, whatever they do.
         """
         self._on_worker_end = on_worker_end
-        self._workers = [Worker(number, listener) for number, listener in enumerate(listeners)]
-        self._main = main
+        self._workers = [Worker(number, listener, main) for number, listener in enumerate(listeners)]
+        self._workers += [Worker(-number, watched, what, side=True) for number, (watched, what) in enumerate(side, 1)]
         self._stop_seconds = stop_seconds
         self._stopping_since: float | None = None
         self._alive_read, self._alive_write = os.pipe()
@@ -164,7 +168,7 @@ class Supervisor:
                         other.listener.close()
                         if other.ready_pipe >= 0:
                             os.close(other.ready_pipe)
-                status = self._main(worker.listener, ready_write, self._alive_read)
+                status = worker.main(worker.listener, ready_write, self._alive_read)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -193,7 +197,7 @@ class Supervisor:
                 worker.ready = os.read(worker.ready_pipe, 1) == b"r"
                 os.close(worker.ready_pipe)
                 worker.ready_pipe = -1
-        if not self._was_ready and all(worker.ready for worker in self._workers):
+        if not self._was_ready and all(worker.ready or worker.side for worker in self._workers):
             self._was_ready = True
             on_ready()
 
@@ -221,7 +225,7 @@ class Supervisor:
             return
         worker.failures = 0 if lived > STABLE_SECONDS else worker.failures + 1
         _log.error("serve.worker_ended", worker=worker.number, pid=pid, status=code, lived_seconds=round(lived, 3))
-        if not self._was_ready and worker.failures >= FAILURES_BEFORE_GIVING_UP:
+        if not (self._was_ready or worker.side) and worker.failures >= FAILURES_BEFORE_GIVING_UP:
             self._stopping_since = time.monotonic()
             self._status = 1
             self._end_all(signal.SIGTERM)

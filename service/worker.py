@@ -13,6 +13,7 @@ import uvloop
 from aiohttp import web
 
 from service.composition import compose
+from service.cross_check import Sampler, compare_samples
 from service.keys import DRAINING
 from service.settings import Settings
 
@@ -22,27 +23,74 @@ GC_THRESHOLDS = (50_000, 25, 100)
 _log = structlog.get_logger()
 
 
-def run_worker(
-    settings: Settings, tls: ssl.SSLContext | None, listener: socket.socket, ready_pipe: int, alive_pipe: int
+def run_worker(  # noqa: PLR0917 (the last three are the supervisor's)
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    samples: socket.socket | None,
+    listener: socket.socket,
+    ready_pipe: int,
+    alive_pipe: int,
 ) -> int:
     """Serve until SIGTERM, or until the supervisor is gone; returns the exit status."""
+    sampler = Sampler(samples, settings.cross_check_per_second)
     try:
-        uvloop.run(_serve(settings, tls, listener, ready_pipe, alive_pipe))
+        uvloop.run(_serve(settings, tls, sampler, listener, ready_pipe, alive_pipe))
     except Exception:  # noqa: BLE001 - the last line of a process says why it ended
         _log.exception("serve.worker_failed")
         return 1
     return 0
 
 
-async def _serve(
-    settings: Settings, tls: ssl.SSLContext | None, listener: socket.socket, ready_pipe: int, alive_pipe: int
-) -> None:
+def run_cross_check(settings: Settings, receiver: socket.socket, ready_pipe: int, alive_pipe: int) -> int:
+    """Compare samples with PyCasbin until SIGTERM, or until the supervisor is gone; returns the exit status."""
+    try:
+        asyncio.run(_compare(settings, receiver, ready_pipe, alive_pipe))
+    except Exception:  # noqa: BLE001 - as above
+        _log.exception("cross_check.failed")
+        return 1
+    return 0
+
+
+async def _compare(settings: Settings, receiver: socket.socket, ready_pipe: int, alive_pipe: int) -> None:
+    stop = _stop_event(alive_pipe)
+    _say_ready(ready_pipe)
+    comparing = asyncio.create_task(compare_samples(settings, receiver))
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({comparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    comparing.cancel()
+    stopping.cancel()
+    if comparing in done:
+        comparing.result()
+    with contextlib.suppress(asyncio.CancelledError):
+        await comparing
+
+
+def _stop_event(alive_pipe: int) -> asyncio.Event:
+    """Return an event that is set by SIGTERM, SIGINT or the end of the supervisor."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_reader(alive_pipe, stop.set)
-    app, runner = compose(settings)
+    return stop
+
+
+def _say_ready(ready_pipe: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(ready_pipe, b"r")
+    os.close(ready_pipe)
+
+
+async def _serve(  # noqa: PLR0917 (as above)
+    settings: Settings,
+    tls: ssl.SSLContext | None,
+    sampler: Sampler,
+    listener: socket.socket,
+    ready_pipe: int,
+    alive_pipe: int,
+) -> None:
+    stop = _stop_event(alive_pipe)
+    app, runner = compose(settings, sampler)
     await runner.setup()
     try:
         site = web.SockSite(runner, listener, ssl_context=tls)
@@ -50,11 +98,9 @@ async def _serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        with contextlib.suppress(OSError):
-            os.write(ready_pipe, b"r")
-        os.close(ready_pipe)
+        _say_ready(ready_pipe)
         await stop.wait()
-        loop.remove_reader(alive_pipe)
+        asyncio.get_running_loop().remove_reader(alive_pipe)
         app[DRAINING].set()
         if settings.unready_seconds:
             await asyncio.sleep(settings.unready_seconds)

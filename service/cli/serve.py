@@ -54,9 +54,10 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
 
 def _serve(settings: Settings, started: float) -> int:
     """Check, listen, fork; returns the exit status."""
+    from service.cross_check import sample_sockets
     from service.logging import configure_logging
     from service.supervisor import Supervisor, open_listeners
-    from service.worker import run_worker, tls_context
+    from service.worker import run_cross_check, run_worker, tls_context
 
     configure_logging(settings.log_level)
     require_port(settings.host, settings.port)
@@ -66,11 +67,13 @@ def _serve(settings: Settings, started: float) -> int:
         raise StartError(f"KASBAH_TLS_CERT, KASBAH_TLS_KEY: not a certificate and its key ({error.reason})") from error
     _preflight(settings)
     listeners = open_listeners(settings.host, settings.port, settings.workers)
+    sender, receiver = sample_sockets() if settings.cross_check_per_second else (None, None)
     supervisor = Supervisor(
         listeners,
-        partial(run_worker, settings, tls),
+        partial(run_worker, settings, tls, sender),
         stop_seconds=settings.unready_seconds + settings.drain_seconds,
         on_worker_end=_forget_gauges,
+        side=() if receiver is None else [(receiver, partial(run_cross_check, settings))],
     )
     return supervisor.run(partial(_say_ready, settings, started))
 

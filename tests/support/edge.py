@@ -17,10 +17,11 @@ from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord, TenantHead
 from service.app import build_app
 from service.callers import Callers, FoundApiKey, hash_token
+from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.health import Readiness
 from service.http_settings import HttpSettings
-from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, TENANTS
+from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, SAMPLER, TENANTS
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.routes import Route
@@ -166,6 +167,7 @@ class Edge:
             app[METRICS] = self.metrics
             app[DECISION_LOG] = self.log
             app[READINESS] = self.readiness
+            app[SAMPLER] = Sampler(None, 0)
             self.log.start()
             yield
             self.log.close()

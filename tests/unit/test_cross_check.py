@@ -1,0 +1,162 @@
+"""The live cross-check: what it compares, and what it leaves alone."""
+
+import socket
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from authz.cross_check import MAX_LEVELS, MAX_ROWS, Comparison, CrossCheck, Sample, casbin_rows, levels_above
+from authz.ports import Lookup, RuleSet, StoredModel
+from authz.request import Ref
+from authz.rules import RoleLink
+from service.cross_check import Sampler, ask_casbin, sample_sockets, shape_of
+from tests.support.policies import NOW, policy, rows
+
+MODEL = """
+[request_definition]
+r = sub, dom, obj, act
+[policy_definition]
+p = sub, dom, obj, act, eft, cond
+[role_definition]
+g = _, _, _
+[policy_effect]
+e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
+[matchers]
+m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.dom == "*") && keyMatch(r.obj, p.obj) && (p.act == "*" || r.act == p.act)
+"""
+
+
+class Reader:
+    """One tenant, read as often as asked."""
+
+    def __init__(self, text: str) -> None:
+        self.small = policy(text)
+        links = [row for row in rows(text) if isinstance(row, RoleLink) and not row.is_membership]
+        self.rule_set = RuleSet(self.small.head, StoredModel(MODEL, "m"), self.small.snapshot.rules, links)
+        self.loads = 0
+
+    async def lookup(self, tenant_id, subjects, resources):
+        records = {ref: self.small.records.get(ref) or replace_record() for ref in subjects}
+        return Lookup(self.small.head, records, {})
+
+    async def load_rules(self, tenant_id):
+        self.loads += 1
+        return self.rule_set
+
+
+def replace_record():
+    from authz.ports import SubjectRecord
+
+    return SubjectRecord()
+
+
+def sample(small, subject, action, resource, *, allowed, revision=None, at=NOW):
+    head = small.head
+    return Sample(head.tenant_id, revision or head.revision, subject, action, resource, allowed, at)
+
+
+POLICY = """
+base p role:member page:* read
+g user:a role:editor
+g role:editor role:member
+p role:editor doc:* write
+p role:editor doc:9 write deny
+p user:a doc:1 delete if context.x
+g user:tmp role:editor until 2026-06-01T12:00:00+00:00
+"""
+
+
+@pytest.mark.parametrize(
+    ("subject", "action", "resource", "right"),
+    [
+        ("user:a", "read", "page:1", True),
+        ("user:a", "write", "doc:1", True),
+        ("user:a", "write", "doc:9", False),
+        ("user:b", "write", "doc:1", False),
+        ("user:tmp", "write", "doc:1", False),
+    ],
+)
+async def test_right_answers_agree_and_wrong_ones_differ(subject, action, resource, right):
+    """PyCasbin on the same rows is the judge; an expired grant is not among them."""
+    reader = Reader(POLICY)
+    check = CrossCheck(reader, ask_casbin, shape_of)
+    for said, expected in ((right, Comparison.AGREES), (not right, Comparison.DIFFERS)):
+        assert await check.compare(sample(reader.small, subject, action, resource, allowed=said)) is expected
+    assert reader.loads == 1
+    before = sample(reader.small, "user:tmp", "write", "doc:1", allowed=True, at=NOW - timedelta(seconds=1))
+    assert await check.compare(before) is Comparison.AGREES
+
+
+async def test_an_error_of_pycasbin_must_not_have_been_an_allow():
+    """Where PyCasbin raises, a deny agrees and an allow differs."""
+    reader = Reader(POLICY)
+    check = CrossCheck(reader, lambda *_: None, shape_of)
+    assert await check.compare(sample(reader.small, "user:a", "x", "doc:1", allowed=False)) is Comparison.AGREES
+    assert await check.compare(sample(reader.small, "user:a", "x", "doc:1", allowed=True)) is Comparison.DIFFERS
+
+
+async def test_another_revision_is_not_compared():
+    """A sample of a revision that is gone says nothing, and new rules are loaded for new samples."""
+    reader = Reader(POLICY)
+    check = CrossCheck(reader, ask_casbin, shape_of)
+    old = sample(reader.small, "user:a", "write", "doc:1", allowed=True)
+    assert await check.compare(replace_revision(old, 99)) is Comparison.MOVED_ON
+    assert await check.compare(old) is Comparison.AGREES
+    reader.small.head = replace(reader.small.head, revision=2, rules_revision=2)
+    assert await check.compare(old) is Comparison.MOVED_ON
+    assert await check.compare(replace_revision(old, 2)) is Comparison.MOVED_ON
+    reader.rule_set = replace(reader.rule_set, head=reader.small.head)
+    assert await check.compare(replace_revision(old, 2)) is Comparison.AGREES
+
+
+def replace_revision(old: Sample, revision: int) -> Sample:
+    return msgspec.structs.replace(old, revision=revision)
+
+
+async def test_what_pycasbin_cannot_judge_is_left_alone():
+    """Chains that it would cut, and tenants that would keep it busy."""
+    chain = "\n".join(f"g role:r{n} role:r{n + 1}" for n in range(MAX_LEVELS))
+    reader = Reader(f"g user:a role:r0\n{chain}\np role:r{MAX_LEVELS} doc:1 read")
+    check = CrossCheck(reader, ask_casbin, shape_of)
+    deep = sample(reader.small, "user:a", "read", "doc:1", allowed=True)
+    assert await check.compare(deep) is Comparison.OUT_OF_SCOPE
+    large = Reader("\n".join(f"p user:a doc:{n} read" for n in range(MAX_ROWS + 1)))
+    answer = sample(large.small, "user:a", "read", "doc:1", allowed=True)
+    assert await CrossCheck(large, ask_casbin, shape_of).compare(answer) is Comparison.OUT_OF_SCOPE
+
+
+def test_levels_are_counted_by_the_shortest_way_and_cycles_end():
+    links = list(rows("g role:a role:b\ng role:b role:c\ng role:a role:c\ng role:c role:a"))
+    assert levels_above(Ref("role:a"), links) == 1
+    assert levels_above(Ref("user:x"), links) == 0
+
+
+def test_rows_take_the_model_s_form():
+    text = MODEL.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, obj, act, eft").replace("g = _, _, _", "g = _, _")
+    reader = Reader(POLICY)
+    found = casbin_rows(reader.rule_set.rules, reader.rule_set.links, reader.small.head.slug, shape_of(text))
+    assert found[0].values == ("0", "role:member", "page:*", "read", "allow")
+    assert found[-1].values == ("role:editor", "role:member")
+    assert not any("context.x" in row.values for row in found)
+
+
+def test_sampler_keeps_its_rate_and_never_blocks():
+    """A full socket drops samples; the rate is the caller's to ask for by `due`."""
+    sender, receiver = sample_sockets()
+    with sender, receiver:
+        sampler = Sampler(sender, 10)
+        assert sampler.due <= time.perf_counter()
+        reader = Reader(POLICY)
+        given = sample(reader.small, "user:a", "write", "doc:1", allowed=True)
+        for _ in range(20_000):
+            sampler.offer(given)
+        assert 0 < sampler.due - time.perf_counter() <= 0.1
+        received = msgspec.msgpack.decode(receiver.recv(1 << 16), type=Sample)
+        assert received == given
+    with socket.socket() as closed:
+        quiet = Sampler(closed, 0)
+    assert quiet.due == float("inf")
+    assert Sampler(None, 5).due == float("inf")
