@@ -1,5 +1,6 @@
 """What is wrong with a policy directory, where, and what to do about it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,7 +12,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One fault of one place.
 
@@ -31,3 +32,12 @@ class Finding:
     def is_error(self) -> bool:
         """Whether this finding keeps the directory from being applied."""
         return self.severity is Severity.ERROR
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings by file, line and column."""
+    return sorted(findings, key=_place)
+
+
+def _place(finding: Finding) -> tuple[str, int, int, str, str]:
+    return (finding.file, finding.line, finding.column, finding.code, finding.message)

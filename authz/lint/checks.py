@@ -7,7 +7,7 @@ from datetime import datetime
 
 from authz.conditions import compile_condition
 from authz.errors import ConditionError, ModelError
-from authz.findings import Finding, Severity
+from authz.findings import Finding, Severity, in_order
 from authz.lint.coverage import check_coverage
 from authz.lint.names import check_names
 from authz.lint.part import Part
@@ -56,7 +56,7 @@ def lint(
         check_names(part)
         _check_cases(part)
         findings.extend(part.findings)
-    return sorted(findings)
+    return in_order(findings)
 
 
 def _check_model(

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from authz.lint.part import Part, place_of
-from authz.lint.roles import permanent_ancestors
+from authz.lint.prefixes import Prefixes
+from authz.lint.roles import PermanentAncestors
 from authz.rules import Effect, Rule
 from authz.served_model import PolicyEffect, ServedModel
 from authz.served_names import ROLE_TYPES
@@ -21,8 +22,8 @@ class _Resources:
     """Rules of one effect, subject, action and condition, by resource; the earliest of equals."""
 
     exact: dict[str, tuple[int, Rule]] = field(default_factory=dict)
-    prefixes: dict[str, tuple[int, Rule]] = field(default_factory=dict)
-    lengths: set[int] = field(default_factory=set)
+    patterns: dict[str, tuple[int, Rule]] = field(default_factory=dict)
+    prefixes: Prefixes | None = None
 
 
 def check_coverage(part: Part) -> None:
@@ -46,8 +47,8 @@ class _Coverage:
         self._wider = model.residual is None
         self._slots: dict[_Slot, _Resources] = {}
         self._first: dict[tuple[str, ...], Rule] = {}
-        self._pattern_lengths: set[int] = set()
-        self._ancestors = permanent_ancestors(part.links) if self._wider and model.subject.roles == "g" else {}
+        self._patterns = Prefixes(rule.subject[:-1] for rule in ordered if rule.subject.endswith("*"))
+        self._ancestors = PermanentAncestors(part.links if model.subject.roles == "g" else ())
         self._subjects: dict[str, tuple[str, ...]] = {}
         self._shadowed: dict[int, tuple[Rule, int, Rule]] = {}
 
@@ -77,16 +78,12 @@ class _Coverage:
             if first is not rule and first.base == rule.base:
                 duplicates[order] = first
                 continue
-            subject = rule.subject
-            if subject.endswith("*"):
-                self._pattern_lengths.add(len(subject) - 1)
-            slot = (None if self._by_order else rule.effect, subject, rule.action, rule.condition)
+            slot = (None if self._by_order else rule.effect, rule.subject, rule.action, rule.condition)
             resources = self._slots.get(slot)
             if resources is None:
                 resources = self._slots[slot] = _Resources()
             if rule.resource.endswith("*"):
-                resources.prefixes.setdefault(rule.resource[:-1], (order, rule))
-                resources.lengths.add(len(rule.resource) - 1)
+                resources.patterns.setdefault(rule.resource[:-1], (order, rule))
             else:
                 resources.exact.setdefault(rule.resource, (order, rule))
         return duplicates
@@ -126,22 +123,20 @@ class _Coverage:
         return None
 
     def _in(self, resources: _Resources, resource: str) -> Iterator[tuple[int, Rule]]:
-        if resource.endswith("*"):
-            prefix = resource[:-1]
-        else:
-            prefix = resource
-            found = resources.exact.get(resource)
-            if found is not None:
-                yield found
+        is_pattern = resource.endswith("*")
+        found = resources.patterns.get(resource[:-1]) if is_pattern else resources.exact.get(resource)
+        if found is not None:
+            yield found
         column = self._model.resource
-        for length in resources.lengths:
-            same = length == len(prefix) and resource.endswith("*")
-            if not same and not (self._wider and (column.prefix or (column.star and length == 0))):
-                continue
-            if length <= len(prefix):
-                found = resources.prefixes.get(prefix[:length])
-                if found is not None:
-                    yield found
+        if not resources.patterns or not self._wider:
+            return
+        if column.prefix:
+            if resources.prefixes is None:
+                resources.prefixes = Prefixes(resources.patterns)
+            for prefix in resources.prefixes.of(resource[:-1] if is_pattern else resource):
+                yield resources.patterns[prefix]
+        elif column.star and "" in resources.patterns:
+            yield resources.patterns[""]
 
     def _wider_actions(self, action: str) -> tuple[str, ...]:
         column = self._model.action
@@ -159,17 +154,15 @@ class _Coverage:
         yield subject
         if not self._wider:
             return
-        yield from self._ancestors.get(subject, ())
+        yield from self._ancestors.of(subject)
         column = self._model.subject
         if column.star or column.prefix:
             yield "*"
         is_pattern = subject.endswith("*")
         if not column.prefix or (not is_pattern and subject.partition(":")[0] in ROLE_TYPES):
             return  # a pattern means subjects by their own name: members of a role have other names
-        prefix = subject.removesuffix("*")
-        for length in sorted(self._pattern_lengths):
-            if length <= len(prefix):
-                yield prefix[:length] + "*"
+        for prefix in self._patterns.of(subject.removesuffix("*")):
+            yield prefix + "*"
 
 
 def _star_column(rule: Rule) -> str:

@@ -11,23 +11,27 @@ from authz.served_names import ROLE_TYPES
 _MAX_ANCESTORS = 64
 
 
-def permanent_ancestors(links: Iterable[RoleLink]) -> Mapping[str, tuple[str, ...]]:
-    """Return, for each role or group, what it always inherits: links that expire do not count."""
-    parents: dict[str, list[str]] = {}
-    for link in links:
-        if link.kind == "g" and not link.is_membership and link.expires_at is None:
-            parents.setdefault(link.member, []).append(link.role)
-    found: dict[str, tuple[str, ...]] = {}
-    for name, direct in parents.items():
-        reached: dict[str, None] = {}
-        waiting = list(direct)
-        while waiting and len(reached) < _MAX_ANCESTORS:
-            role = waiting.pop()
-            if role != name and role not in reached:
-                reached[role] = None
-                waiting.extend(parents.get(role, ()))
-        found[name] = tuple(reached)
-    return found
+class PermanentAncestors:
+    """What a role or group always inherits: links that expire do not count. At most 64 names, nearest first."""
+
+    __slots__ = ("_parents",)
+
+    def __init__(self, links: Iterable[RoleLink]) -> None:
+        self._parents: dict[str, list[str]] = {}
+        for link in links:
+            if link.kind == "g" and not link.is_membership and link.expires_at is None:
+                self._parents.setdefault(link.member, []).append(link.role)
+
+    def of(self, name: str) -> list[str]:
+        """Return the ancestors of `name`, itself left out."""
+        reached: dict[str, None] = {name: None}
+        found = [name]
+        for each in found:
+            for role in self._parents.get(each, ()):
+                if role not in reached and len(found) <= _MAX_ANCESTORS:
+                    reached[role] = None
+                    found.append(role)
+        return found[1:]
 
 
 def check_roles(part: Part, max_depth: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from authz.findings import Finding, Severity
+from authz.findings import Finding, Severity, in_order
 from authz.policy_files.columns import PolicyColumns, read_columns
 from authz.policy_files.documents import ParsedCases, ParsedEntities, parse_cases, parse_entities
 from authz.policy_files.rows import ParsedPolicy, parse_policy
@@ -165,7 +165,7 @@ class _DirectoryReader:
             tuple(policy.links),
             tuple(entities.entities),
             tuple(cases.cases),
-            tuple(sorted([*own, *policy.findings, *entities.findings, *cases.findings])),
+            tuple(in_order([*own, *policy.findings, *entities.findings, *cases.findings])),
             policy_lines=policy.lines,
             entity_columns=entities.columns,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from authz.findings import Finding, Severity
+from authz.findings import Finding, Severity, in_order
 from authz.policy_files.columns import PolicyColumns
 from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, offset_position, scan, split_lines
 from authz.policy_files.times import parse_time
@@ -53,7 +53,7 @@ def parse_policy(text: str, slug: str, columns: PolicyColumns) -> ParsedPolicy:
             reader.report(item.line, item.column, "csv", item.message, item.hint)
         else:
             reader.read(item)
-    reader.parsed.findings.sort()
+    reader.parsed.findings = in_order(reader.parsed.findings)
     return reader.parsed
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authz.findings import Finding
+from authz.findings import Finding, in_order
 from authz.policy_files.columns import PolicyColumns
 from authz.policy_files.csv_text import field_positions, offset_position
 from authz.request import EvaluationRequest
@@ -98,12 +98,12 @@ class PolicyDirectory:
     @property
     def all_findings(self) -> tuple[Finding, ...]:
         """What reading found, sorted by place."""
-        return tuple(sorted([*self.findings, *(finding for part in self.parts() for finding in part.findings)]))
+        return tuple(in_order([*self.findings, *(finding for part in self.parts() for finding in part.findings)]))
 
     @property
     def has_errors(self) -> bool:
         """Whether anything keeps this directory from being applied."""
-        return any(finding.is_error for finding in self.all_findings)
+        return any(part.has_errors for part in self.parts()) or any(finding.is_error for finding in self.findings)
 
 
 def _line_of(row: Rule | RoleLink) -> int:
