@@ -71,10 +71,13 @@ async def stream_links(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> A
 async def stream(work: TenantUnitOfWork, query: TextClause, parameters: Mapping[str, Any]) -> AsyncIterator[RowMapping]:
     """Yield the rows of a large result, letting the event loop run between portions."""
     result = await work.session.stream(query, parameters, execution_options={"stream_results": True})
-    async for partition in result.mappings().partitions(ROWS_AT_ONCE):
-        for row in partition:
-            yield row
-        await asyncio.sleep(0)
+    try:
+        async for partition in result.mappings().partitions(ROWS_AT_ONCE):
+            for row in partition:
+                yield row
+            await asyncio.sleep(0)
+    finally:
+        await result.close()
 
 
 def rule_of(row: RowMapping) -> Rule:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from sqlalchemy import func, select, text
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 REQUEST_SECONDS = 2.5
 SECONDS_PER_ROW = 0.001
 BASE_SECONDS = 20.0
+MAX_WRITES = 4
 _LARGE = 2000
 """From so many rows on, comparing them goes to a thread, so that decisions on the same node do not wait."""
 
@@ -58,11 +60,21 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
     """`PolicyWriter` on PostgreSQL."""
 
     def __init__(
-        self, sessions: Sessions, *, limits: PolicyLimits | None = None, request_seconds: float = REQUEST_SECONDS
+        self,
+        sessions: Sessions,
+        *,
+        limits: PolicyLimits | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+        max_writes: int = MAX_WRITES,
     ) -> None:
-        """Keep where units of work come from, what a tenant may hold, and how long a small write may take."""
+        """Keep where units of work come from, what a tenant may hold, and how long a small write may take.
+
+        `max_writes` is how many connections of the pool writes may hold at once: the rest is for decisions.
+        """
         super().__init__(sessions, request_seconds=request_seconds)
         self._limits = limits or PolicyLimits()
+        self._turns = asyncio.Semaphore(max_writes)
+        self._queues: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
 
     async def change_rows(
         self,
@@ -90,7 +102,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 len(kinds) >= _LARGE, lambda: changes_to(desired, present, owner=owner, remove=removed)
             )
 
-        return await bounded(seconds, lambda: self._write(tenant_id, write, find))
+        return await bounded(seconds, lambda: self._in_turn(tenant_id, lambda: self._write(tenant_id, write, find)))
 
     async def replace_file_rows(
         self,
@@ -123,7 +135,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 lambda: changes_to(wanted, present, owner=Owner.FILES, remove=gone, leave_others=leave_others),
             )
 
-        return await bounded(seconds, lambda: self._write(tenant_id, write, find))
+        return await bounded(seconds, lambda: self._in_turn(tenant_id, lambda: self._write(tenant_id, write, find)))
 
     async def set_model(self, model: StoredModel, *, meta: ChangeMeta) -> None:
         """Replace the model; raises every tenant's revisions when it differs."""
@@ -158,6 +170,12 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 )
 
         await bounded(BASE_SECONDS + self._seconds, replace)
+
+    async def _in_turn(self, tenant_id: TenantId, work: Callable[[], Awaitable[T]]) -> T:
+        """Let writers of one tenant queue here, not with a connection each at the row lock."""
+        queue = self._queues.setdefault(tenant_id, asyncio.Lock())
+        async with queue, self._turns:
+            return await work()
 
     async def _write(
         self, tenant_id: TenantId, write: _Write, find: Callable[[TenantUnitOfWork], Awaitable[RowChanges]]
