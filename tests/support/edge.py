@@ -159,8 +159,8 @@ class Edge:
         """Return the application."""
 
         async def parts(app: web.Application) -> AsyncIterator[None]:
-            app[NODE] = self.node
-            app[READER] = self.node
+            app[NODE] = self.node  # type: ignore[misc]  # a fake has what the edge uses of a node
+            app[READER] = self.node  # type: ignore[misc]  # as above
             app[TENANTS] = self.node
             app[CALLERS] = Callers(self.keys, self.node)
             app[PAGE_TOKENS] = PageTokens(b"0" * 32)

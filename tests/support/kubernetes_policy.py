@@ -35,7 +35,11 @@ def policy_text(data: dict[str, Any]) -> str:
     for name, role in data["roles"].items():
         permissions = sorted(tuple(data["permissions"][position]) for position in role["permissions"])
         if permissions:
-            rules = [rule for each in permissions for rule in rules_of(role_name(name), *each, role.get("domain"))]
+            rules = [
+                rule
+                for resource, action in permissions
+                for rule in rules_of(role_name(name), resource, action, role.get("domain"))
+            ]
             parts.append(f"\n# {name}\n{write_policy_csv(rules, [], slug=SLUG)}")
     aggregation = [
         RoleLink(role_name(name), role_name(inherited))

@@ -40,7 +40,16 @@ def plain(subject="user:alice", action="read", resource="record:1", **more):
     }
 
 
-def raw(body, *headers, path="/access/v1/evaluation", method="POST", key=None, length=None, version="1.1", kind="application/json"):
+def raw(
+    body,
+    *headers,
+    path="/access/v1/evaluation",
+    method="POST",
+    key=None,
+    length=None,
+    version="1.1",
+    kind="application/json",
+):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/{version}", "Host: pdp.example", *headers]
     if key:
@@ -189,7 +198,10 @@ async def test_whatever_is_not_plain_is_answered_alike_by_the_ordinary_way(edge)
         raw(b"{", key=key),
         raw(b"null", key=key),
         raw(b'{"subject":{"type":"user","id":"alice"},"subject":{"type":"user","id":"bob"}}', key=key),
-        raw({"subject": {"type": "user", "id": ""}, "action": {"name": "r"}, "resource": {"type": "a", "id": "b"}}, key=key),
+        raw(
+            {"subject": {"type": "user", "id": ""}, "action": {"name": "r"}, "resource": {"type": "a", "id": "b"}},
+            key=key,
+        ),
         raw(plain("user:a\x00b"), key=key),
         raw(plain(options={"explain": True}), key=key),
         raw(good, key=key, path="/access/v1/evaluation?tenant=acme"),
@@ -209,9 +221,7 @@ async def test_groups_and_properties_need_the_scope_both_ways(edge):
     role = plain("role:editor")
     archived = plain(action="write", resource="record:9")
     archived["resource"]["properties"] = {"status": "active"}
-    answers = await check(
-        edge, *(raw(body, key=key) for body in (role, archived) for key in (check_only, asserting))
-    )
+    answers = await check(edge, *(raw(body, key=key) for body in (role, archived) for key in (check_only, asserting)))
     statuses = [answer[9:12] for answer in answers]
     assert statuses == [b"403", b"200", b"200", b"200"]
     assert [b'"decision":true' in answer for answer in answers] == [False, True, False, True]
@@ -228,7 +238,11 @@ async def test_batches_are_answered_alike(edge):
         {**top, "evaluations": items},
         {"evaluations": [plain(), plain("user:bob"), plain(resource="record:secret")]},
         {**top, "evaluations": [*items, {"resource": {"type": "record"}}]},
-        {**top, "evaluations": [{"resource": {"type": "record", "id": "secret"}}, *items], "options": {"evaluations_semantic": "deny_on_first_deny"}},
+        {
+            **top,
+            "evaluations": [{"resource": {"type": "record", "id": "secret"}}, *items],
+            "options": {"evaluations_semantic": "deny_on_first_deny"},
+        },
         {**top, "evaluations": items, "options": {"evaluations_semantic": "permit_on_first_permit"}},
         {**top, "evaluations": items, "options": {"evaluations_semantic": "nope"}},
         {**plain(), "evaluations": []},
