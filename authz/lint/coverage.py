@@ -91,6 +91,9 @@ class _Coverage:
     def _judge(self, order: int, rule: Rule) -> None:
         effect = None if self._by_order else rule.effect
         conditions = (None,) if rule.condition is None else (None, rule.condition)
+        if self._by_order:
+            # Under a priority effect an error in any condition denies: a rule without one covers none that may err.
+            conditions = (rule.condition,)
         wide = self._find(order, rule, effect, conditions)
         if wide is not None and self._by_order:
             message = f"{place_of(wide)} matches all of it and stands before: this rule never decides"

@@ -72,7 +72,7 @@ EFFECTS = [PolicyEffect.ALLOW_AND_DENY, PolicyEffect.ALLOW_AND_DENY, PolicyEffec
 
 
 @given(policies(base=True), policies(base=False), st.sampled_from(EFFECTS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_an_idle_rule_can_be_taken_away(base_rows, tenant_rows, effect):
     """Each rule that lint calls covered, overruled, written twice or idle is removed alone: every answer stays."""
     by_priority = effect is PolicyEffect.PRIORITY
