@@ -90,7 +90,7 @@ class _Coverage:
 
     def _judge(self, order: int, rule: Rule) -> None:
         effect = None if self._by_order else rule.effect
-        conditions = (None,) if rule.condition is None else (None, rule.condition)
+        conditions: tuple[str | None, ...] = (None,) if rule.condition is None else (None, rule.condition)
         if self._by_order:
             # Under a priority effect an error in any condition denies: a rule without one covers none that may err.
             conditions = (rule.condition,)
