@@ -1,0 +1,142 @@
+"""Migrations: from anywhere, by several at once, by an owner with few rights, and honest about what is missing."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+from authn.storage import ApiKeyStore
+from authz.request import Ref
+from authz.rules import Owner, RoleLink, Rule
+from authz.storage import PostgresPolicyReader
+from authz.storage_write import PostgresPolicyWriter
+from migrations import runner
+from migrations.service_role import ServiceRoleError
+from service.cli.database import migrate
+from tenancy.create_tenant import create_tenant
+from tenancy.database import open_engine, open_sessions, require_safe_role
+from tenancy.ids import BASE_TENANT_ID
+from tenancy.storage import TenantStore
+from tenancy.tenant import ChangeMeta
+
+META = ChangeMeta("key:test")
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def few_rights(empty_database_url, servers):
+    """Yield the URL of a database owned by a login that is no superuser and may not create roles."""
+    url = make_url(empty_database_url)
+    name = f"owner_{url.database}"
+    with psycopg.connect(empty_database_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret' NOSUPERUSER NOCREATEROLE").format(sql.Identifier(name))
+        )
+        admin.execute(
+            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(str(url.database)), sql.Identifier(name))
+        )
+        try:
+            yield url.set(username=name, password="secret").render_as_string(hide_password=False), admin, name
+        finally:
+            admin.execute(sql.SQL("REASSIGN OWNED BY {0} TO CURRENT_USER").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP OWNED BY {0}").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+def test_several_migrators_do_not_collide(empty_database_url, monkeypatch, tmp_path):
+    """One applies everything, the others find nothing to do; from any directory."""
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(3) as pool:
+        applied = list(pool.map(runner.upgrade, [empty_database_url] * 3))
+    assert sorted(map(len, applied)) == [0, 0, len(runner.pending(empty_database_url)) + max(map(len, applied))]
+    assert runner.pending(empty_database_url) == []
+
+
+def test_the_command_migrates_checks_and_tells(empty_database_url):
+    """`--check` exits 4 while something is pending; a second run has nothing to do; no password is printed."""
+    cli = CliRunner()
+    checked = cli.invoke(migrate, ["--check", "--database-url", empty_database_url])
+    assert checked.exit_code == 4
+    assert "pending" in checked.output
+    done = cli.invoke(migrate, ["--output", "json"], env={"KASBAH_DATABASE_URL": empty_database_url})
+    assert done.exit_code == 0
+    assert '"0001"' in done.output
+    again = cli.invoke(migrate, ["--check"], env={"KASBAH_MIGRATION_DATABASE_URL": empty_database_url})
+    assert again.exit_code == 0
+    assert "up to date" in again.output
+    password = make_url(empty_database_url).password
+    assert password is None or password not in checked.output + done.output + again.output
+
+
+def test_the_command_says_what_is_wrong(empty_database_url, unused_port=1):
+    """No URL, no URL at all, nobody there, a newer schema: each its own exit code and one line."""
+    cli = CliRunner()
+    unset = {"KASBAH_DATABASE_URL": None, "KASBAH_MIGRATION_DATABASE_URL": None}
+    assert cli.invoke(migrate, [], env=unset).exit_code == 2
+    assert cli.invoke(migrate, ["--database-url", "nonsense"]).exit_code == 2
+    nobody = cli.invoke(migrate, ["--database-url", f"postgresql://x:hidden@127.0.0.1:{unused_port}/x"])
+    assert nobody.exit_code == 3
+    assert "hidden" not in nobody.output
+    runner.upgrade(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        owner.execute("UPDATE alembic_version SET version_num = '9999'")
+    newer = cli.invoke(migrate, ["--database-url", empty_database_url])
+    assert newer.exit_code == 5
+    assert "9999" in newer.output
+
+
+def test_an_owner_who_may_not_create_the_role_is_told_what_to_run(few_rights, template_database):
+    """The message holds the SQL; after an administrator ran it, migrating works."""
+    url, admin, name = few_rights
+    with pytest.raises(ServiceRoleError, match=f"GRANT kasbah_service TO {name}"):
+        runner.upgrade(url)
+    assert runner.pending(url)[0] == "0001"
+    admin.execute(sql.SQL("GRANT kasbah_service TO {}").format(sql.Identifier(name)))
+    assert runner.upgrade(url)[0] == "0001"
+
+
+def test_a_service_role_that_is_too_powerful_is_refused(few_rights, template_database):
+    """Nobody's database is opened to a role that bypasses row-level security."""
+    url, admin, name = few_rights
+    admin.execute(sql.SQL("GRANT kasbah_service TO {}").format(sql.Identifier(name)))
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    admin.execute("ALTER ROLE kasbah_service BYPASSRLS")
+    try:
+        with pytest.raises(ServiceRoleError, match="NOBYPASSRLS"):
+            runner.upgrade(url)
+    finally:
+        admin.execute("ALTER ROLE kasbah_service NOBYPASSRLS")
+
+
+async def test_everything_works_for_an_owner_who_is_no_superuser(few_rights, template_database):
+    """Forced row-level security binds such an owner too, so also the functions that find keys, slugs and changes."""
+    url, admin, name = few_rights
+    admin.execute(sql.SQL("GRANT kasbah_service TO {}").format(sql.Identifier(name)))
+    await asyncio.to_thread(runner.upgrade, url)
+    engine = open_engine(url)
+    try:
+        await require_safe_role(engine)
+        sessions = open_sessions(engine)
+        reader, writer = PostgresPolicyReader(sessions), PostgresPolicyWriter(sessions)
+        cursor = (await reader.poll(None)).cursor
+        head = await create_tenant("acme", None, meta=META, tenants=TenantStore(sessions))
+        assert await reader.find_tenant_by_slug("acme") == head
+        assert (await reader.poll(cursor)).heads == [head]
+        rows = [Rule("role:r", "record:1", "read"), RoleLink(Ref("user:a"), Ref("role:r"))]
+        await writer.change_rows(head.tenant_id, add=rows, remove=[], owner=Owner.API, meta=META)
+        base = [Rule("role:r", "record:1", "write", base=True)]
+        await writer.change_rows(BASE_TENANT_ID, add=base, remove=[], owner=Owner.API, meta=META)
+        assert len((await reader.load_rules(head.tenant_id)).rules) == 2
+        assert await ApiKeyStore(sessions).find_by_hash(bytes(32)) is None
+    finally:
+        await engine.dispose()
+    with psycopg.connect(url) as owner:
+        assert owner.execute("SELECT count(*) FROM rules").fetchone() == (0,)
+        owner.execute("SELECT set_config('app.tenant_id', %s, true)", (str(head.tenant_id),))
+        assert owner.execute("SELECT count(*) FROM rules").fetchone() == (2,)
