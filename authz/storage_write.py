@@ -12,6 +12,7 @@ from sqlalchemy import func, select, text
 
 from authz.errors import LimitExceededError, ModelError, RevisionConflictError, TenantNotFoundError
 from authz.policy_files.columns import read_columns
+from authz.policy_limits import PolicyLimits as PolicyLimits  # noqa: PLC0414 - part of the constructor
 from authz.ports import StoredModel, TenantHead
 from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id
@@ -32,16 +33,6 @@ BASE_SECONDS = 20.0
 MAX_WRITES = 4
 _LARGE = 2000
 """From so many rows on, comparing them goes to a thread, so that decisions on the same node do not wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyLimits:
-    """How many rows of each kind one tenant may have, so that none starves the others."""
-
-    rules: int = 1_000_000
-    links: int = 200_000
-    memberships: int = 20_000_000
-    entities: int = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ WAIT_FOR_OTHER_MIGRATOR_SECONDS = 120
 LOCK_TIMEOUT_SECONDS = 3
 STATEMENT_TIMEOUT_SECONDS = 300
 CONNECT_TIMEOUT_SECONDS = 5
+MIN_POSTGRES = 15
+"""First version whose views can run with the rights of whoever reads them."""
 
 
 def upgrade(url: str) -> list[str]:
@@ -33,9 +35,11 @@ def upgrade(url: str) -> list[str]:
     Raises:
         ServiceRoleError: the service role is missing and this user may not create it.
         SchemaTooNewError: the database belongs to a newer version.
+        ServerTooOldError: PostgreSQL before 15.
         sqlalchemy.exc.OperationalError: no connection, or a lock was not had in time; nothing half done remains.
     """
     with _connect(url) as connection:
+        _require_version(connection)
         connection.execute(text(f"SET lock_timeout = '{WAIT_FOR_OTHER_MIGRATOR_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
@@ -61,6 +65,10 @@ class SchemaTooNewError(Exception):
     """The database was migrated by a newer version of this program."""
 
 
+class ServerTooOldError(Exception):
+    """The PostgreSQL server lacks what the schema rests on."""
+
+
 def head() -> str:
     """Return the newest revision that this code knows."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
@@ -72,6 +80,12 @@ def head() -> str:
 def sync_url(url: str) -> str:
     """Return `url` with psycopg as its driver."""
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _require_version(connection: Connection) -> None:
+    version = connection.scalar(text("SELECT current_setting('server_version_num')::integer"))
+    if version // 10_000 < MIN_POSTGRES:
+        raise ServerTooOldError(f"this is PostgreSQL {version // 10_000}; Kasbah needs {MIN_POSTGRES} or newer")
 
 
 def _pending(connection: Connection) -> list[str]:

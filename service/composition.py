@@ -31,6 +31,7 @@ from service.keys import (
     METRICS,
     NODE,
     PAGE_TOKENS,
+    POLICY_LIMITS,
     READER,
     READINESS,
     SAMPLER,
@@ -80,6 +81,7 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
         engine = open_engine(settings.database_url.get_secret_value(), settings.database)
         app[SESSIONS] = open_sessions(engine)
         app[READER] = PostgresPolicyReader(app[SESSIONS])
+        app[POLICY_LIMITS] = settings.limits
         yield
         await engine.dispose()
 

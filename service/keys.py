@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
     from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
+    from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
     from service.cross_check import Sampler
     from service.decision_log import DecisionLog
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from service.page_tokens import PageTokens
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
+POLICY_LIMITS: web.AppKey["PolicyLimits"] = web.AppKey("POLICY_LIMITS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")

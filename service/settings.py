@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.http_settings import HttpSettings
 from tenancy.database import DatabaseLimits
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     authz: AuthzSettings = AuthzSettings()
     cache: CacheSettings
     database: DatabaseLimits = DatabaseLimits()
+    limits: PolicyLimits = PolicyLimits()
 
     @model_validator(mode="before")
     @classmethod
@@ -213,7 +215,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 def part_models() -> dict[str, type[Any]]:
     """Return the models that are composed into `Settings`, by the field that holds them."""
-    return {"http": HttpSettings, "authz": AuthzSettings, "cache": CacheSettings, "database": DatabaseLimits}
+    return {
+        "http": HttpSettings,
+        "authz": AuthzSettings,
+        "cache": CacheSettings,
+        "database": DatabaseLimits,
+        "limits": PolicyLimits,
+    }
 
 
 def _names(part: type[Any]) -> set[str]:

@@ -38,6 +38,7 @@ PARTS = {
     "authz": "Decisions, freshness and memory",
     "cache": "Valkey",
     "database": "PostgreSQL connections of one process",
+    "limits": "What one tenant may hold",
 }
 
 

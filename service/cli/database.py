@@ -35,7 +35,7 @@ def migrate(check: bool, database_url: str | None, output: str) -> None:  # noqa
         revisions = runner.pending(url) if check else runner.upgrade(url)
     except ArgumentError:
         fail("the database URL is not a URL: write postgresql://user@host/database", ExitCode.USAGE)
-    except (ServiceRoleError, runner.SchemaTooNewError) as error:
+    except (ServiceRoleError, runner.SchemaTooNewError, runner.ServerTooOldError) as error:
         fail(str(error), ExitCode.REFUSED)
     except OperationalError as error:
         fail(f"the database did not answer: {_first_line(error)}", ExitCode.UNREACHABLE)

@@ -14,7 +14,7 @@ from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.idempotency import IDEMPOTENCY
-from service.keys import NODE, SESSIONS
+from service.keys import NODE, POLICY_LIMITS, SESSIONS
 from tenancy.idempotency import IdempotencyStore
 from tenancy.storage import TenantStore
 
@@ -24,7 +24,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     sessions = app[SESSIONS]
     work = Work()
     app[ADMINISTRATION] = Administration(
-        writer=PostgresPolicyWriter(sessions),
+        writer=PostgresPolicyWriter(sessions, limits=app.get(POLICY_LIMITS)),
         tenants=TenantStore(sessions),
         node=app[NODE],
         models=Models(compile_stored),
