@@ -29,6 +29,7 @@ install: $(INSTALLED_DEV) ## Install everything for development into .venv
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Kasbah needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -w . || { echo "cannot write to $(CURDIR): check Kasbah out where you may write" >&2; exit 1; }
 	@echo "==> creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, install python3-venv" >&2; exit 1; }

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from service.processes import Child, StartError, require_port, spawn, wait_until
-from service.settings import PREFIX
+from service.settings import PREFIX, host_in_url
 from service.state_directory import StateDirectory
 
 READY_TIMEOUT_SECONDS = 30
@@ -61,7 +61,7 @@ class DevelopmentSettings:
     @property
     def base_url(self) -> str:
         """Where the server answers."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{host_in_url(self.host)}:{self.port}"
 
 
 @dataclass(slots=True)

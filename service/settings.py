@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         http = dict(data.get("http") or {})
         port, host = data.get("port", 8080), data.get("host", "127.0.0.1")
         scheme = "https" if data.get("tls_cert") else "http"
-        http["public_url"] = data.get("public_url") or f"{scheme}://{_in_url(str(host))}:{port}"
+        http["public_url"] = data.get("public_url") or f"{scheme}://{host_in_url(str(host))}:{port}"
         if data.get("base_domain"):
             http["base_domain"] = data["base_domain"]
         if data.get("secret_key"):
@@ -230,7 +230,7 @@ def _names(part: type[Any]) -> set[str]:
     return set(part.__dataclass_fields__)
 
 
-def _in_url(host: str) -> str:
+def host_in_url(host: str) -> str:
     """Return a host as URLs write it; an address that means "all" is not one that clients can use."""
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
         return "127.0.0.1"

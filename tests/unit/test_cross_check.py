@@ -135,7 +135,9 @@ def test_levels_are_counted_by_the_shortest_way_and_cycles_end():
 
 
 def test_rows_take_the_model_s_form():
-    text = MODEL.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, obj, act, eft").replace("g = _, _, _", "g = _, _")
+    text = MODEL.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, obj, act, eft").replace(
+        "g = _, _, _", "g = _, _"
+    )
     reader = Reader(POLICY)
     found = casbin_rows(reader.rule_set.rules, reader.rule_set.links, reader.small.head.slug, shape_of(text))
     assert found[0].values == ("0", "role:member", "page:*", "read", "allow")
