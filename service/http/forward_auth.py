@@ -196,5 +196,6 @@ _ACCESS = OwnCredential("a key with `decision:check` in the gateway's own header
 
 ROUTES: tuple[Route, ...] = (
     Route(ANY_METHOD, PREFIX, forward_auth, _ACCESS),
-    Route(ANY_METHOD, PREFIX + "/{path:.*}", forward_auth, _ACCESS),
+    # Line breaks included, so that a path that holds one is refused here and is no 404.
+    Route(ANY_METHOD, PREFIX + r"/{path:[\s\S]*}", forward_auth, _ACCESS),
 )

@@ -1,6 +1,7 @@
 """`ANY /v1/forward-auth`: gateways ask, and paths are judged in one spelling only."""
 
 import pytest
+from yarl import URL as URL_OF
 
 from authz.errors import StaleError, StorageUnavailableError
 from service.http.forward_auth import RefusedError, parse_host, parse_method, parse_path
@@ -70,6 +71,14 @@ async def test_envoy_asks_with_the_original_path_method_and_host(edge, method):
         assert response.status == expected
     async with edge.client.request(method, f"{URL}/", headers=headers) as response:
         assert response.status == expected
+
+
+@pytest.mark.parametrize("path", ["a%0Ab", "a%0d", "%E2%80%A8", "a//b", "a/%2e%2e/b", "a%2fb", "a;b", "a%00"])
+async def test_envoys_path_is_judged_as_it_was_sent(edge, path):
+    """Before any framework decodes or tidies it."""
+    headers = {"X-Kasbah-Key": edge.key_check, "X-Kasbah-Subject": "alice", "Host": "app.example"}
+    async with edge.client.post(URL_OF(f"{edge.url}{URL}/{path}", encoded=True), headers=headers) as response:
+        assert response.status == 403
 
 
 @pytest.mark.parametrize(
