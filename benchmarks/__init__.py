@@ -1,0 +1,1 @@
+"""Measures what Kasbah promises: `python -m benchmarks --help`."""

@@ -1,0 +1,47 @@
+"""`python -m benchmarks [NAME …]`: run benchmarks, print their tables, compare with what was promised."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.machine import about
+from benchmarks.report import Result, save, say, show
+
+BENCHMARKS = {
+    "engine": "one decision in process, from 100 to 1,000,000 rules, beside PyCasbin",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what was asked for. Returns 1 when a promised number was missed and `--strict` was given."""
+    names = "\n".join(f"  {name:12} {text}" for name, text in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure Kasbah on this machine.",
+        epilog=f"benchmarks:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", choices=[*BENCHMARKS, []], help="which to run (default: all)"
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer rounds: a few minutes in all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure as JSON")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a promised number is missed")
+    options = parser.parse_args(arguments)
+    machine = about()
+    results: list[Result] = []
+    for name in options.names or BENCHMARKS:
+        say(f"{name}: {BENCHMARKS[name]}")
+        run: Callable[..., Result] = importlib.import_module(f"benchmarks.{name}").run
+        results.append(run(quick=options.quick))
+    show(results, machine)
+    if options.json is not None:
+        save(options.json, results, machine)
+    missed = [check for result in results for check in result.checks if not check.met]
+    return 1 if missed and options.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
