@@ -11,6 +11,7 @@ from benchmarks.report import Result, save, say, show
 
 BENCHMARKS = {
     "engine": "one decision in process, from 100 to 1,000,000 rules, beside PyCasbin",
+    "over_http": "decisions over HTTP on one core, beside bare aiohttp and PyCasbin behind aiohttp",
 }
 
 
