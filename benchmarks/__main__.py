@@ -12,6 +12,10 @@ from benchmarks.report import Result, save, say, show
 BENCHMARKS = {
     "engine": "one decision in process, from 100 to 1,000,000 rules, beside PyCasbin",
     "over_http": "decisions over HTTP on one core, beside bare aiohttp and PyCasbin behind aiohttp",
+    "cold": "the first answer about a tenant that the node does not hold",
+    "memory": "a node's memory and start with 1,000 tenants of 10,000 members each",
+    "propagation": "how soon a change through one process is used by another",
+    "policy_import": "lint, plan and apply of 100,000 rules",
 }
 
 
@@ -31,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure as JSON")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a promised number is missed")
     options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]}; there are {', '.join(BENCHMARKS)}")
     machine = about()
     results: list[Result] = []
     for name in options.names or BENCHMARKS:

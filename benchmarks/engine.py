@@ -1,9 +1,9 @@
 """One decision in process: through the snapshot alone, through the whole decision point, and through PyCasbin.
 
 Every size answers the same number of questions, half of them true, and every answer is checked. Rounds alternate over
-the sizes, so that a slower or busier moment of the machine meets all of them; the figure is the median round. A round asks
-the questions once after other sizes have had the caches (`first pass`), then several times over and keeps the best: what
-a busy service sees lies between. Times are processor time of this thread.
+the sizes, so that a slower or busier moment of the machine meets all of them; the figure is the median round. A round
+asks the questions once after other sizes have had the caches (`first pass`), then several times over and keeps the
+best: what a busy service sees lies between. Times are processor time of this thread.
 """
 
 import gc
@@ -102,9 +102,8 @@ def _report(
     rows = []
     sizes = [len(one.workload.rules) for one in prepared]
     for one, size in zip(prepared, sizes, strict=True):
-        row = [f"{size:,}"]
-        for way in ("decide", "decide, first", "evaluate_in", "evaluate_in, first"):
-            row.append(f"{microseconds[way, size]:.2f}")
+        ways = ("decide", "decide, first", "evaluate_in", "evaluate_in, first")
+        row = [f"{size:,}", *(f"{microseconds[way, size]:.2f}" for way in ways)]
         for model in ("served", "classic") if pycasbin else ():
             other = pycasbin.get(f"{model} {size}")
             row.append("" if other is None else f"{other:,.0f}")

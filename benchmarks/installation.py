@@ -83,7 +83,7 @@ class Installation:
 
 @contextlib.contextmanager
 def new_installation() -> Iterator[Installation]:
-    """Start embedded servers (or use those that KASBAH_DATABASE_URL and KASBAH_REDIS_URL name) with a fresh database."""
+    """Start embedded servers, or use those of KASBAH_DATABASE_URL and KASBAH_REDIS_URL; the database is a fresh one."""
     with tempfile.TemporaryDirectory(prefix="kasbah-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         say("starting PostgreSQL and Valkey")

@@ -35,16 +35,17 @@ class Evaluation(msgspec.Struct):
 
 def single(question: Question, key: str) -> Prepared:
     """Return one access evaluation request."""
-    return Prepared(_request("/access/v1/evaluation", _body(question), key), int(question.allowed))
+    return Prepared(_request("/access/v1/evaluation", body_of(question), key), int(question.allowed))
 
 
 def batch(questions: Sequence[Question], key: str) -> Prepared:
     """Return one access evaluations request that asks all questions."""
-    body = {"evaluations": [_body(question) for question in questions]}
+    body = {"evaluations": [body_of(question) for question in questions]}
     return Prepared(_request("/access/v1/evaluations", body, key), sum(question.allowed for question in questions))
 
 
-def _body(question: Question) -> dict[str, Any]:
+def body_of(question: Question) -> dict[str, Any]:
+    """Return the body of an access evaluation request."""
     subject_type, _, subject_id = question.subject.partition(":")
     resource_type, _, resource_id = question.resource.partition(":")
     return {

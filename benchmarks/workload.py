@@ -1,8 +1,8 @@
 """The policies and questions of all benchmarks, made from a seed, with answers worked out without the engine.
 
 A role holds ten rules; eight rules in a row speak of one resource, two for each action; every fifth role inherits the
-next; every user has three roles. The `mixed` form adds what real policies have: every tenth rule a prefix pattern,
-every twentieth a deny.
+next; every user has three roles, unless told otherwise. The `mixed` form adds what real policies have: every tenth rule
+a prefix pattern, every twentieth a deny.
 """
 
 import random
@@ -15,7 +15,6 @@ from authz.rules import Effect, RoleLink, Rule
 
 ACTIONS = ("read", "write", "delete", "share")
 RULES_PER_ROLE = 10
-ROLES_PER_USER = 3
 
 MODEL = """\
 [request_definition]
@@ -73,10 +72,11 @@ class Question:
 class Workload:
     """One tenant's policy: rules, hierarchy, and users with their roles."""
 
-    def __init__(self, slug: str, rules: int, users: int, *, mixed: bool = False) -> None:
+    def __init__(self, slug: str, rules: int, users: int, *, mixed: bool = False, roles_per_user: int = 3) -> None:
         self.slug = slug
+        self.roles_per_user = roles_per_user
         self.seed = zlib.crc32(slug.encode())
-        self.roles = max(rules // RULES_PER_ROLE, ROLES_PER_USER + 1)
+        self.roles = max(rules // RULES_PER_ROLE, 4)
         self.users = users
         self.rules = [self._rule(number, mixed=mixed) for number in range(rules)]
         self.hierarchy = [RoleLink(role(n), role(n + 1)) for n in range(0, self.roles - 1, 5)]
@@ -92,10 +92,10 @@ class Workload:
         return Rule(role(number % self.roles), resource, ACTIONS[number % len(ACTIONS)], effect)
 
     def roles_of(self, user: int) -> list[int]:
-        """Return the direct roles of a user: three, always the same ones."""
+        """Return the direct roles of a user: always the same ones."""
         first = (user * 7919 + self.seed) % self.roles
         step = 1 + user % (self.roles - 2)
-        return [first, (first + step) % self.roles, (first + step + 1) % self.roles]
+        return [first, (first + step) % self.roles, (first + step + 1) % self.roles][: self.roles_per_user]
 
     def memberships(self) -> Iterator[RoleLink]:
         """Yield every user's roles."""
