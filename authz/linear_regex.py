@@ -8,7 +8,7 @@ tables. What is not regular (back-references, atomic groups, conditionals, long 
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
@@ -52,7 +52,6 @@ class _Instruction:
 class _Translation:
     """What is collected while the parse tree is walked."""
 
-    program: list[_Instruction] = field(default_factory=list)
     portable: bool = True
     """RE2 can run it."""
     tables: bool = False
@@ -66,18 +65,29 @@ class _Translation:
 class LinearPattern:
     """A compiled pattern. Immutable in what it answers."""
 
-    __slots__ = ("_engine", "_inner_end", "_program", "_tables", "groups")
+    __slots__ = ("_engine", "_flags", "_free_atomic", "_inner_end", "_program", "_tables", "_tree", "groups")
 
     def __init__(self, text: str, *, free_atomic: bool = False) -> None:
-        tree, flags = _parse(text)
+        self._tree, self._flags = _parse(text)
+        self._free_atomic = free_atomic
+        self._program: tuple[_Instruction, ...] | None = None
+        self.groups: int = self._tree.state.groups - 1
         translation = _Translation(free_atomic=free_atomic)
-        source = _Re2Writer(translation, flags).write(tree)
-        _Compiler(translation, flags).compile(tree)
-        self.groups: int = tree.state.groups - 1
-        self._program = tuple(translation.program)
+        try:
+            source = _Re2Writer(translation, self._flags).write(self._tree)
+        except RecursionError as error:
+            raise UnsupportedPatternError("the pattern is nested too deeply") from error
         self._tables = translation.tables
         self._inner_end = translation.inner_end
         self._engine = _compile_re2(source) if translation.portable else None
+        if self._engine is None:
+            self._simulation()
+
+    def _simulation(self) -> "tuple[_Instruction, ...]":
+        """Return the program for the simulation; patterns that RE2 runs need it for few subjects."""
+        if self._program is None:
+            self._program = _compile_program(self._tree, self._flags, free_atomic=self._free_atomic)
+        return self._program
 
     def matches(self, subject: str, *, whole: bool = False) -> bool:
         """Answer as `re.match(pattern, subject)` does, or `re.fullmatch` when `whole`.
@@ -88,9 +98,10 @@ class LinearPattern:
         if self._engine is not None and subject.isascii() and "\n" not in subject:
             found = self._engine.fullmatch(subject) if whole else self._engine.match(subject)
             return found is not None
-        if len(self._program) * (len(subject) + 1) > MAX_SIMULATED_STEPS:
+        program = self._simulation()
+        if len(program) * (len(subject) + 1) > MAX_SIMULATED_STEPS:
             raise UnsupportedPatternError("the value is too long for this pattern")
-        return _simulate(self._program, subject, 0, whole=whole)
+        return _simulate(program, subject, 0, whole=whole)
 
     def captures(self, subject: str) -> tuple[str | None, ...] | None:
         """Return the groups of `re.match(pattern, subject)`, or None when it does not match.
@@ -289,20 +300,24 @@ _ASCII_CATEGORIES: dict[Any, Predicate] = {
 }
 
 
+def _compile_program(tree: Any, flags: int, *, free_atomic: bool) -> tuple[_Instruction, ...]:
+    try:
+        return _Compiler(free_atomic=free_atomic).compile(tree, flags)
+    except RecursionError as error:
+        raise UnsupportedPatternError("the pattern is nested too deeply") from error
+
+
 class _Compiler:
     """Compiles a parse tree to a program for the simulation (Thompson 1968; Cox, "Regular Expression Matching")."""
 
-    def __init__(self, translation: _Translation, flags: int) -> None:
-        self._program = translation.program
-        self._free_atomic = translation.free_atomic
-        self._flags = flags
+    def __init__(self, *, free_atomic: bool) -> None:
+        self._program: list[_Instruction] = []
+        self._free_atomic = free_atomic
 
-    def compile(self, tree: Any) -> None:
-        try:
-            self._sequence(tree, self._flags)
-        except RecursionError as error:
-            raise UnsupportedPatternError("the pattern is nested too deeply") from error
+    def compile(self, tree: Any, flags: int) -> tuple[_Instruction, ...]:
+        self._sequence(tree, flags)
         self._emit(_Instruction("accept"))
+        return tuple(self._program)
 
     def _emit(self, instruction: _Instruction) -> int:
         if len(self._program) >= MAX_PROGRAM_SIZE:
@@ -368,13 +383,11 @@ class _Compiler:
         shortest, longest = inner.getwidth()
         if longest > MAX_LOOKAROUND_WIDTH or (direction < 0 and shortest != longest):
             raise _refuse(operator)
-        translation = _Translation()
-        _Compiler(translation, flags).compile(inner)
         self._emit(
             _Instruction(
                 "look",
                 (len(self._program) + 1,),
-                inner=tuple(translation.program),
+                inner=_Compiler(free_atomic=self._free_atomic).compile(inner, flags),
                 negated=operator is sre.ASSERT_NOT,
                 behind=shortest if direction < 0 else 0,
             )

@@ -34,6 +34,7 @@ _KEY2_NAME = re.compile(r"(.*?):[^\/]+(.*?)")
 _KEY3_NAME = re.compile(r"(.*?){[^\/]+?}(.*?)")
 _KEY4_NAME = re.compile(r"{([^/]+)}")
 _KEY5_NAME = re.compile(r"{[^/]+}")
+_SPECIAL = frozenset(".^$*+?{}[]\\|()")
 _STARS = re.compile(r"\*{2,}")
 
 
@@ -49,11 +50,15 @@ def key_match(name: str, pattern: str) -> bool:
 
 def key_match2(name: str, pattern: str) -> bool:
     """`/resource1` matches `/:resource`, `/foo/bar` matches `/foo/*`; the rest is a regular expression."""
+    if ":" not in pattern and _SPECIAL.isdisjoint(pattern):
+        return _is_plain_match(name, pattern)
     return _regular(_key2_source(pattern)).matches(_text(name))
 
 
 def key_match3(name: str, pattern: str) -> bool:
     """`/resource1` matches `/{resource}`; otherwise as `keyMatch2`."""
+    if _SPECIAL.isdisjoint(pattern):
+        return _is_plain_match(name, pattern)
     return _regular(_key3_source(pattern)).matches(_text(name))
 
 
@@ -63,6 +68,8 @@ def key_match4(name: str, pattern: str) -> bool:
     Raises:
         PatternError: the pattern has groups besides the names in braces.
     """
+    if _SPECIAL.isdisjoint(pattern):
+        return _is_plain_match(name, pattern)
     names, source = _key4_source(pattern)
     compiled = _regular(source)
     text = _text(name)
@@ -81,12 +88,27 @@ def key_match5(name: str, pattern: str) -> bool:
     """As `keyMatch3`, on the name without its query (`?…`)."""
     text = _text(name)
     query = text.find("?")
-    return _regular(_key5_source(pattern)).matches(text if query == -1 else text[:query])
+    path = text if query == -1 else text[:query]
+    if _SPECIAL.isdisjoint(pattern):
+        return _is_plain_match(path, pattern)
+    return _regular(_key5_source(pattern)).matches(path)
 
 
 def regex_match(name: str, pattern: str) -> bool:
     """The pattern matches at the beginning of the name, as `re.match` does; it need not reach the end."""
-    return _regular(_text(pattern)).matches(_text(name))
+    if _SPECIAL.isdisjoint(_text(pattern)):
+        return _text(name).startswith(pattern)
+    return _regular(pattern).matches(_text(name))
+
+
+def _is_plain_match(name: str, pattern: str) -> bool:
+    """Match a pattern without special characters; `$` stands before a final line feed as well."""
+    return _text(name) in {pattern, f"{pattern}\n"}
+
+
+def is_literal(function: str, pattern: str) -> bool:
+    """Whether a pattern is taken letter by letter, so that no name makes it raise."""
+    return _SPECIAL.isdisjoint(pattern) and (function != "keyMatch2" or ":" not in pattern)
 
 
 def glob_match(name: str, pattern: str) -> bool:

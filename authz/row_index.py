@@ -26,12 +26,15 @@ from authz.matcher import (
     mentions_policy,
     request_names,
 )
-from authz.matching import MATCHING_FUNCTIONS
+from authz.matching import MATCHING_FUNCTIONS, is_literal
 from authz.role_graph import RoleGraph
 
 Rows = Sequence[Sequence[str]]
 Positions = Sequence[int]
 _NONE: Positions = ()
+
+MAX_CHECKED_PATTERNS = 1000
+"""Checking a pattern compiles it; with more of them, clauses to their right do not narrow the rows."""
 
 
 class Selector(Protocol):
@@ -314,7 +317,10 @@ class _Builder:
             matcher = self.graphs[function].role_matcher
             return matcher is None or matcher.name == "keyMatch"
         if function in PATTERN_FUNCTIONS and isinstance(arguments[1], PolicyValue):
-            return all(_takes_pattern(function, pattern) for pattern in self._table(arguments[1].name))
+            patterns = [one for one in self._table(arguments[1].name) if not is_literal(function, one)]
+            if len(patterns) > MAX_CHECKED_PATTERNS:
+                return False
+            return all(_takes_pattern(function, pattern) for pattern in patterns)
         return False
 
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import click
 
 from authz.casbin_csv import PolicySyntaxError, read_policy
-from authz.casbin_oracle import CasbinOracle, OracleAnswer, parse_model, rows_as_casbin_reads
+from authz.casbin_oracle import CasbinOracle, parse_model, rows_as_casbin_reads
 from authz.errors import ModelError
 from authz.matching import MATCHING_FUNCTIONS
 from authz.positional import Answer, PolicyRow, PositionalEngine, RoleFunction, Unanswered
@@ -96,7 +96,8 @@ def evaluate(
         _warn(prepared.engine.warnings())
     beside = None
     if compare:
-        beside = _Beside(model_text, policy_text, policy_path.name, prepared, functions=functions, context=context)
+        oracle = CasbinOracle(model_text, prepared.rows, functions=functions, context=context)
+        beside = _Beside(oracle, _reading_notes(policy_text, policy_path.name, prepared.rows))
         _warn(beside.notes)
     if requests.isatty():
         click.echo("waiting for requests on standard input: one JSON array a line, end with Ctrl-D", err=True)
@@ -186,38 +187,16 @@ def _as_data(answer: Answer | Unanswered) -> dict[str, object]:
 
 
 class _Beside:
-    """PyCasbin with the same files, read by its own code."""
+    """PyCasbin with the same model and the same rows; what its own CSV code reads otherwise is noted."""
 
-    def __init__(
-        self,
-        model_text: str,
-        policy_text: str,
-        name: str,
-        prepared: _Prepared,
-        *,
-        functions: Sequence[RoleFunction],
-        context: str,
-    ) -> None:
+    def __init__(self, oracle: CasbinOracle, notes: list[str]) -> None:
+        self._oracle = oracle
+        self.notes = notes
         self.differences = 0
-        self.notes: list[str] = []
-        try:
-            rows = rows_as_casbin_reads(policy_text, name)
-        except ModelError as error:
-            self._oracle: CasbinOracle | None = None
-            self._problem = str(error)
-            return
-        self._problem = ""
-        self._oracle = CasbinOracle(model_text, rows, functions=functions, context=context)
-        theirs = {row.source: row for row in rows}
-        for row in prepared.rows:
-            other = theirs.get(row.source)
-            if other != row:
-                fields = "nothing" if other is None else json.dumps([other.kind, *other.values], ensure_ascii=False)
-                self.notes.append(f"{row.source}: PyCasbin knows no quotes and reads {fields}")
 
     def compare(self, number: int, text: str, request: list[object], answer: Answer | Unanswered) -> dict[str, object]:
         """Return what is added to the line of an answer that differs."""
-        theirs = OracleAnswer(None, error=self._problem) if self._oracle is None else self._oracle.ask(request)
+        theirs = self._oracle.ask(request)
         decision = answer.decision if isinstance(answer, Answer) else None
         if decision is theirs.decision:
             return {}
@@ -226,6 +205,21 @@ class _Beside:
         said = _word(theirs.decision, theirs.error)
         click.echo(f"difference: request {number} {printable(text)}: Kasbah {ours}, PyCasbin {said}", err=True)
         return {"pycasbin": {"error": theirs.error} if theirs.decision is None else {"decision": theirs.decision}}
+
+
+def _reading_notes(text: str, name: str, rows: Sequence[PolicyRow]) -> list[str]:
+    """Return where PyCasbin's file adapter, which knows no quotes, reads a line otherwise than RFC 4180 says."""
+    try:
+        theirs = {row.source: row for row in rows_as_casbin_reads(text, name)}
+    except ModelError as error:
+        return [str(error)]
+    notes = []
+    for row in rows:
+        other = theirs.get(row.source)
+        if other != row:
+            fields = "nothing" if other is None else json.dumps([other.kind, *other.values], ensure_ascii=False)
+            notes.append(f"{row.source}: PyCasbin's own CSV code knows no quotes and reads {fields}")
+    return notes
 
 
 def _word(decision: bool | None, error: str) -> str:  # noqa: FBT001 - one of three answers
