@@ -59,7 +59,7 @@ types: $(INSTALLED_DEV) ## Check types
 	$(BIN)/mypy
 
 test: $(INSTALLED_DEV) tools ## Test everything but the nightly runs; starts its own PostgreSQL and Valkey
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS)
 
 test-all: $(INSTALLED_DEV) tools ## Test everything, also what takes hours
 	$(BIN)/python -m pytest -q --nightly
@@ -76,16 +76,17 @@ tools:
 golden: $(INSTALLED_DEV) ## Check the golden decisions of policies/ and their coverage
 	$(BIN)/kasbah policy lint policies
 	$(BIN)/kasbah policy test policies
+	$(BIN)/python -m pytest -q tests/golden
 
 migrate: $(INSTALLED_RUN) ## Bring the database at KASBAH_MIGRATION_DATABASE_URL (or KASBAH_DATABASE_URL) up to date
 	$(BIN)/kasbah migrate
 
 migration-check: $(INSTALLED_DEV) ## Apply the migrations to an empty database and look at the result
-	$(BIN)/python -m pytest -q tests/architecture tests/integration -k "migration or rls"
+	$(BIN)/python -m pytest -q tests/integration/test_migrations.py tests/architecture/test_rls.py
 
 openapi-check: $(INSTALLED_DEV) ## Validate docs/openapi.yaml and drive the running service from it
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
-	$(BIN)/python -m pytest -q tests/api -k openapi
+	$(BIN)/python -m pytest -q tests/architecture/test_openapi.py tests/api/test_openapi_fuzz.py
 
 audit: $(INSTALLED_DEV) ## Look for known vulnerabilities in the locked dependencies
 	$(BIN)/uv tool run pip-audit --disable-pip --require-hashes -r requirements/run.txt

@@ -81,16 +81,18 @@ class StateDirectory:
         (self.path / "children.json").unlink(missing_ok=True)
 
     def heal(self) -> list[str]:
-        """Stop children that an earlier, killed run left behind. Returns one line for each."""
+        """Stop what an earlier, killed run left behind. Returns lines for people: one for each child, or one in all."""
         said: list[str] = []
         entries = self.read_private("children.json")
-        for entry in reversed(entries if isinstance(entries, list) else []):
+        if not isinstance(entries, list):
+            return said
+        for entry in reversed(entries):
             process = _find_process(entry)
             if process is not None:
                 said.append(f"a crashed earlier run left {entry['name']} running (pid {process.pid}): stopped it")
                 _end(process)
         (self.path / "children.json").unlink(missing_ok=True)
-        return said
+        return said or ["an earlier run did not end cleanly: its data is being recovered"]
 
     def read_private(self, name: str) -> Any:
         """Return the JSON value of a file, or None when there is none or it is damaged."""

@@ -163,6 +163,7 @@ def test_a_killed_run_leaves_nothing_and_heals(other):
     before = other.description()
     other.end(signal.SIGKILL)
     other.start()
+    assert "earlier run" in other.output(), "one line says what happened"
     assert other.description()["platform_key"] == before["platform_key"]
     assert other.end() == 0
     assert other.left_behind() == []
