@@ -22,6 +22,9 @@ from service.logging import render_line
 
 MASK = "***"
 MAX_MASK_DEPTH = 64
+BATCH = 256
+"""Lines written at once at most."""
+
 CLOSE_SECONDS = 5.0
 
 _log = structlog.get_logger()
@@ -51,7 +54,7 @@ class DecisionLog:
         self,
         settings: DecisionLogSettings,
         *,
-        opener: Callable[[str], IO[str]] | None = None,
+        opener: Callable[[str], IO[bytes]] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._mode = settings.mode
@@ -90,7 +93,7 @@ class DecisionLog:
         if not self.enabled:
             return
         file = self._opener(self._path)
-        self._thread = threading.Thread(target=self._write, args=(file,), name="decision-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(file,), name="decision-log", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -102,24 +105,32 @@ class DecisionLog:
         self._thread.join(CLOSE_SECONDS)
         self._thread = None
 
-    def _write(self, file: IO[str]) -> None:
+    def _run(self, file: IO[bytes]) -> None:
         failing = False
-        while (asked := self._queue.get()) is not None:
+        with file:
+            while batch := self._next_batch():
+                lines = [self.line(asked).encode() for asked in batch if asked is not None]
+                try:
+                    _write(file, lines)
+                    self.written += len(lines)
+                    failing = False
+                except OSError as error:
+                    self.dropped += len(lines)
+                    if not failing:
+                        _log.error("decision_log.failed", error=str(error))  # once; the path says it
+                    failing = True
+                if batch[-1] is None:
+                    return
+
+    def _next_batch(self) -> list[Asked | None]:
+        """Wait for a decision, and return it with what else is queued; a final None ends the log."""
+        batch = [self._queue.get()]
+        while batch[-1] is not None and len(batch) < BATCH:
             try:
-                file.write(self.line(asked))
-                if self._queue.empty():
-                    file.flush()
-                self.written += 1
-                failing = False
-            except (OSError, ValueError) as error:
-                self.dropped += 1
-                if not failing:
-                    _log.error("decision_log.failed", error=str(error))  # once, and the path says it
-                failing = True
-        with suppress(OSError, ValueError):
-            file.flush()
-            if file is not sys.stdout:
-                file.close()
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
 
     def line(self, asked: Asked) -> str:
         """Return one decision as one line of printable ASCII."""
@@ -171,5 +182,15 @@ class DecisionLog:
         return value
 
 
-def _open(path: str) -> IO[str]:
-    return sys.stdout if path == "-" else open(path, "a", encoding="utf-8", buffering=1 << 16)  # noqa: PTH123
+def _open(path: str) -> IO[bytes]:
+    """Open a file for appending, or standard output, without a buffer."""
+    if path == "-":
+        return open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)
+    return open(path, "ab", buffering=0)  # noqa: PTH123  # a Path's `open` is the same, one step later
+
+
+def _write(file: IO[bytes], lines: list[bytes]) -> None:
+    """Write whole lines at once: several workers append to one file, and none may cut another's line in two."""
+    rest = b"".join(lines)
+    while rest:
+        rest = rest[file.write(rest) :]
