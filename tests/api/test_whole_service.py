@@ -2,14 +2,22 @@
 
 import asyncio
 import json
+import time
+from contextlib import asynccontextmanager
 
 import pytest
 
+from authn.api_keys import SCOPES, hash_token
+from authn.storage import ApiKeyStore
 from authz.policy_files.directory import read_directory
+from authz.rules import Owner
+from authz.storage_write import PostgresPolicyWriter
+from service.bootstrap import Bootstrap
+from tenancy.database import open_engine, open_sessions
 from tests.support.edge import question
 from tests.support.paths import ROOT, require_shared_data
 from tests.support.policies import rows
-from tests.support.seeding import Seeded, seed
+from tests.support.seeding import META, Seeded, seed
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
 
@@ -133,3 +141,97 @@ def test_two_workers_agree_on_tokens_and_metrics(start_service, seeded):
         return float(line.rpartition(" ")[2])
 
     assert asyncio.run(counted()) == 20
+
+
+@asynccontextmanager
+async def elsewhere(database_url):
+    """Sessions of another node: what it writes, the running service must find out."""
+    engine = open_engine(database_url)
+    try:
+        yield engine, open_sessions(engine)
+    finally:
+        await engine.dispose()
+
+
+def test_a_key_revoked_elsewhere_ends_here_within_the_poll(running, seeded, database_url):
+    """It was remembered and in use; no notice is sent."""
+
+    async def make():
+        async with elsewhere(database_url) as (engine, sessions):
+            tenant = seeded.tenants["acme"]
+            token = await Bootstrap(engine).create_key(tenant, "short-lived", scopes=SCOPES)
+            return token, (await ApiKeyStore(sessions).find_by_hash(hash_token(token))).key.id
+
+    async def revoke(key_id):
+        async with elsewhere(database_url) as (_, sessions):
+            await ApiKeyStore(sessions).revoke(seeded.tenants["acme"], key_id, meta=META)
+
+    token, key_id = asyncio.run(make())
+    body = question("user:alice", "read", "record:1")
+    for _ in range(3):
+        assert running.request("POST", "/access/v1/evaluation", body, key=token).status == 200
+    asyncio.run(revoke(key_id))
+    started = time.monotonic()
+    while running.request("POST", "/access/v1/evaluation", body, key=token).status == 200:
+        assert time.monotonic() - started < 2
+        time.sleep(0.01)
+    for path in ("/access/v1/evaluation", "/access/v1/evaluations", "/access/v1/search/action"):
+        assert running.request("POST", path, body, key=token).status == 401
+
+
+def test_a_demanded_revision_is_read_through(running, seeded, database_url):
+    """Written elsewhere a moment ago, without a notice: the answer is of that revision, at once."""
+
+    async def write(number):
+        async with elsewhere(database_url) as (_, sessions):
+            writer = PostgresPolicyWriter(sessions)
+            added = rows(f"g user:new{number} role:editor")
+            result = await writer.change_rows(seeded.tenants["acme"], add=added, remove=(), owner=Owner.API, meta=META)
+            return result.head.revision
+
+    for number in range(3):
+        revision = asyncio.run(write(number))
+        body = question(f"user:new{number}", "read", "record:1")
+        demand = {"Kasbah-Min-Revision": str(revision)}
+        answer = running.request("POST", "/access/v1/evaluation", body, key=seeded.keys["acme"], headers=demand)
+        assert (answer.status, answer.json()["decision"]) == (200, True)
+        assert int(answer.headers["kasbah-revision"]) >= revision
+    ahead = {"Kasbah-Min-Revision": str(revision + 1000)}
+    answer = running.request("POST", "/access/v1/evaluation", body, key=seeded.keys["acme"], headers=ahead)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_nothing_secret_is_logged_and_every_decision_is(start_service, seeded, tmp_path):
+    """With everything logged that can be: no key, no masked attribute, no body."""
+    path = tmp_path / "decisions.jsonl"
+    talkative = start_service(
+        KASBAH_LOG_LEVEL="DEBUG",
+        KASBAH_HTTP__DECISION_LOG__MODE="all",
+        KASBAH_HTTP__DECISION_LOG__PATH=str(path),
+    )
+    key = seeded.keys["acme"]
+    for _ in range(3):
+        body = question("user:alice", "read", "record:1", context={"password": "canary-one", "ip": "10.0.0.1"})
+        body["subject"]["properties"] = {"token": "canary-two", "team": "a"}
+        headers = {"X-Request-ID": "x1"}
+        assert talkative.request("POST", "/access/v1/evaluation", body, key=key, headers=headers).status == 200
+    talkative.request("POST", "/access/v1/evaluation", {"bad": "canary-three"}, key=key)
+    talkative.request("POST", "/access/v1/evaluation", body, key="kasbah_00000000_" + "canary" * 7 + "A")
+    talkative.request("GET", "/v1/forward-auth", headers={"X-Kasbah-Key": key, "X-Kasbah-Subject": "a"})
+    metrics = talkative.request("GET", "/metrics", key=seeded.platform_key).body.decode()
+    talkative.stop()
+    everything = path.read_text() + talkative.log.read_text() + metrics
+    assert "canary" not in everything
+    assert key not in everything
+    assert key.rpartition("_")[2] not in everything
+    assert seeded.platform_key not in everything
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(entries) == 3
+    assert entries[0]["subject"] == "user:alice"
+    assert entries[0]["request_id"] == "x1"
+    assert entries[0]["attributes"]["context"] == {
+        "ip": {"from": "caller", "value": "10.0.0.1"},
+        "password": {"from": "caller", "value": "***"},
+    }
+    assert entries[0]["attributes"]["subject"]["team"] == {"from": "asserted", "value": "a"}
+    assert entries[0]["attributes"]["subject"]["token"]["value"] == "***"
