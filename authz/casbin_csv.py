@@ -11,6 +11,7 @@ from authz.positional import PolicyRow
 
 _OPENING = "(["
 _CLOSING = ")]"
+_BRACKETS = frozenset(_OPENING + _CLOSING)
 
 
 class PolicySyntaxError(ValueError):
@@ -123,6 +124,8 @@ def _quoted_field(record: str, place: int) -> tuple[str, int]:
 
 def _plain_fields(record: str) -> list[str]:
     """Return the fields as PyCasbin does: split at commas outside brackets, trimmed."""
+    if not _BRACKETS.intersection(record):
+        return [field.strip() for field in record.split(",")]
     fields: list[str] = []
     depth = start = 0
     for place, character in enumerate(record):

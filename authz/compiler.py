@@ -10,25 +10,24 @@ from typing import Any
 
 from authz.errors import ModelError
 from authz.expressions import compile_positional
-from authz.matcher import (
+from authz.matcher import MatcherError, parse_matcher
+from authz.matching import MATCHING_FUNCTIONS
+from authz.served_model import ColumnMatch, PolicyEffect, Residual, ServedModel
+from authz.syntax_tree import (
     And,
     Call,
     Cell,
     Comparison,
     Expression,
     Literal,
-    MatcherError,
     Or,
     PolicyValue,
     RequestValue,
     Scope,
     children,
     mentions_policy,
-    parse_matcher,
     request_names,
 )
-from authz.matching import MATCHING_FUNCTIONS
-from authz.served_model import ColumnMatch, PolicyEffect, Residual, ServedModel
 
 SERVED_REQUEST = ("sub", "dom", "obj", "act")
 SERVED_COLUMNS = frozenset({"sub", "dom", "obj", "act", "eft", "cond", "priority"})

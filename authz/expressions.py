@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
-from authz.matcher import (
-    OBJECT_METHODS,
+from authz.matcher import OBJECT_METHODS
+from authz.syntax_tree import (
     And,
     Attribute,
     Binary,
@@ -252,7 +252,12 @@ def _add(left: Any, right: Any) -> object:
 def _multiply(left: Any, right: Any) -> object:
     for sized, times in ((left, right), (right, left)):
         size = _length(sized)
-        if size is not None and isinstance(times, int) and size * times > MAX_LENGTH:
+        if size is None:
+            continue
+        if not isinstance(sized, str):
+            # SECURITY: repeated lists of repeated lists compare in the product of their lengths.
+            raise ExpressionError("only text can be repeated")
+        if isinstance(times, int) and size * times > MAX_LENGTH:
             raise ExpressionError("a value grew too long")
     return _bounded(left * right)
 

@@ -11,7 +11,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from wcmatch import glob
 from wcmatch._wcparse import PatternLimitException
 
-from authz.linear_regex import LinearPattern, PatternError, UnsupportedPatternError, compile_pattern
+from authz.linear_regex import LinearPattern, compile_pattern
+from authz.pattern_machine import PatternError, UnsupportedPatternError
 
 __all__ = [
     "MATCHING_FUNCTIONS",

@@ -12,25 +12,23 @@ from authz.compiler import ParsedModel, policy_effect
 from authz.effects import RowEffect, RowOutcome, row_effect, settle
 from authz.errors import ModelError
 from authz.expressions import EVALUATION_ERRORS, Evaluator, Function, compile_expression
-from authz.matcher import (
-    And,
-    Cell,
-    Expression,
-    Literal,
-    MatcherError,
-    Or,
-    Scope,
-    Unary,
-    children,
-    mentions_policy,
-    parse_cell,
-    parse_matcher,
-)
+from authz.matcher import MatcherError, parse_cell, parse_matcher
 from authz.matching import MATCHING_FUNCTIONS
 from authz.policy_order import PolicyOrderError, order_rows
 from authz.role_graph import Link, PatternMatcher, Reach, RoleGraph
 from authz.row_index import RowIndex, build_index
 from authz.served_model import PolicyEffect
+from authz.syntax_tree import (
+    And,
+    Cell,
+    Expression,
+    Literal,
+    Or,
+    Scope,
+    Unary,
+    children,
+    mentions_policy,
+)
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -149,6 +147,8 @@ class PositionalEngine:
         except PolicyOrderError as error:
             self._refuse(str(error))
             ordered = []
+        known = {*model.policies, *model.roles}
+        self._ignored = [f"{row.source}: no definition `{row.kind}`: ignored" for row in rows if row.kind not in known]
         self._rows = [row.values for row in ordered]
         self._sources = [row.source for row in ordered]
         self._broken = self._find_broken()
@@ -201,7 +201,8 @@ class PositionalEngine:
 
     def warnings(self) -> list[str]:
         """Return what is wrong with single rows: `source: reason`."""
-        found = [f"{self._sources[position]}: {reason}" for position, reason in sorted(self._broken.items())]
+        found = list(self._ignored)
+        found += [f"{self._sources[position]}: {reason}" for position, reason in sorted(self._broken.items())]
         if "eft" in self._scope.policy:
             place = self._scope.policy.index("eft")
             for row, source in zip(self._rows, self._sources, strict=True):

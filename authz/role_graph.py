@@ -8,8 +8,8 @@ Source: `casbin.rbac.default_role_manager` of PyCasbin 2.8.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from authz.linear_regex import UnsupportedPatternError
 from authz.matching import MATCHING_FUNCTIONS
+from authz.pattern_machine import UnsupportedPatternError
 
 MatchingFunction = Callable[[str, str], bool]
 

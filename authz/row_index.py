@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from authz.expressions import EVALUATION_ERRORS, Evaluator, Function, compile_expression
-from authz.matcher import (
-    PATTERN_FUNCTIONS,
+from authz.matcher import PATTERN_FUNCTIONS
+from authz.matching import MATCHING_FUNCTIONS, is_literal
+from authz.role_graph import RoleGraph
+from authz.syntax_tree import (
     And,
     Call,
     Collection,
@@ -26,8 +28,6 @@ from authz.matcher import (
     mentions_policy,
     request_names,
 )
-from authz.matching import MATCHING_FUNCTIONS, is_literal
-from authz.role_graph import RoleGraph
 
 Rows = Sequence[Sequence[str]]
 Positions = Sequence[int]

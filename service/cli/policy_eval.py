@@ -107,7 +107,7 @@ def evaluate(
         line = _as_data(answer)
         if beside is not None and not isinstance(request, Unanswered):
             line |= beside.compare(count, text, request, answer)
-        click.echo(json.dumps(line, ensure_ascii=False))
+        click.echo(json.dumps(line))
     if beside is not None:
         click.echo(f"{count} requests, {beside.differences} differences from PyCasbin", err=True)
     if prepared.problem or (beside is not None and beside.differences):
@@ -155,7 +155,7 @@ def _warn(notes: Sequence[str]) -> None:
 
 
 def _requests(lines: Iterable[str]) -> Iterator[tuple[str, list[object] | Unanswered]]:
-    for line in lines:
+    for line in _lines(lines):
         text = line.strip()
         if not text:
             continue
@@ -167,6 +167,13 @@ def _requests(lines: Iterable[str]) -> Iterator[tuple[str, list[object] | Unansw
             yield text, Unanswered("the request is nested too deeply")
         else:
             yield text, request if isinstance(request, list) else Unanswered("a request is one JSON array")
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        fail(f"the requests are not UTF-8: {error}", ExitCode.USAGE)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

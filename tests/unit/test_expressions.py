@@ -6,7 +6,10 @@ import pytest
 from casbin.util import SimpleEval
 
 from authz.expressions import EVALUATION_ERRORS, ExpressionError, compile_expression
-from authz.matcher import Scope, parse_cell
+from authz.matcher import parse_cell
+from authz.syntax_tree import (
+    Scope,
+)
 
 SCOPE = Scope("r", ("sub", "obj"), "p", ("sub", "obj"))
 REQUEST = ({"Age": 20, "Tags": ["a", "b"], "Nested": {"x": 1}, "count": 7}, "data1")
@@ -71,6 +74,7 @@ def test_values_are_those_of_simpleeval(text):
         "'a' * 1000000000",
         "1000000000 * 'a'",
         "[1] * 1000000000",
+        "([1] * 100000,) * 100000 == ([1] * 100000,) * 100000",
         "'%1000000000d' % 1",
         "1 << 1000000",
         "'a' ** 2",

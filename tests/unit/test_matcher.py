@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from authz import matcher
 from authz.errors import ModelError
 from authz.expressions import EVALUATION_ERRORS, compile_expression
-from authz.matcher import And, Comparison, MatcherError, PolicyValue, RequestValue, Scope, parse_cell, parse_matcher
+from authz.matcher import MatcherError, parse_cell, parse_matcher
 from authz.matching import MATCHING_FUNCTIONS
+from authz.syntax_tree import (
+    And,
+    Comparison,
+    PolicyValue,
+    RequestValue,
+    Scope,
+)
 
 SCOPE = Scope("r", ("sub", "obj", "act"), "p", ("sub", "obj", "act", "rule"), frozenset({"g"}))
 FRAGMENTS = [

@@ -7,8 +7,9 @@ from casbin import util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authz.linear_regex import UnsupportedPatternError, compile_pattern
+from authz.linear_regex import compile_pattern
 from authz.matching import MATCHING_FUNCTIONS, PatternError, glob_match, ip_match, key_match4, regex_match
+from authz.pattern_machine import UnsupportedPatternError
 
 PYCASBIN = {
     "keyMatch": util.key_match,

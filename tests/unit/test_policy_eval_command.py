@@ -50,6 +50,26 @@ def test_bad_json_is_an_error_line(run, line):
     assert [set(answer) for answer in answers] == [{"error"}]
 
 
+def test_requests_that_are_not_utf8_are_a_usage_error(run):
+    """Said in one line."""
+    code, _, stderr = run(b'["\xff"]')
+    assert code == 2
+    assert "not UTF-8" in stderr
+
+
+def test_lone_surrogates_are_answered(run):
+    """JSON can carry them; no answer breaks the output."""
+    code, answers, _ = run('["\\ud800","data1","read"]', "--compare")
+    assert code == 0
+    assert answers == [{"decision": False, "rules": []}]
+
+
+def test_rows_without_definition_are_warned_of(run):
+    """PyCasbin ignores them without a word."""
+    _, _, stderr = run("", policy="P, alice, data1, read\n")
+    assert "policy.csv:1: no definition `P`" in stderr
+
+
 def test_compare_agrees(run):
     """No difference: exit code 0."""
     code, answers, stderr = run('["alice","data1","read"]\n["bob","data1","read"]\n', "--compare")

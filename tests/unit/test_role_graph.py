@@ -6,7 +6,7 @@ import pytest
 from casbin.rbac.default_role_manager.role_manager import DomainManager, RoleManager
 from casbin.util import key_match, key_match2
 
-from authz.linear_regex import UnsupportedPatternError
+from authz.pattern_machine import UnsupportedPatternError
 from authz.role_graph import Hierarchy, Link, PatternMatcher, RoleGraph
 from tests.support.paths import require_shared_data
 
