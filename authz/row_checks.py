@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from authz.conditions import compile_condition
 from authz.errors import ConditionError, InvalidRowError
 from authz.policy_files.columns import PolicyColumns
-from authz.request import InvalidNameError, parse_ref
+from authz.request import InvalidNameError
 from authz.role_chains import MAX_CHAIN, find_cycle, longest_chain
 from authz.row_changes import describe
 from authz.row_codec import canonical_json
@@ -135,17 +135,25 @@ class _Checks:
             raise InvalidRowError(f"{describe(row)}: a row of this domain {where}")
 
     def _check_entity(self, entity: StoredEntity) -> None:
-        parse_ref(entity.ref)
+        check_name(entity.ref)
         if self._is_base:
             raise InvalidRowError(f"{describe(entity)}: the base has no attributes")
-        if _depth(entity.properties) > MAX_PROPERTIES_DEPTH:
-            raise InvalidRowError(f"{describe(entity)}: attributes are nested more than {MAX_PROPERTIES_DEPTH} deep")
-        try:
-            size = len(canonical_json(dict(entity.properties)).encode())
-        except (TypeError, ValueError) as error:
-            raise InvalidRowError(f"{describe(entity)}: attributes must be JSON values") from error
-        if size > MAX_PROPERTIES_BYTES:
-            raise InvalidRowError(f"{describe(entity)}: attributes take more than {MAX_PROPERTIES_BYTES} bytes")
+        fault = entity_fault(entity)
+        if fault is not None:
+            raise InvalidRowError(f"{describe(entity)}: {fault}")
+
+
+def entity_fault(entity: StoredEntity) -> str | None:
+    """Return why attributes cannot be stored, or None."""
+    if _depth(entity.properties) > MAX_PROPERTIES_DEPTH:
+        return f"attributes are nested more than {MAX_PROPERTIES_DEPTH} deep"
+    try:
+        size = len(canonical_json(dict(entity.properties)).encode())
+    except (TypeError, ValueError):
+        return "attributes must be JSON values"
+    if size > MAX_PROPERTIES_BYTES:
+        return f"attributes take more than {MAX_PROPERTIES_BYTES} bytes"
+    return None
 
 
 def _depth(value: object) -> int:

@@ -32,6 +32,7 @@ def check_pattern(text: str) -> None:
     """Check a rule's subject or resource: `type:id`, `type:prefix*`, or `*`."""
     if text == "*":
         return
+    check_direction(text)
     star = text.find("*")
     if star < 0:
         parse_ref(text)
@@ -51,16 +52,18 @@ def check_pattern(text: str) -> None:
 def check_rule_action(text: str) -> None:
     """Check a rule's action: a name without `*`, or `*`."""
     check_action(text)
+    check_direction(text)
     star = text.find("*")
     if star >= 0 and text != "*":
         raise StarError(f"an action is a name or `*`; `{text}` is neither", star)
 
 
 def check_name(text: str) -> None:
-    """Check an exact name, as links hold them: `type:id` without `*`."""
+    """Check an exact name, as links and attributes have them: `type:id` without `*`."""
+    check_direction(text)
     star = text.find("*")
     if star >= 0:
-        raise StarError(f"names in `g` are exact; `{text}` holds `*`", star)
+        raise StarError(f"names here are exact; `{text}` holds `*`", star)
     parse_ref(text)
 
 
@@ -75,8 +78,13 @@ def check_condition_text(text: str) -> None:
     """Check that a condition shows as it is read, whatever it says; what it means is `compile_condition`'s business."""
     if _NOT_IN_CONDITIONS.search(text) is not None:
         raise InvalidNameError("a condition holds a control character")
-    if BIDIRECTIONAL.search(text) is not None:
-        raise InvalidNameError("a condition holds a character that turns the direction of text")
+    check_direction(text)
+
+
+def check_direction(text: str) -> None:
+    """Raise `InvalidNameError` for a character that makes text show in another order than it is read."""
+    if not text.isascii() and BIDIRECTIONAL.search(text) is not None:
+        raise InvalidNameError("a character in it turns the direction of text")
 
 
 def is_platform_resource(text: str) -> bool:

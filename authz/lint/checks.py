@@ -14,6 +14,7 @@ from authz.lint.part import Part
 from authz.lint.roles import check_links, check_roles
 from authz.policy_files import PolicyDirectory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
+from authz.row_checks import entity_fault
 from authz.rules import Rule
 from authz.served_model import ServedModel
 from authz.served_names import ROLE_TYPES
@@ -54,6 +55,7 @@ def lint(
         _check_rules(part)
         check_coverage(part)
         check_names(part)
+        _check_entities(part)
         _check_cases(part)
         findings.extend(part.findings)
     return in_order(findings)
@@ -137,6 +139,14 @@ def _report_condition(part: Part, rule: Rule, fault: str) -> None:
     position = part.own.position_inside(line, place, offset)
     hint = "conditions are CEL over subject, action, resource, context and now"
     part.at_place("policy.csv", position, "condition", fault, hint, severity=Severity.ERROR)
+
+
+def _check_entities(part: Part) -> None:
+    """Report attributes that the server would refuse."""
+    for entity in part.own.entities:
+        fault = entity_fault(entity)
+        if fault is not None:
+            part.at_entity(entity, "entity-size", fault, "keep less in attributes", severity=Severity.ERROR)
 
 
 def _check_cases(part: Part) -> None:

@@ -95,7 +95,7 @@ def _read_entity(
     try:
         check_name(name.value)
     except InvalidNameError as error:
-        reader.report(name, "bad-name", str(error).replace("names in `g`", "names of entities"))
+        reader.report(name, "bad-name", str(error))
         return
     if not properties.is_mapping and properties.value is not None:
         reader.report(properties, "entities", f"the attributes of `{name.value}` are not a mapping")

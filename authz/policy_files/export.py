@@ -13,7 +13,6 @@ from authz.policy_files.yaml_text import MAX_DEPTH, MAX_INTEGER
 from authz.request import InvalidNameError
 from authz.rules import BASE_DOMAIN, BASE_SLUG, Effect, EntityKind, RoleLink, Rule, StoredEntity
 from authz.served_names import (
-    BIDIRECTIONAL,
     check_condition_text,
     check_name,
     check_pattern,
@@ -24,7 +23,9 @@ from authz.served_names import (
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./@-]*(?::[A-Za-z0-9_./@-]+)*\Z")
 _NEVER_PLAIN = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 _MAX_SIMPLE_KEY = 900
-_ESCAPED = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff"\\\\]')
+_ESCAPED = re.compile(
+    '[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff"\\\\]'
+)
 
 
 class UnwritableRowError(ValueError):
@@ -119,8 +120,6 @@ def _check(row: str, value: str, check: Callable[[str], None]) -> None:
         check(value)
     except InvalidNameError as error:
         raise UnwritableRowError(f"{row}: {error}") from error
-    if BIDIRECTIONAL.search(value) is not None:
-        raise UnwritableRowError(f"{row}: a name holds a character that turns the direction of text")
 
 
 def _entry(indent: str, key: str, value: str) -> str:
@@ -171,8 +170,6 @@ def _string(text: str) -> str:
         return text
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise UnwritableRowError("an attribute holds NUL or half a surrogate pair")
-    if BIDIRECTIONAL.search(text) is not None:
-        raise UnwritableRowError("an attribute holds a character that turns the direction of text")
     return '"' + _ESCAPED.sub(_escape, text) + '"'
 
 

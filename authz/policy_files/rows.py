@@ -166,11 +166,10 @@ class _PolicyReader:
             self.report(line, column, "misplaced-star", str(error), "`*` stands last, or alone")
             return False
         except InvalidNameError as error:
-            if not self._unreadable or CONTROL_PATTERN.search(value.replace("\n", "")) is None:
+            hidden = CONTROL_PATTERN.search(value.replace("\n", "")) or BIDIRECTIONAL.search(value)
+            if not self._unreadable or hidden is None:  # else reported with its exact place already
                 self._at(record, place, code, str(error))
             return False
-        if BIDIRECTIONAL.search(value) is not None:
-            return False  # reported with its exact place for the whole file
         known.add(value)
         return True
 
@@ -260,6 +259,7 @@ class _PolicyReader:
                 message = f"control character U+{ord(match.group()):04X}"
                 self.report(number, match.start() + 1, "control-character", message, "remove it")
             for match in BIDIRECTIONAL.finditer(line):
+                found = True
                 message = f"U+{ord(match.group()):04X} makes text show in another order than it is read"
                 self.report(number, match.start() + 1, "bidirectional-text", message, "remove it")
         return found

@@ -177,9 +177,6 @@ class _Builder:
         text: str = event.value
         if _UNSTORABLE.search(text) is not None:
             self._fault(line, column, "control-character", "text with a NUL or half a surrogate pair")
-        if BIDIRECTIONAL.search(text) is not None:
-            message = "text with a character that turns its direction"
-            self._fault(line, column, "bidirectional-text", message, "remove it")
         if event.style is not None and event.style != "":
             return text
         if text in _WORDS:

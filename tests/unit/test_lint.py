@@ -384,6 +384,13 @@ def test_odd_names_are_found(name, code):
     assert places(run(f"p, {name}, acme, r:1, read\n")) == [at(1, 4, code)]
 
 
+@pytest.mark.parametrize("value", ["[" * 17 + "]" * 17, '"' + "x" * 65_536 + '"'])
+def test_attributes_that_cannot_be_stored_are_found(value):
+    """What the server would refuse is said before."""
+    found = run("", entities=f"subjects:\n  user:a:\n    x: {value}\n")
+    assert places(found) == [at(2, 3, "entity-size", "acme/entities.yaml")]
+
+
 CASE = "- {{name: n, subject: user:a, action: x, resource: r:1, decision: true, rules: [{}]}}\n"
 
 
