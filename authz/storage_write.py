@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -14,7 +14,7 @@ from authz.errors import LimitExceededError, ModelError, RevisionConflictError, 
 from authz.policy_files.columns import read_columns
 from authz.policy_limits import PolicyLimits as PolicyLimits  # noqa: PLC0414 - part of the constructor
 from authz.ports import StoredModel, TenantHead
-from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of_key
+from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id
 from authz.storage_history import PostgresPolicyHistory
 from authz.storage_rows import bounded, read_model
@@ -26,6 +26,9 @@ from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, bind_tenant, tenant_unit_of_work
 
 T = TypeVar("T")
+
+FindChanges = Callable[[TenantUnitOfWork, Mapping[str, int]], Awaitable[RowChanges]]
+"""Compares what is wanted with what the locked tenant has; is given its row counts."""
 
 REQUEST_SECONDS = 2.5
 SECONDS_PER_ROW = 0.001
@@ -83,7 +86,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         desired = await self._indexed(add, owner, tenant_id)
         removed = {row_id(key): kind_of_key(key) for key in remove}
 
-        async def find(work: TenantUnitOfWork) -> RowChanges:
+        async def find(work: TenantUnitOfWork, _: Mapping[str, int]) -> RowChanges:
             kinds = removed | {identifier: kind_of_key(row.key) for identifier, row in desired.items()}
             present: dict[RuleId, Row] = {}
             for kind in KINDS:
@@ -113,12 +116,14 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         # A rollback leaves what the API took over since; an apply must say whose row it is.
         leave_others = kind is ChangeKind.ROLLBACK
 
-        async def find(work: TenantUnitOfWork) -> RowChanges:
+        async def find(work: TenantUnitOfWork, counts: Mapping[str, int]) -> RowChanges:
             present: dict[RuleId, Row] = {}
             for name in KINDS:
                 owned = {identifier: row async for identifier, row in read_rows(work, name, owner=Owner.FILES)}
-                unknown = [key for key, row in wanted.items() if key not in owned and kind_of_key(row.key) == name]
                 present |= owned
+                if len(owned) == counts[name]:
+                    continue  # the API owns no row of this kind, so it owns none that the files want
+                unknown = [key for key, row in wanted.items() if key not in owned and kind_of(row) == name]
                 present |= {identifier: row async for identifier, row in read_rows(work, name, ids=unknown)}
             gone = [key for key, row in present.items() if row.owner is Owner.FILES and key not in wanted]
             return await _in_thread_if(
@@ -168,9 +173,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         async with queue, self._turns:
             return await work()
 
-    async def _write(
-        self, tenant_id: TenantId, write: _Write, find: Callable[[TenantUnitOfWork], Awaitable[RowChanges]]
-    ) -> ChangeResult:
+    async def _write(self, tenant_id: TenantId, write: _Write, find: FindChanges) -> ChangeResult:
         is_base = tenant_id == BASE_TENANT_ID
         async with tenant_unit_of_work(
             self._sessions, tenant_id, statement_timeout=timedelta(seconds=write.seconds)
@@ -183,7 +186,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
             head, counts = locked
             if write.expected_revision is not None and write.expected_revision != head.revision:
                 raise RevisionConflictError(write.expected_revision, head.revision)
-            changes = await find(work)
+            changes = await find(work, counts)
             if changes.is_empty:
                 return ChangeResult(head, 0, 0)
             growth = changes.growth()

@@ -154,3 +154,15 @@ async def test_a_lookup_never_mixes_revisions(acme, writer, reader):
     stop.set()
     await asyncio.gather(*looking)
     assert has_role == {revision: revision % 2 == 0 for revision in range(1, 22)}
+
+
+async def test_a_restored_database_is_reported_as_a_whole(acme, reader):
+    """A cursor from the future tells that time went back: every tenant is reported, and polling goes on from there."""
+    now = await reader.poll(None)
+    page = await reader.poll(now.cursor + 1_000_000)
+    assert page.restarted
+    assert {head.slug for head in page.heads} == {"acme", "_base", "_platform"}
+    assert page.cursor <= (await reader.poll(None)).cursor
+    after = await reader.poll(page.cursor)
+    assert not after.restarted
+    assert after.heads == []
