@@ -14,7 +14,15 @@ from authz.policy_files import (
     write_entities,
     write_policy_csv,
 )
-from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, format_record, scan, split_lines
+from authz.policy_files.csv_text import (
+    CsvFault,
+    CsvRecord,
+    field_positions,
+    format_record,
+    offset_position,
+    scan,
+    split_lines,
+)
 from authz.request import CONTROL_PATTERN
 from authz.rules import BASE_SLUG, Effect, EntityKind, RoleLink, Rule, StoredEntity
 from authz.served_names import BIDIRECTIONAL, is_platform_resource, is_platform_role
@@ -114,6 +122,9 @@ def test_records_survive_and_their_fields_are_where_positions_say(records):
             rest = "\n".join([lines[line - 1][column - 1 :], *lines[line:]])
             quoted = '"' + value.replace('"', '""') + '"'
             assert rest.startswith((value, quoted))
+            for offset, character in enumerate(value):
+                inner_line, inner_column = offset_position(lines, (line, column), offset)
+                assert lines[inner_line - 1][inner_column - 1 : inner_column] == character.replace("\n", "")
 
 
 @given(st.text(alphabet=' ,"#\n\rpx\t', max_size=60))
