@@ -59,6 +59,8 @@ class HttpSettings(BaseModel):
     """From the first byte of a request (or from the connection) to the end of its headers."""
     body_seconds: float = Field(default=10.0, gt=0)
     """From the end of the headers to the end of the body."""
+    send_seconds: float = Field(default=30.0, gt=0)
+    """How long an answer may wait for a client that does not read it."""
     page_token_secret: SecretStr | None = None
     """Authenticates page tokens; the same on every node, or paging breaks when the node changes."""
     metrics_token: SecretStr | None = None

@@ -16,18 +16,30 @@ LINGERING_SECONDS = 2.0
 
 
 class DeadlineHandler(RequestHandler):
-    """aiohttp's connection, which also knows since when a request's head is incomplete.
+    """aiohttp's connection, which also knows since when its peer keeps it waiting.
 
     aiohttp closes idle connections after the keep-alive time, whose default is an hour, and has no deadline for a head
-    that trickles in. `incomplete_since` is the loop's time of the first byte of such a head (or of the connection),
-    or 0.0; `KasbahServer` closes what is late.
+    that trickles in, nor for an answer that is not taken. `incomplete_since` is the loop's time of the first byte of
+    such a head (or of the connection), `unsent_since` of the answer's first byte that the peer does not take; 0.0 when
+    there is none. `KasbahServer` closes what is late.
     """
 
-    __slots__ = ("incomplete_since",)
+    __slots__ = ("incomplete_since", "unsent_since")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.incomplete_since = 0.0
+        self.unsent_since = 0.0
+
+    def pause_writing(self) -> None:
+        """Start the clock of an answer that is not taken."""
+        super().pause_writing()
+        self.unsent_since = self._loop.time()
+
+    def resume_writing(self) -> None:
+        """Stop it."""
+        super().resume_writing()
+        self.unsent_since = 0.0
 
     @classmethod
     def bound_to(cls, app: web.Application) -> type["DeadlineHandler"]:
@@ -83,14 +95,18 @@ class KasbahServer(web.Server):
         """Return the protocol of a new connection."""
         return self.handler_class(self, loop=self._loop, **self._kwargs)
 
-    def close_late(self, head_seconds: float) -> int:
-        """Close connections whose request head is incomplete for longer than `head_seconds`; return how many."""
-        deadline = self._loop.time() - head_seconds
+    def close_late(self, head_seconds: float, send_seconds: float) -> int:
+        """Close connections whose peer is late with a request's head, or with taking an answer; return how many."""
+        now = self._loop.time()
         closed = 0
-        for connection in list(self._connections):
-            since = cast("DeadlineHandler", connection).incomplete_since
-            if since and since < deadline:
-                connection.force_close()
+        for connection, transport in list(self._connections.items()):
+            handler = cast("DeadlineHandler", connection)
+            if handler.unsent_since and now - handler.unsent_since > send_seconds:
+                # Closing would wait for the rest to be sent.
+                transport.abort()
+                closed += 1
+            elif handler.incomplete_since and now - handler.incomplete_since > head_seconds:
+                handler.force_close()
                 closed += 1
         return closed
 
@@ -135,7 +151,7 @@ class KasbahRunner(web.AppRunner):
     async def _sweep(self, server: KasbahServer) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            server.close_late(self._settings.head_seconds)
+            server.close_late(self._settings.head_seconds, self._settings.send_seconds)
 
     async def cleanup(self) -> None:
         """Stop the sweeper, then everything else."""

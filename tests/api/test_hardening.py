@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import time
 
 import pytest
@@ -19,7 +20,7 @@ GOOD = json.dumps(question("user:alice", "read", "record:1")).encode()
 
 @pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
 async def edge(request):
-    made = Edge(HttpSettings(head_seconds=0.6, body_seconds=0.6, keepalive_seconds=30))
+    made = Edge(HttpSettings(head_seconds=0.6, body_seconds=0.6, send_seconds=0.6, keepalive_seconds=30))
     made.handler_class = request.param
     made.acme = made.tenant("acme", "p user:alice record:* read")
     made.key_all = made.key(made.acme)
@@ -96,6 +97,28 @@ async def test_a_slow_body_is_answered_408(edge):
     received = await raw(edge, head(edge, len(GOOD)) + GOOD[:10], wait=6)
     assert received.startswith(b"HTTP/1.1 408")
     assert b"body-timeout" in received
+
+
+async def send_for_ever(connection, data):
+    """Send the same again and again, for ten seconds at most."""
+    async with asyncio.timeout(10):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(connection, data)
+
+
+async def test_an_answer_that_is_not_taken_is_given_up(edge):
+    """A client that asks and never reads holds nothing for long."""
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(small, ("127.0.0.1", int(edge.url.rpartition(":")[2])))
+    items = json.dumps({"evaluations": [json.loads(GOOD)] * 1000}).encode()
+    started = time.monotonic()
+    # Asks for far more than any buffer holds; the service stops reading when it cannot write.
+    with small, pytest.raises(ConnectionError):
+        await send_for_ever(small, head(edge, len(items), path="/access/v1/evaluations") + items)
+    assert time.monotonic() - started < 8
+    assert (await edge.post("/access/v1/evaluation", GOOD, edge.key_all)).status == 200
 
 
 async def test_an_idle_connection_stays_open(edge):
