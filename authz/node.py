@@ -258,7 +258,7 @@ class Node:
             if fetched is not None and fetched.head.revision != state.head.revision:
                 # SECURITY: rows of another revision than the rules' could allow what no revision allowed.
                 self.discarded_lookups += 1
-                fetched = None
+                fetched = state.still_valid(fetched)
             found_subjects = self._subjects(state, subjects, fetched)
             found_resources = self._resources(state, resources, fetched)
             missing_subjects = [ref for ref in subjects if ref not in found_subjects]

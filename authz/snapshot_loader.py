@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from authz.collector import COLLECTOR
 from authz.errors import StorageUnavailableError
 from authz.ports import PolicyReader, RuleSet, SnapshotCache, StoredModel, TenantHead
 from authz.served_model import ServedModel
@@ -98,6 +99,17 @@ class SnapshotLoader:
             TenantNotFoundError: the tenant is gone.
             ModelError: the stored model or the rules cannot be built.
         """
+        with COLLECTOR.paused():
+            return await self._load(head, read_at)
+
+    async def close(self) -> None:
+        """Let go of the threads; a build under way ends by itself."""
+        for task in list(self._storing):
+            task.cancel()
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._slow.shutdown(wait=False, cancel_futures=True)
+
+    async def _load(self, head: TenantHead, read_at: float) -> BuiltSnapshot:
         failed = self._failed.get(head.tenant_id)
         if failed is not None:
             if failed.rules_revision == head.rules_revision and self._monotonic() < failed.retry_at:
@@ -132,13 +144,6 @@ class SnapshotLoader:
             raise
         size = SNAPSHOT_BYTES + ROW_BYTES * (len(rule_set.rules) + len(rule_set.links))
         return BuiltSnapshot(snapshot, head, read_at, size)
-
-    async def close(self) -> None:
-        """Let go of the threads; a build under way ends by itself."""
-        for task in list(self._storing):
-            task.cancel()
-        self._quick.shutdown(wait=False, cancel_futures=True)
-        self._slow.shutdown(wait=False, cancel_futures=True)
 
     async def _built(self, rule_set: RuleSet) -> Snapshot:
         model = self._model(rule_set.model)

@@ -4,11 +4,12 @@ A `TenantState` is never changed to another revision: a new one takes its place,
 """
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from authz.ports import SubjectRecord, TenantHead, Touched
+from authz.ports import Lookup, SubjectRecord, TenantHead, Touched
 from authz.request import Properties, Ref
 from authz.snapshot import Facts, Snapshot
 from tenancy.ids import TenantId
@@ -23,6 +24,13 @@ GRANT_BYTES = 350
 """Estimated memory of one grant: the grant, its source, the role's name and its place in the set of names."""
 
 
+HISTORY_STEPS = 16
+"""How many of its last advances a state remembers."""
+
+HISTORY_NAMES = 200
+"""An advance that touched more names than this is not remembered, nor what was before it."""
+
+
 class TenantState:
     """One tenant at one revision: its rules, and the subjects and resources looked up so far.
 
@@ -34,6 +42,7 @@ class TenantState:
         "aged_subjects",
         "confirmed_at",
         "head",
+        "history",
         "resources",
         "size_bytes",
         "snapshot",
@@ -50,6 +59,8 @@ class TenantState:
         self.size_bytes = size_bytes
         self.subjects: dict[Ref, Facts] = {}
         self.resources: dict[Ref, Properties] = {}
+        self.history: deque[tuple[int, Touched]] = deque(maxlen=HISTORY_STEPS)
+        """The last advances, oldest first: the revision each began at, and what it touched up to its head."""
         # The older generation of the cache. Its records are valid at `head` too; its facts may be of older rules.
         self.aged_subjects: dict[Ref, Facts] = {}
         self.aged_resources: dict[Ref, Properties] = {}
@@ -71,6 +82,11 @@ class TenantState:
         """
         after = TenantState(touched.head, snapshot, confirmed_at, size_bytes)
         after.used_at = self.used_at
+        after.history = self.history
+        if touched.everything or len(touched.subjects) + len(touched.resources) > HISTORY_NAMES:
+            after.history.clear()
+        else:
+            after.history.append((self.head.revision, touched))
         if not touched.everything:
             after.aged_subjects, after.aged_resources = self.aged_subjects, self.aged_resources
             after.resources = self.resources
@@ -89,7 +105,29 @@ class TenantState:
                 after.aged_resources.pop(resource, None)
         self.subjects, self.resources = {}, {}
         self.aged_subjects, self.aged_resources = {}, {}
+        self.history = deque(maxlen=0)
         return after
+
+    def still_valid(self, lookup: Lookup) -> Lookup | None:
+        """Return those rows of a look-up that are certain to be the same at `head`; None when none are.
+
+        A tenant may change faster than it can be read. Rows of an older revision are as good as new ones if no advance
+        since has touched them; where that is not known, or the look-up is newer than this state, they are not used.
+        """
+        if lookup.head.revision == self.head.revision:
+            return lookup
+        subjects: set[Ref] = set()
+        resources: set[Ref] = set()
+        for began_at, touched in reversed(self.history):
+            subjects |= touched.subjects
+            resources |= touched.resources
+            if began_at <= lookup.head.revision < self.head.revision:
+                return Lookup(
+                    self.head,
+                    {ref: record for ref, record in lookup.subjects.items() if ref not in subjects},
+                    {ref: found for ref, found in lookup.resources.items() if ref not in resources},
+                )
+        return None
 
     def age(self) -> None:
         """Make the cached entries the older generation and forget the one before."""

@@ -1,0 +1,131 @@
+"""Decision nodes on real servers, in this process, with the writes to try them by."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from authz.decision import Decision
+from authz.errors import AuthzError
+from authz.evaluate import evaluate
+from authz.node import Node
+from authz.ports import SnapshotCache
+from authz.request import Action, EvaluationRequest, Ref, parse_ref
+from authz.rules import Owner, RoleLink, Row, Rule
+from authz.settings import AuthzSettings, CacheSettings
+from authz.snapshot_cache import NoSnapshotCache, ValkeySnapshotCache
+from authz.storage import PostgresPolicyReader
+from authz.storage_write import PostgresPolicyWriter
+from service.composition import compile_model
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.ids import TenantId
+from tenancy.tenant import ChangeMeta, TenantHead
+from tests.support.seeding import seed
+
+META = ChangeMeta("test")
+SECRET = "s" * 40
+REQUEST_SECONDS = 4
+"""No request may take longer: 3 s by design, the rest for a busy machine."""
+ALICE = Ref("user:alice")
+READERS = Rule("role:reader", "record:*", "read", owner=Owner.API)
+
+
+def cache_settings(url: str, **changed: Any) -> CacheSettings:
+    return CacheSettings(url=url, secret=SECRET, **changed)
+
+
+@dataclass
+class LiveNode:
+    """A running node and what it stands on."""
+
+    node: Node
+    cache: SnapshotCache
+    reader: PostgresPolicyReader
+    writer: PostgresPolicyWriter
+
+    async def decide(self, tenant: TenantId, subject: str = ALICE, *, min_revision: int | None = None) -> Decision:
+        request = EvaluationRequest(parse_ref(subject), Action("read"), parse_ref("record:1"))
+        return await evaluate(self.node, tenant, request, min_revision=min_revision)
+
+    async def allows(self, tenant: TenantId, subject: str = ALICE, *, min_revision: int | None = None) -> bool:
+        return (await self.decide(tenant, subject, min_revision=min_revision)).allowed
+
+    async def change(
+        self, tenant: TenantId, add: list[Row] | None = None, remove: list[Row] | None = None
+    ) -> TenantHead:
+        """Commit a change without telling any node."""
+        keys = [row.key for row in remove or []]
+        result = await self.writer.change_rows(tenant, add=add or [], remove=keys, owner=Owner.API, meta=META)
+        return result.head
+
+    async def grant(self, tenant: TenantId, subject: str = ALICE) -> TenantHead:
+        return await self.change(tenant, add=[membership(subject)])
+
+    async def revoke(self, tenant: TenantId, subject: str = ALICE) -> TenantHead:
+        return await self.change(tenant, remove=[membership(subject)])
+
+    async def refused_since(self, tenant: TenantId, subject: str, limit_seconds: float) -> float:
+        """Ask until refused; return how long that took. Every request must end in time."""
+        began = time.monotonic()
+        while time.monotonic() - began < limit_seconds:
+            asked = time.monotonic()
+            try:
+                await self.decide(tenant, subject)
+            except AuthzError:
+                return time.monotonic() - began
+            finally:
+                assert time.monotonic() - asked <= REQUEST_SECONDS, "a request took too long"
+            await asyncio.sleep(0.02)
+        raise AssertionError("it went on deciding")
+
+    async def answers_within(self, tenant: TenantId, wanted: bool, seconds: float, subject: str = ALICE) -> float:
+        """Ask until the answer is the wanted one; return how long that took."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            with contextlib.suppress(AuthzError):
+                if await self.allows(tenant, subject) is wanted:
+                    return time.monotonic() - began
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"not {wanted} within {seconds} s")
+
+
+def membership(subject: str = ALICE) -> RoleLink:
+    return RoleLink(Ref(subject), Ref("role:reader"), owner=Owner.API)
+
+
+async def tenants_with_readers(database_url: str, *slugs: str) -> list[TenantId]:
+    """Seed tenants in which `role:reader` may read every record and alice is a reader."""
+    made = await seed(database_url, {slug: [READERS, membership()] for slug in slugs})
+    return [made.tenants[slug] for slug in slugs]
+
+
+@contextlib.asynccontextmanager
+async def live_node(
+    database_url: str,
+    redis_url: str | None = None,
+    *,
+    limits: DatabaseLimits | None = None,
+    cache: CacheSettings | None = None,
+    **settings: Any,
+) -> AsyncIterator[LiveNode]:
+    """Run a node until the block ends."""
+    engine = open_engine(database_url, limits)
+    sessions = open_sessions(engine)
+    reader = PostgresPolicyReader(sessions)
+    store: ValkeySnapshotCache | NoSnapshotCache = NoSnapshotCache()
+    if redis_url is not None:
+        store = ValkeySnapshotCache(cache or cache_settings(redis_url))
+    node = Node(reader, store, compile_model, AuthzSettings(**settings))
+    await node.start()
+    running = asyncio.create_task(node.run())
+    try:
+        yield LiveNode(node, store, reader, PostgresPolicyWriter(sessions))
+        assert not running.done(), "the node ended"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        if isinstance(store, ValkeySnapshotCache):
+            await store.close()
+        await engine.dispose()
