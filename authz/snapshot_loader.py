@@ -15,7 +15,7 @@ from authz.ports import PolicyReader, RuleSet, SnapshotCache, StoredModel, Tenan
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
 from authz.snapshot import Snapshot
-from tenancy.ids import TenantId
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +29,8 @@ INLINE_ROWS = 64
 """Rule sets up to this size are built on the loop: that takes less than handing them over."""
 
 KEPT_MODELS = 4
+
+FIXED_IDS = frozenset({BASE_TENANT_ID, PLATFORM_TENANT_ID})
 
 Build = Callable[[RuleSet, ServedModel], Snapshot]
 
@@ -115,7 +117,9 @@ class SnapshotLoader:
             if failed.rules_revision == head.rules_revision and self._monotonic() < failed.retry_at:
                 raise failed.error
             del self._failed[head.tenant_id]
-        rule_set = await self._cache.find_rules(head, self._model_digest, self._lineage())
+        rule_set = None
+        if self._may_share(head.tenant_id):
+            rule_set = await self._cache.find_rules(head, self._model_digest, self._lineage())
         if rule_set is not None and (rule_set.head.tenant_id, rule_set.head.rules_revision) == (
             head.tenant_id,
             head.rules_revision,
@@ -127,7 +131,8 @@ class SnapshotLoader:
             head = rule_set.head
             self._model_digest = rule_set.model.digest
             self.from_database += 1
-            self._store(rule_set)
+            if self._may_share(head.tenant_id):
+                self._store(rule_set)
         try:
             snapshot = await self._built(rule_set)
         except Exception as error:
@@ -144,6 +149,14 @@ class SnapshotLoader:
             raise
         size = SNAPSHOT_BYTES + ROW_BYTES * (len(rule_set.rules) + len(rule_set.links))
         return BuiltSnapshot(snapshot, head, read_at, size)
+
+    def _may_share(self, tenant_id: TenantId) -> bool:
+        """Whether a tenant's id and revision stand for the same rules wherever they are found.
+
+        SECURITY: the platform's id is the same in every database. Where the feed does not name its database, the
+        platform's rules of another one (that shares Valkey and the secret) would pass for ours.
+        """
+        return self._lineage() != "" or tenant_id not in FIXED_IDS
 
     async def _built(self, rule_set: RuleSet) -> Snapshot:
         model = self._model(rule_set.model)

@@ -75,8 +75,8 @@ class World:
         self.tenants: dict[TenantId, list[Version]] = {}
         self.position = 0
 
-    def create(self, number: int, **contents: Any) -> TenantId:
-        key = tenant_id(number)
+    def create(self, number: int, *, key: TenantId | None = None, **contents: Any) -> TenantId:
+        key = key or tenant_id(number)
         head = TenantHead(key, Slug(f"tenant-{number}"), TenantStatus.ACTIVE, 1, 1, 1)
         self.position += 1
         self.tenants[key] = [Version(head, committed_at=self.clock(), position=self.position, **contents)]
@@ -150,6 +150,7 @@ class WorldReader:
         self.before: Callable[[str], Coroutine[Any, Any, None]] = self._nothing
         self.after: Callable[[str], Coroutine[Any, Any, None]] = self._nothing
         self.time_offset = timedelta(0)
+        self.lineage = ""
 
     async def _nothing(self, _: str) -> None:
         return
@@ -220,7 +221,7 @@ class WorldReader:
         def see() -> FeedPage:
             moved = [v[-1] for v in self.world.tenants.values() if cursor is not None and v[-1].position > cursor]
             time = EPOCH + timedelta(seconds=self.world.clock()) + self.time_offset
-            return FeedPage([v.head for v in moved], self.world.position, time)
+            return FeedPage([v.head for v in moved], self.world.position, time, lineage=self.lineage)
 
         return await self._around("poll", see)
 

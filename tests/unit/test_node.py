@@ -14,7 +14,7 @@ from authz.ports import Grant, RuleSet
 from authz.request import Ref
 from authz.rules import RoleLink, Rule
 from authz.settings import AuthzSettings
-from tenancy.ids import BASE_TENANT_ID, TenantId, TenantStatus
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId, TenantStatus
 from tenancy.tenant import TenantHead
 from tests.support.policy_world import (
     EPOCH,
@@ -187,6 +187,7 @@ def test_a_hanging_read_ends_in_time(stuck: str):
         bench.reader.faulty = {stuck, "poll"} if stuck == "load_rules" else {stuck}
         if stuck in {"poll", "touched_since"}:
             await bench.allows()
+        await asyncio.sleep(0.1)
         bench.reader.hanging = True
         await asyncio.sleep(6 if stuck == "poll" else 0)
         bench.world.grant(bench.tenant, ALICE, "role:reader")
@@ -532,6 +533,94 @@ def test_another_database_behind_the_same_url_resets_the_node():
         await asyncio.sleep(0.6)
         assert bench.node.statistics()["feed_resets"] == 1
         assert await bench.allows(BOB) == (False, 1)
+
+    on_bench(body)
+
+
+def test_a_load_that_a_reset_overtakes_is_not_kept():
+    """What was read from the database before is not installed after the feed began anew."""
+
+    async def body(bench: Bench) -> None:
+        release = asyncio.Event()
+
+        async def slow(name: str) -> None:
+            if name == "load_rules":
+                await release.wait()
+
+        bench.world.grant(bench.tenant, BOB, "role:reader")
+        bench.reader.after = slow
+        loading = asyncio.create_task(bench.node.state(bench.tenant))
+        await asyncio.sleep(0.1)
+        bench.world.tenants[bench.tenant].pop()
+        bench.world.position = 0
+        await asyncio.sleep(0.6)
+        release.set()
+        with pytest.raises(StaleError):
+            await loading
+        assert bench.node.warm(bench.tenant) is None
+        assert await bench.allows(BOB) == (False, 1)
+
+    on_bench(body)
+
+
+def test_a_database_that_names_itself_otherwise_resets_the_node():
+    """A promoted standby or a copy may give the same revision to other rules, so nothing held is carried over."""
+
+    async def body(bench: Bench) -> None:
+        bench.reader.lineage = "one/1"
+        assert await bench.allows() == (True, 1)
+        bench.reader.lineage = "one/2"
+        await asyncio.sleep(0.6)
+        assert bench.node.statistics()["feed_resets"] == 1
+        assert bench.node.warm(bench.tenant) is None
+        assert await bench.allows() == (True, 1)
+
+    on_bench(body)
+
+
+@pytest.mark.parametrize("lineage", ["", "one/1"])
+def test_the_platforms_rules_are_shared_only_within_a_named_database(lineage: str):
+    """Its id is the same everywhere: another database's rules of the same revision must not pass for ours."""
+
+    async def body(bench: Bench) -> None:
+        bench.reader.lineage = lineage
+        platform = bench.world.create(0, key=PLATFORM_TENANT_ID)
+        await bench.node.state(platform)
+        await asyncio.sleep(0)
+        assert ((platform, 1) in bench.cache.rule_sets) is bool(lineage)
+        foreign = RuleSet(bench.world.current(platform).head, MODEL, READERS_READ, ())
+        bench.cache.rule_sets[platform, 1] = foreign
+        other = Node(bench.reader, bench.cache, compile_model, AuthzSettings(), loop_time, build=simple_build)
+        await other.start()
+        assert bool((await other.state(platform)).snapshot.rules) is bool(lineage)
+
+    on_bench(body)
+
+
+def test_a_tenant_that_changes_all_the_time_is_still_answered():
+    """A look-up that advances overtake is used where none of them touched its rows, and only there."""
+
+    async def body(bench: Bench) -> None:
+        async def slow(name: str) -> None:
+            if name in {"lookup", "touched_since"}:
+                await asyncio.sleep(0.03)
+
+        bench.reader.after = slow
+        changing = asyncio.create_task(change_for_ever(bench))
+        for number in range(20):
+            assert (await bench.allows(Ref(f"user:x{number}")))[0] is False
+            answer, revision = await bench.allows()
+            assert answer is bench.world.at(bench.tenant, revision).allows(ALICE, RECORD)
+        changing.cancel()
+        assert bench.node.discarded_lookups > 10
+
+    async def change_for_ever(bench: Bench) -> None:
+        number = 0
+        while True:
+            number += 1
+            await asyncio.sleep(0.01)
+            bench.world.grant(bench.tenant, ALICE if number % 50 == 0 else "user:z", *["role:reader"] * (number % 2))
+            bench.cache.say(bench.tenant)
 
     on_bench(body)
 
