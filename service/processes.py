@@ -127,26 +127,47 @@ def _keep_capability(libc: ctypes.CDLL, capability: int) -> None:
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
-def unprivileged_account(*needed: Path) -> Account | None:
+def unprivileged_account(*needed: Path, owner_of: Path) -> Account | None:
     """Return the account for servers that refuse to run as root, or None when we are not root.
 
-    `needed` are paths it must reach; where a parent directory is closed to others (a checkout below `/root`), the
-    account keeps the capability to search it, rather than us opening the directory to everyone.
+    Args:
+        needed: Paths it must reach. Where a parent directory is closed to others (a checkout below `/root`), the
+            account keeps the capability to search it, rather than us opening the directory to everyone.
+        owner_of: Data whose owner it must be, if there is any yet; `nobody` otherwise.
+
+    Raises:
+        StartError: there is no such account, or it cannot reach what it needs.
     """
     if os.geteuid() != 0:
         return None
-    user = pwd.getpwnam("nobody")
+    uid, gid = _owner(owner_of)
     closed = [parent for path in needed for parent in path.resolve().parents if not parent.stat().st_mode & 0o001]
     if not closed:
-        return Account(user.pw_uid, user.pw_gid)
+        return Account(uid, gid)
     held = _permitted_capabilities()
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
         if held & (1 << capability):
-            return Account(user.pw_uid, user.pw_gid, capability)
+            return Account(uid, gid, capability)
     raise StartError(
         f"PostgreSQL does not run as root, and `{closed[0]}` is closed to other users: "
         "run as a user of your own, or set KASBAH_DATABASE_URL to a server of yours"
     )
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    """Return who owns `path`, or `nobody` when it is missing or root's."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.stat()
+        if status.st_uid != 0:
+            return status.st_uid, status.st_gid
+    try:
+        user = pwd.getpwnam("nobody")
+    except KeyError as error:
+        raise StartError(
+            "PostgreSQL does not run as root, and there is no user `nobody`: run as a user of your own, "
+            "or set KASBAH_DATABASE_URL to a server of yours"
+        ) from error
+    return user.pw_uid, user.pw_gid
 
 
 def _permitted_capabilities() -> int:

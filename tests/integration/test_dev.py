@@ -195,6 +195,16 @@ def test_a_dead_database_ends_it_with_one_line(other):
     assert other.left_behind() == []
 
 
+def test_servers_of_your_own_are_used(other, empty_database_url, redis_url):
+    """With both URLs set it starts neither, and migrates the database it was given."""
+    other.arguments = ("--policies", str(empty_policies(other)))
+    other.start(KASBAH_DATABASE_URL=empty_database_url, KASBAH_REDIS_URL=redis_url)
+    assert not (other.state / "postgres").exists()
+    assert not (other.state / "valkey").exists()
+    assert "starting PostgreSQL" not in other.output()
+    assert other.end() == 0
+
+
 def test_a_port_that_somebody_listens_on(other):
     """Somebody else's listener is found before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -157,6 +157,20 @@ def test_a_recycled_pid_is_left_alone(tmp_path):
     state.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change whose data it is")
+def test_data_that_a_user_made_is_served_as_root(state):
+    """`make run` first as oneself, then with sudo: PostgreSQL runs as the owner of its data."""
+    server = start_postgres(state, durable=False)
+    state.stop_children()
+    uid = 61_234
+    for path in [state.path / "postgres", *(state.path / "postgres").rglob("*")]:
+        os.lchown(path, uid, uid)
+    server = start_postgres(state, durable=False)
+    assert psutil.Process(server.child.process.pid).uids().real == uid
+    with psycopg.connect(server.url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_an_interrupted_initdb_starts_over(state):
     """What an interrupted first start left is thrown away."""
     aside = state.path / "postgres" / "data.new"
