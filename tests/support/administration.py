@@ -40,6 +40,7 @@ from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.tenant import ChangeMeta
+from tests.support.documented import check_documented
 
 META = ChangeMeta("key:test")
 
@@ -172,7 +173,9 @@ class Service:
             sent.setdefault("Content-Type", "application/json")
         payload = None if data is None else io.BytesIO(data)
         async with self.client.request(method, path, data=payload, headers=sent) as response:
-            return Answer(response.status, response.headers, await response.read())
+            answer = Answer(response.status, response.headers, await response.read())
+        check_documented(method, path, answer.status, answer.headers.get("Content-Type", ""), answer.body)
+        return answer
 
     async def get(self, path: str, **more: Any) -> Answer:
         """GET."""
