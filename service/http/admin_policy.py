@@ -224,14 +224,16 @@ async def apply(request: web.Request) -> web.Response:
 
 async def rollback(request: web.Request) -> web.Response:
     """POST an earlier revision; its file-owned rows become a new revision, what the API owns stays."""
+    admin = request.app[ADMINISTRATION]
     asked = read_struct(await read_json_body(request), _rollback_decoder)
-    result = await rollback_policy(
-        request[TENANT],
-        asked.to_revision,
-        expected_revision=expected_revision(request),
-        meta=meta_of(request, asked.reason),
-        writer=request.app[ADMINISTRATION].writer,
-    )
+    async with admin.work.place():
+        result = await rollback_policy(
+            request[TENANT],
+            asked.to_revision,
+            expected_revision=expected_revision(request),
+            meta=meta_of(request, asked.reason),
+            writer=admin.writer,
+        )
     await written(request, result.head)
     return change_answer(result)
 

@@ -46,10 +46,7 @@ def described(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 def routes() -> list[Any]:
     """Return every route as a parameter."""
-    return [
-        pytest.param(route, id=f"{route.method} {route.path}")
-        for route in all_routes()
-    ]
+    return [pytest.param(route, id=f"{route.method} {route.path}") for route in all_routes()]
 
 
 def test_nothing_is_described_that_is_not_served(document):
