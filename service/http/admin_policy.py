@@ -13,12 +13,12 @@ from authz.errors import ModelError
 from authz.flips import Flips
 from authz.plan import Plan, TenantFlips, base_flips, plan, plan_base, plan_digest, rows_of
 from authz.policy_files import read_columns
-from authz.ports import StoredModel
+from authz.ports import StoredModel, TenantHead
 from authz.rollback_policy import rollback_policy
 from authz.row_checks import check_hierarchy, check_rows
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from authz.served_model import ServedModel
-from authz.write_ports import Change, CurrentRows
+from authz.write_ports import Change, ChangeResult, CurrentRows
 from service.edge_errors import InvalidRequestError
 from service.http.admin import (
     ADMINISTRATION,
@@ -41,7 +41,7 @@ from service.http.plan_wire import shown_plan
 from service.http.policy_wire import read_rows, read_struct, to_wire
 from service.keys import TENANT
 from service.request_body import read_json_body
-from tenancy.ids import BASE_TENANT_ID
+from tenancy.ids import BASE_TENANT_ID, TenantId
 
 MAX_COMPARED_TENANTS = 200
 """Tenants whose flips a plan of the base counts; the plan says when there are more."""
@@ -103,20 +103,23 @@ async def plan_policy(request: web.Request) -> web.Response:
     What apply would refuse, a plan refuses: the same checks run on the same rows.
     """
     admin = request.app[ADMINISTRATION]
-    tenant_id = request[TENANT]
-    base = tenant_id == BASE_TENANT_ID
     async with admin.work.place():
-        body = await read_json_body(request)
-        asked = await heavy(request, lambda: _read_plan(body, base=base))
-        current = await admin.writer.current_rows(tenant_id)
-        models = await heavy(request, lambda: _models(admin, current, asked))
-        await heavy(request, lambda: _check(current, asked))
-        if base:
-            found = await _plan_base(admin, current, asked, models)
-        else:
-            found = await heavy(request, lambda: _plan_tenant(admin, current, asked, models))
-        answer = await heavy(request, lambda: _encode(shown_plan(found)))
-    return raw_answer(answer, head=found.head)
+        head, answer = await _planned(admin, request[TENANT], await read_json_body(request))
+    return raw_answer(answer, head=head)
+
+
+async def _planned(admin: Administration, tenant_id: TenantId, body: bytes) -> tuple[TenantHead, bytes]:
+    """Return the encoded plan; no row outlives this call, so that none is left for the collector."""
+    base = tenant_id == BASE_TENANT_ID
+    asked = await admin.work.run(lambda: _read_plan(body, base=base))
+    current = await admin.writer.current_rows(tenant_id)
+    models = await admin.work.run(lambda: _models(admin, current, asked))
+    await admin.work.run(lambda: _check(current, asked))
+    if base:
+        found = await _plan_base(admin, current, asked, models)
+    else:
+        found = await admin.work.run(lambda: _plan_tenant(admin, current, asked, models))
+    return found.head, await admin.work.run(lambda: _encode(shown_plan(found)))
 
 
 def _read_plan(body: bytes, *, base: bool) -> _Asked:
@@ -197,29 +200,31 @@ def _cut_short(flips: Sequence[TenantFlips]) -> tuple[TenantFlips, ...]:
 
 async def apply(request: web.Request) -> web.Response:
     """POST the rows of a plan; makes the file-owned rows exactly those, or changes nothing."""
-    admin = request.app[ADMINISTRATION]
-    tenant_id = request[TENANT]
-    base = is_base(request)
-    async with admin.work.place():
-        body = await read_json_body(request)
-
-        def read() -> tuple[ApplyBody, list[Row]]:
-            asked = read_struct(body, _apply_decoder)
-            desired = _file_rows(asked.rows, "/rows", base=base)
-            if plan_digest(tenant_id, desired) != asked.digest:
-                raise PlanMismatchError("the rows are not those of the plan")
-            return asked, desired
-
-        asked, desired = await heavy(request, read)
-        result = await apply_policy(
-            tenant_id,
-            desired,
-            planned_revision=asked.revision,
-            meta=meta_of(request, asked.reason, asked.git_commit),
-            writer=admin.writer,
-        )
+    async with request.app[ADMINISTRATION].work.place():
+        result = await _applied(request, await read_json_body(request))
     await written(request, result.head)
     return change_answer(result)
+
+
+async def _applied(request: web.Request, body: bytes) -> ChangeResult:
+    admin = request.app[ADMINISTRATION]
+    tenant_id = request[TENANT]
+
+    def read() -> tuple[ApplyBody, list[Row]]:
+        asked = read_struct(body, _apply_decoder)
+        desired = _file_rows(asked.rows, "/rows", base=is_base(request))
+        if plan_digest(tenant_id, desired) != asked.digest:
+            raise PlanMismatchError("the rows are not those of the plan")
+        return msgspec.structs.replace(asked, rows=[]), desired
+
+    asked, desired = await heavy(request, read)
+    return await apply_policy(
+        tenant_id,
+        desired,
+        planned_revision=asked.revision,
+        meta=meta_of(request, asked.reason, asked.git_commit),
+        writer=admin.writer,
+    )
 
 
 async def rollback(request: web.Request) -> web.Response:
@@ -272,9 +277,13 @@ async def export(request: web.Request) -> web.Response:
     """GET every row of the tenant, whoever owns it, at one revision, with the model."""
     admin = request.app[ADMINISTRATION]
     async with admin.work.place():
-        current = await admin.writer.current_rows(request[TENANT])
-        answer = await heavy(request, lambda: _exported(current))
-    return raw_answer(answer, head=current.head)
+        head, answer = await _encoded_rows(admin, request[TENANT])
+    return raw_answer(answer, head=head)
+
+
+async def _encoded_rows(admin: Administration, tenant_id: TenantId) -> tuple[TenantHead, bytes]:
+    current = await admin.writer.current_rows(tenant_id)
+    return current.head, await admin.work.run(lambda: _exported(current))
 
 
 def _exported(current: CurrentRows) -> bytes:
