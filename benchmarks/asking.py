@@ -5,17 +5,28 @@ import http.client
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
+
+
+class RefusedError(Exception):
+    """An answer that is no 2xx."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
 
 
 class Asker:
-    """Sends JSON with one key, one request at a time; anything but a 2xx answer is an error of the benchmark."""
+    """Sends JSON with one key, one request at a time."""
 
-    def __init__(self, port: int, key: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    def __init__(self, base_url: str, key: str) -> None:
+        parts = urlsplit(base_url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "", parts.port, timeout=60)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> tuple[Any, Mapping[str, str]]:
-        """Return the JSON value of the answer, and its headers."""
+        """Return the JSON value of the answer, and its headers; raises `RefusedError`."""
         return self.post_bytes(path, json.dumps(body).encode(), headers)
 
     def post_bytes(
@@ -26,7 +37,7 @@ class Asker:
         response = self._connection.getresponse()
         data = response.read()
         if not 200 <= response.status < 300:
-            raise RuntimeError(f"{path} answered {response.status}: {data[:500]!r}")
+            raise RefusedError(response.status, f"{path} answered {data[:500]!r}")
         return json.loads(data), dict(response.headers.items())
 
     def close(self) -> None:
@@ -35,9 +46,9 @@ class Asker:
 
 
 @contextlib.contextmanager
-def asking(port: int, key: str) -> Iterator[Asker]:
+def asking(base_url: str, key: str) -> Iterator[Asker]:
     """Yield a connection and close it at the end."""
-    asker = Asker(port, key)
+    asker = Asker(base_url, key)
     try:
         yield asker
     finally:

@@ -31,7 +31,7 @@ def run(*, quick: bool = False) -> Result:
         for source in ("PostgreSQL", "Valkey's snapshot"):
             say(f"cold: first answers from {source}")
             with installation.service() as service:
-                samples[source] = first_answers(service.port, tenants, workloads)
+                samples[source] = first_answers(service.base_url, tenants, workloads)
                 time.sleep(STORE_SECONDS)  # snapshots reach Valkey after the answer
     rows = []
     for source, limit in (("Valkey's snapshot", 50.0), ("PostgreSQL", 500.0)):
@@ -46,12 +46,12 @@ def run(*, quick: bool = False) -> Result:
     return result
 
 
-def first_answers(port: int, tenants: Sequence[Tenant], workloads: Sequence[Workload]) -> list[float]:
+def first_answers(base_url: str, tenants: Sequence[Tenant], workloads: Sequence[Workload]) -> list[float]:
     """Return the milliseconds of the first answer about each tenant but the first, which opens what must be open."""
     taken = []
     for tenant, workload in zip(tenants, workloads, strict=True):
         question = workload.questions(2)[0]
-        with asking(port, tenant.key) as asker:
+        with asking(base_url, tenant.key) as asker:
             started = time.perf_counter()
             answer, _ = asker.post("/access/v1/evaluation", body_of(question))
             taken.append((time.perf_counter() - started) * 1e3)

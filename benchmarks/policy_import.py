@@ -38,7 +38,7 @@ def run(*, quick: bool = False) -> Result:
                 "plan": timed(["plan", str(directory), "-o", str(plan)], environment),
                 "apply": timed(["apply", str(plan), "--yes", "--reason", "benchmark"], environment),
             }
-            check_applied(service.port, tenant.key, Workload(SLUG, count, USERS))
+            check_applied(service.base_url, tenant.key, Workload(SLUG, count, USERS))
     total = sum(seconds.values())
     rows = [(name, f"{taken:.1f}") for name, taken in (*seconds.items(), ("together", total))]
     result.tables.append(Table(f"{count:,} rules and {3 * USERS:,} memberships, s", ("command", "seconds"), rows))
@@ -78,9 +78,9 @@ def timed(arguments: list[str], environment: dict[str, str]) -> float:
     return taken
 
 
-def check_applied(port: int, key: str, workload: Workload) -> None:
+def check_applied(base_url: str, key: str, workload: Workload) -> None:
     """Ask a few questions whose answers need the new rules."""
-    with asking(port, key) as asker:
+    with asking(base_url, key) as asker:
         for question in workload.questions(20):
             answer, _ = asker.post("/access/v1/evaluation", body_of(question))
             if answer["decision"] is not question.allowed:

@@ -48,8 +48,8 @@ def run(*, quick: bool = False) -> Result:
         with (
             installation.service() as first,
             installation.service() as second,
-            asking(first.port, tenant.key) as writer,
-            asking(second.port, tenant.key) as reader,
+            asking(first.base_url, tenant.key) as writer,
+            asking(second.base_url, tenant.key) as reader,
         ):
             base = f"/v1/tenants/{tenant.slug}"
             lasting = {"subject": "role:announcer", "resource": "record:announced", "action": "read"}

@@ -89,6 +89,11 @@ def show(results: Sequence[Result], about: dict[str, str]) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), markup=False)
 
 
+def print_table(table: Table) -> None:
+    """Print one table."""
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(_rich(table))
+
+
 def save(path: Path, results: Sequence[Result], about: dict[str, str]) -> None:
     """Write all figures as one JSON object."""
     text = json.dumps({"about": about, "results": [result.as_json() for result in results]}, indent=2)

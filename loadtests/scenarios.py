@@ -1,0 +1,130 @@
+"""The simulated callers: 80 % checks, 10 % batches, 5 % searches, 5 % policy changes; most on hot tenants.
+
+Locust loads this file by its path; the plan that `python -m loadtests` made is named by KASBAH_LOADTEST_PLAN. Every
+answer is compared with the right one, and a wrong one is a failure.
+"""
+
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from locust import between, task
+from locust.contrib.fasthttp import FastHttpUser
+
+HOT_SHARE = 0.8
+
+_tenants: list[dict[str, Any]] = json.loads(Path(os.environ["KASBAH_LOADTEST_PLAN"]).read_text("utf-8"))
+_hot = [tenant for tenant in _tenants if tenant["hot"]]
+_cold = [tenant for tenant in _tenants if not tenant["hot"]] or _hot
+_numbers = itertools.count()
+
+
+class Caller(FastHttpUser):
+    """A service that asks, and now and then changes a policy; it checks that it is answered what it must be."""
+
+    wait_time = between(0.005, 0.025)
+    connection_timeout = 5.0
+    network_timeout = 10.0
+
+    def on_start(self) -> None:
+        """Take a name that no other caller changes."""
+        self._name = f"visitor-{os.getpid()}-{next(_numbers)}"
+        self._present: dict[tuple[str, str], bool] = {}
+
+    @task(80)
+    def check(self) -> None:
+        """Ask one question."""
+        tenant, kind = self._tenant()
+        body, allowed = random.choice(tenant["checks"])
+        self._post("check", kind, tenant, "/access/v1/evaluation", body, lambda answer: answer["decision"] is allowed)
+
+    @task(10)
+    def batch(self) -> None:
+        """Ask many questions at once."""
+        tenant, kind = self._tenant()
+        body, allowed = random.choice(tenant["batches"])
+        self._post(
+            "batch",
+            kind,
+            tenant,
+            "/access/v1/evaluations",
+            body,
+            lambda answer: [item["decision"] for item in answer["evaluations"]] == allowed,
+        )
+
+    @task(5)
+    def search(self) -> None:
+        """Ask who may do something, or what somebody may do."""
+        tenant, kind = self._tenant()
+        path, body, found = random.choice(tenant["searches"])
+        self._post("search", kind, tenant, path, body, lambda answer: sorted(_names(answer)) == sorted(found))
+
+    @task(4)
+    def change_membership(self) -> None:
+        """Grant or revoke a role, then ask for an answer that is at least as new."""
+        row = {"type": "link", "member": f"user:{self._name}", "role": "role:visitor"}
+        self._change("memberships", row, {"type": "record", "id": "lobby"}, "enter")
+
+    @task(1)
+    def change_rule(self) -> None:
+        """Add or remove a rule, then ask for an answer that is at least as new."""
+        row = {"type": "rule", "subject": f"user:{self._name}", "resource": "record:door", "action": "open"}
+        self._change("rules", row, {"type": "record", "id": "door"}, "open")
+
+    def _change(self, rows: str, row: dict[str, Any], resource: dict[str, str], action: str) -> None:
+        tenant, kind = self._tenant()
+        present = not self._present.get((tenant["slug"], rows), False)
+        path = f"/v1/tenants/{tenant['slug']}/{rows}"
+        body = {"add" if present else "remove": [row]}
+        headers = self._post("change", kind, tenant, path, body, lambda _answer: True)
+        revision = (headers or {}).get("Kasbah-Revision")
+        if revision is None:
+            return
+        self._present[tenant["slug"], rows] = present
+        question = {"subject": {"type": "user", "id": self._name}, "action": {"name": action}, "resource": resource}
+        self._post(
+            "check after change",
+            kind,
+            tenant,
+            "/access/v1/evaluation",
+            question,
+            lambda answer: answer["decision"] is present,
+            {"Kasbah-Min-Revision": revision},
+        )
+
+    def _tenant(self) -> tuple[dict[str, Any], str]:
+        if random.random() < HOT_SHARE:
+            return random.choice(_hot), "hot"
+        return random.choice(_cold), "cold"
+
+    def _post(  # noqa: PLR0917 - what a request is made of
+        self,
+        name: str,
+        kind: str,
+        tenant: dict[str, Any],
+        path: str,
+        body: object,
+        is_right: Callable[[Any], bool],
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Send, judge, and return the headers of a good answer."""
+        sent = {"Authorization": f"Bearer {tenant['key']}", "Content-Type": "application/json"} | (headers or {})
+        with self.client.post(
+            path, data=json.dumps(body), headers=sent, name=f"{name}, {kind}", catch_response=True
+        ) as response:
+            if not 200 <= response.status_code < 300:
+                response.failure(f"status {response.status_code}: {(response.text or '')[:200]}")
+                return None
+            if not is_right(response.json()):
+                response.failure(f"wrong answer in {tenant['slug']} to {json.dumps(body)[:300]}")
+                return None
+            response.success()
+            return response.headers
+
+
+def _names(answer: dict[str, Any]) -> list[str]:
+    return [result.get("id", result.get("name", "")) for result in answer["results"]]
