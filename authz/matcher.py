@@ -83,8 +83,11 @@ class _Rewritten:
     origins: tuple[int, ...]
 
 
-def parse_matcher(text: str, scope: Scope) -> Expression:
+def parse_matcher(text: str, scope: Scope, *, lazy_names: bool = False) -> Expression:
     """Return the tree of a matcher as `model.conf` holds it.
+
+    Args:
+        lazy_names: Unknown names become `Refused`: PyCasbin raises only when it gets to one.
 
     Raises:
         MatcherError: syntax, an unknown name or function, or a construct that is not allowed.
@@ -99,7 +102,7 @@ def parse_matcher(text: str, scope: Scope) -> Expression:
                 f"eval() takes one column of the policy, not `{rule}`", rewritten.origins[match.start()] + 1
             )
     rewritten = _operators(rewritten)
-    reader = _Reader(scope, rewritten, lazy=False)
+    reader = _Reader(scope, rewritten, lazy=False, lazy_names=lazy_names)
     tree = reader.read(_parse(rewritten))
     if reader.cells != len(cells):
         # PyCasbin pastes cells wherever the letters `eval(p.x)` stand, even inside a quoted text.
@@ -225,7 +228,7 @@ _UNARY: Mapping[type[ast.unaryop], str] = {ast.Not: "not", ast.USub: "-", ast.UA
 class _Reader:
     """Turns Python's tree into ours."""
 
-    def __init__(self, scope: Scope, source: _Rewritten, *, lazy: bool) -> None:
+    def __init__(self, scope: Scope, source: _Rewritten, *, lazy: bool, lazy_names: bool = False) -> None:
         self._names: dict[str, Expression] = {}
         for name in scope.request:
             self._names[f"{scope.request_type}_{name}"] = RequestValue(name)
@@ -234,6 +237,7 @@ class _Reader:
         self._scope = scope
         self._source = source
         self._lazy = lazy
+        self._lazy_names = lazy or lazy_names
         self._nodes = 0
         self.cells = 0
 
@@ -245,7 +249,7 @@ class _Reader:
             case ast.Constant(value=str() | int() | float() | None as value):
                 return Literal(value)
             case ast.Name(id=name):
-                return self._names.get(name) or self._refuse(self._unknown(name), node)
+                return self._names.get(name) or self._refuse_name(name, node)
             case ast.BoolOp(op=operator, values=values):
                 operands = self._all(values, depth)
                 return And(operands) if isinstance(operator, ast.And) else Or(operands)
@@ -284,6 +288,11 @@ class _Reader:
         if self._lazy:
             return Refused(reason)
         raise MatcherError(reason, self._column(node))
+
+    def _refuse_name(self, name: str, node: ast.expr) -> Refused:
+        if self._lazy_names:
+            return Refused(self._unknown(name))
+        return self._refuse(self._unknown(name), node)
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(sorted(name.replace("_", ".", 1) for name in self._names))
@@ -342,7 +351,7 @@ class _Reader:
         if name.startswith(_PRIVATE_PREFIXES) or name in _PRIVATE_NAMES:
             return self._refuse(f"the attribute `{name}` is not allowed", node)
         if isinstance(base, ast.Name) and base.id not in self._names:
-            return self._refuse(self._unknown(f"{base.id}.{name}"), node)
+            return self._refuse_name(f"{base.id}.{name}", node)
         return Attribute(self.read(base, depth + 1), name)
 
     def _subscript(self, base: ast.expr, key: ast.expr, depth: int) -> Expression:

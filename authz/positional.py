@@ -11,7 +11,7 @@ from datetime import datetime
 from authz.compiler import ParsedModel, policy_effect
 from authz.effects import RowEffect, RowOutcome, row_effect, settle
 from authz.errors import ModelError
-from authz.expressions import EVALUATION_ERRORS, Evaluator, Function, compile_expression
+from authz.expressions import EVALUATION_ERRORS, Evaluator, ExpressionError, Function, compile_expression
 from authz.matcher import MatcherError, parse_cell, parse_matcher
 from authz.matching import MATCHING_FUNCTIONS
 from authz.policy_order import PolicyOrderError, order_rows
@@ -24,6 +24,7 @@ from authz.syntax_tree import (
     Expression,
     Literal,
     Or,
+    Refused,
     Scope,
     Unary,
     children,
@@ -104,7 +105,7 @@ class PositionalEngine:
     Args:
         functions: Matching functions of role definitions.
         context: Suffix of the definitions to use (`2` for `r2`, `p2`, `m2`).
-        clock: Local time without zone, for `timeMatch`.
+        clock: Local time without zone, for `timeMatch`, which is an error without one.
 
     Raises:
         ModelError: the model cannot be compiled safely; the message says why.
@@ -117,7 +118,7 @@ class PositionalEngine:
         *,
         functions: Sequence[RoleFunction] = (),
         context: str = "",
-        clock: Callable[[], datetime] = datetime.now,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         chosen = choose_context(model, context)
         for names in (model.requests[chosen.request], model.policies[chosen.policy]):
@@ -132,7 +133,7 @@ class PositionalEngine:
             model.policies[chosen.policy],
             frozenset(model.roles),
         )
-        self._tree = parse_matcher(model.matchers[chosen.matcher], self._scope)
+        self._tree = parse_matcher(model.matchers[chosen.matcher], self._scope, lazy_names=True)
         self._reach: dict[tuple[str, object, str], Reach] = {}
         self._links: dict[tuple[str, object, object, str], bool] = {}
         self.problem: str | None = None
@@ -200,8 +201,9 @@ class PositionalEngine:
         return broken
 
     def warnings(self) -> list[str]:
-        """Return what is wrong with single rows: `source: reason`."""
-        found = list(self._ignored)
+        """Return what is wrong with the matcher's names and with single rows: `source: reason`."""
+        found = [f"the matcher: {reason}" for reason in _refusals(self._tree)]
+        found += self._ignored
         found += [f"{self._sources[position]}: {reason}" for position, reason in sorted(self._broken.items())]
         if "eft" in self._scope.policy:
             place = self._scope.policy.index("eft")
@@ -308,6 +310,8 @@ class PositionalEngine:
 
     def _time_match(self, start: str, end: str) -> bool:
         """Answer as `timeMatch`: local time strictly between the two; `_` leaves a side open."""
+        if self._clock is None:
+            raise ExpressionError("timeMatch needs a clock")
         now = self._clock()
         if start != "_" and not now > datetime.strptime(start, TIME_FORMAT):  # noqa: DTZ007 - as PyCasbin, local time
             return False
@@ -343,6 +347,11 @@ def _text(error: BaseException) -> str:
 def _cells(tree: Expression) -> set[str]:
     found = {tree.name} if isinstance(tree, Cell) else set()
     return found.union(*(_cells(child) for child in children(tree)))
+
+
+def _refusals(tree: Expression) -> list[str]:
+    found = [tree.reason] if isinstance(tree, Refused) else []
+    return found + [reason for child in children(tree) for reason in _refusals(child)]
 
 
 def _certain(tree: Expression, *, certain: bool = True) -> Expression:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -132,7 +133,13 @@ def _prepare(
     rows: Sequence[PolicyRow] = ()
     try:
         rows = read_policy(policy_text, name)
-        engine = PositionalEngine(parse_model(model_text), rows, functions=functions, context=context)
+        engine = PositionalEngine(
+            parse_model(model_text),
+            rows,
+            functions=functions,
+            context=context,
+            clock=datetime.now,  # as PyCasbin: local time without zone
+        )
     except (ModelError, PolicySyntaxError) as error:
         return _Prepared(None, rows, str(error))
     return _Prepared(engine, rows, engine.problem or "")

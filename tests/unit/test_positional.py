@@ -197,3 +197,18 @@ def test_the_oracle_forgets_what_it_was_asked():
     assert set(manager.rm_map) <= {"d1"}
     assert set(manager.rm_map["d1"].all_roles) == {"alice", "admin"}
     assert oracle.ask(("alice", "d1")).decision is True
+
+
+def test_a_second_policy_that_is_asked_with_the_first_request():
+    """`--context 2` with p2 and m2 alone uses `r`; a name of the other policy is an error where it is reached."""
+    text = (
+        model("g(r.sub, p.sub) && r.obj == p.obj && r.act == p.act", roles="g = _, _")
+        .replace("p = sub, obj, act", "p = sub, obj, act\np2 = role, action")
+        .replace("[matchers]", "[matchers]\nm2 = g(r.sub, p2.role) && r.act == p.act")
+    )
+    rows = rows_of(["p", "admin", "d", "read"], ["p2", "admin", "read"], ["g", "alice", "admin"])
+    engine, oracle = PositionalEngine(parse_model(text), rows, context="2"), CasbinOracle(text, rows, context="2")
+    assert engine.decide(("bob", "d", "read")) == Answer(decision=False)
+    assert oracle.ask(("bob", "d", "read")).decision is False
+    assert not isinstance(engine.decide(("alice", "d", "read")), Answer)
+    assert oracle.ask(("alice", "d", "read")).decision is None

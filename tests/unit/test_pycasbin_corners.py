@@ -166,11 +166,19 @@ def test_names_that_were_asked_about_change_nothing():
         assert both.pycasbin(name, "x", "x") is both.kasbah(name, "x", "x"), name
 
 
-def test_a_matchers_names_are_checked_before_it_runs():
-    """PyCasbin raises only when it gets to the unknown name; a misspelt clause may never be reached."""
-    text = f"{BASIC} || p.nope == 1"
-    with pytest.raises(ModelError, match="unknown name"):
-        Both(text, [("p", "alice", "data1", "read")])
+def test_an_unknown_name_is_an_error_where_it_is_reached_in_both():
+    """Both get to it only when what stands before it does not decide; here one is warned."""
+    both = Both(f"{BASIC} || p.nope == 1", [("p", "alice", "data1", "read")])
+    assert both.pycasbin("alice", "data1", "read") is both.kasbah("alice", "data1", "read") is True
+    assert both.pycasbin("bob", "data1", "read") is both.kasbah("bob", "data1", "read") is None
+    assert "unknown name" in both.engine.warnings()[0]
+
+
+@pytest.mark.parametrize("clause", ["unknown(r.sub)", "r.sub.__class__ == 1", "open(r.sub)", "r.sub.encode() == 1"])
+def test_a_matchers_constructs_are_checked_before_it_runs(clause):
+    """PyCasbin raises, or runs it, only when it gets there."""
+    with pytest.raises(ModelError):
+        Both(f"{BASIC} || {clause}", [("p", "alice", "data1", "read")])
 
 
 def test_attributes_that_are_python_methods_are_errors():
