@@ -123,6 +123,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # what is loaded now is shared by all workers; a collection would copy its pages
+        gc.enable()
         for worker in self._workers:
             self._start(worker)
         while any(worker.pid or worker.start_again_at for worker in self._workers):
@@ -221,7 +222,8 @@ class Supervisor:
             os.close(worker.ready_pipe)
             worker.ready_pipe = -1
         if self._stopping_since is not None:
-            self._status = self._status or (0 if code == 0 else 1)
+            # One that had not begun to listen for signals yet ends by SIGTERM itself.
+            self._status = self._status or (0 if code in {0, -signal.SIGTERM} else 1)
             return
         worker.failures = 0 if lived > STABLE_SECONDS else worker.failures + 1
         _log.error("serve.worker_ended", worker=worker.number, pid=pid, status=code, lived_seconds=round(lived, 3))
