@@ -19,7 +19,7 @@ from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 
 _log = structlog.get_logger(__name__)
 
-ROW_BYTES = 1400
+ROW_BYTES = 900
 """Estimated memory of one rule or link in a snapshot: the row, its source, its place in the index."""
 
 SNAPSHOT_BYTES = 20_000

@@ -14,13 +14,13 @@ from authz.request import Properties, Ref
 from authz.snapshot import Facts, Snapshot
 from tenancy.ids import TenantId
 
-ENTRY_BYTES = 900
+ENTRY_BYTES = 350
 """Estimated memory of a cached subject without its variable parts: dictionary slots, facts, record, set of names."""
 
-RESOURCE_BYTES = 250
+RESOURCE_BYTES = 200
 """Estimated memory of a cached resource without its name and properties."""
 
-GRANT_BYTES = 350
+GRANT_BYTES = 250
 """Estimated memory of one grant: the grant, its source, the role's name and its place in the set of names."""
 
 

@@ -54,12 +54,15 @@ async def test_a_killed_postgresql_is_outlived_and_taken_up_again(migrated: OwnS
         with pytest.raises(AuthzError):
             await one.allows(tenant, "user:never-seen")
         warm = 0
-        while one.node.warm(tenant) is not None:
-            assert await one.allows(tenant)
-            warm += 1
-            await asyncio.sleep(0.02)
-        assert warm > 20
-        assert time.monotonic() - lost_at <= STALE_SECONDS + 0.5
+        with contextlib.suppress(AuthzError):
+            while time.monotonic() - lost_at <= STALE_SECONDS + 1:
+                assert await one.allows(tenant)
+                warm += 1
+                await asyncio.sleep(0.02)
+        assert warm > 10
+        # The last confirmation was at most one poll before the loss.
+        assert STALE_SECONDS - 1 <= time.monotonic() - lost_at <= STALE_SECONDS + 1
+        assert one.node.warm(tenant) is None
         await one.refused_since(tenant, ALICE, 3)
         assert not one.node.ready
         migrated.start_again()
