@@ -24,7 +24,7 @@ from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 T = TypeVar("T")
 
 REQUEST_SECONDS = 2.5
-READ_ALL_SECONDS = 60.0
+SECONDS_PER_ROW = 0.002
 
 # Both halves are read in the order of their own index, so a page costs no more than its rows.
 _RULES_AND_LINKS = """
@@ -72,12 +72,10 @@ class PostgresPolicyHistory:
         sessions: Sessions,
         *,
         request_seconds: float = REQUEST_SECONDS,
-        read_all_seconds: float = READ_ALL_SECONDS,
     ) -> None:
-        """Keep where units of work come from, how long a page may take, and how long reading everything."""
+        """Keep where units of work come from, and how long a page may take; reading everything may take longer."""
         self._sessions = sessions
         self._seconds = request_seconds
-        self._all_seconds = read_all_seconds
 
     async def current_rows(self, tenant_id: TenantId) -> CurrentRows:
         """Return everything a plan needs, from one database snapshot."""
@@ -89,7 +87,7 @@ class PostgresPolicyHistory:
 
     async def file_rows_at(self, tenant_id: TenantId, revision: int) -> Sequence[Row]:
         """Return the file-owned rows as they were at `revision`; raises `RevisionNotFoundError`."""
-        return await self._read_all(tenant_id, lambda work, head: _file_rows_at(work, head, revision))
+        return await self._read_all(tenant_id, lambda work, head: _file_rows_at(work, head, revision), since=revision)
 
     async def list_rules(
         self, tenant_id: TenantId, *, after: str | None, limit: int, owner: Owner | None = None
@@ -183,8 +181,34 @@ class PostgresPolicyHistory:
     async def _read(self, tenant_id: TenantId, read: Callable[[TenantUnitOfWork, TenantHead], Awaitable[T]]) -> T:
         return await bounded(self._seconds, lambda: self._in_one_snapshot(tenant_id, read, self._seconds))
 
-    async def _read_all(self, tenant_id: TenantId, read: Callable[[TenantUnitOfWork, TenantHead], Awaitable[T]]) -> T:
-        return await bounded(self._all_seconds, lambda: self._in_one_snapshot(tenant_id, read, self._all_seconds))
+    async def _read_all(
+        self,
+        tenant_id: TenantId,
+        read: Callable[[TenantUnitOfWork, TenantHead], Awaitable[T]],
+        *,
+        since: int | None = None,
+    ) -> T:
+        seconds = self._seconds + SECONDS_PER_ROW * await self._count_rows(tenant_id, since=since)
+        return await bounded(seconds, lambda: self._in_one_snapshot(tenant_id, read, seconds))
+
+    async def _count_rows(self, tenant_id: TenantId, *, since: int | None = None) -> int:
+        """Return how many rows the tenant holds, and how many changed since a revision.
+
+        So the bound of a long call follows its size, and a database that does not answer is found out as soon as by any
+        other call.
+        """
+        query = text(
+            "SELECT rules_count + links_count + memberships_count + entities_count "
+            "+ coalesce((SELECT sum(c.added + c.removed + 100) FROM changes AS c "
+            "WHERE c.tenant_id = t.tenant_id AND c.revision > :since), 0) "
+            "FROM tenants AS t WHERE t.tenant_id = :tenant_id"
+        )
+
+        async def read(work: TenantUnitOfWork, head: TenantHead) -> int:
+            parameters = {"tenant_id": tenant_id, "since": head.revision if since is None else since}
+            return int((await work.session.execute(query, parameters)).scalar_one())
+
+        return await self._read(tenant_id, read)
 
     async def _in_one_snapshot(
         self, tenant_id: TenantId, read: Callable[[TenantUnitOfWork, TenantHead], Awaitable[T]], seconds: float

@@ -1,7 +1,6 @@
 """Policies in PostgreSQL, as administration writes them: one transaction per change, or nothing."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +15,7 @@ from authz.policy_limits import PolicyLimits as PolicyLimits  # noqa: PLC0414 - 
 from authz.ports import StoredModel, TenantHead
 from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id
-from authz.storage_history import PostgresPolicyHistory
+from authz.storage_history import SECONDS_PER_ROW, PostgresPolicyHistory
 from authz.storage_rows import bounded, read_model
 from authz.storage_tables import read_rows, write_changes, write_items
 from authz.write_ports import ChangeKind, ChangeResult
@@ -31,7 +30,6 @@ FindChanges = Callable[[TenantUnitOfWork, Mapping[str, int]], Awaitable[RowChang
 """Compares what is wanted with what the locked tenant has; is given its row counts."""
 
 REQUEST_SECONDS = 2.5
-SECONDS_PER_ROW = 0.001
 BASE_SECONDS = 20.0
 MAX_WRITES = 4
 _LARGE = 2000
@@ -111,7 +109,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written."""
         wanted = await self._indexed(desired, Owner.FILES, tenant_id)
         # Also what the files own today is read, and it may be more than what they want.
-        seconds = self._seconds_for(tenant_id, len(wanted)) + self._all_seconds
+        seconds = self._seconds_for(tenant_id, len(wanted) + await self._count_rows(tenant_id))
         write = _Write(Owner.FILES, kind, meta, expected_revision, seconds, rolled_back_to)
         # A rollback leaves what the API took over since; an apply must say whose row it is.
         leave_others = kind is ChangeKind.ROLLBACK
@@ -221,7 +219,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 raise LimitExceededError(f"the tenant would have {counts[name] + more} {name}; it may have {limit}")
 
     def _seconds_for(self, tenant_id: TenantId, rows: int) -> float:
-        seconds = self._seconds + math.ceil(rows * SECONDS_PER_ROW)
+        seconds = self._seconds + rows * SECONDS_PER_ROW
         return seconds + BASE_SECONDS if tenant_id == BASE_TENANT_ID else seconds
 
     async def _indexed(self, rows: Sequence[Row], owner: Owner, tenant_id: TenantId) -> dict[RuleId, Row]:

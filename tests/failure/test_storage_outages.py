@@ -70,6 +70,9 @@ async def all_reads_fail(sessions, head):
         lambda: reader.poll(None),
         lambda: reader.list_subject_candidates(head.tenant_id, "user", "", 10),
         lambda: writer.list_rules(head.tenant_id, after=None, limit=10),
+        lambda: writer.current_rows(head.tenant_id),
+        lambda: writer.file_rows_at(head.tenant_id, 1),
+        lambda: writer.replace_file_rows(head.tenant_id, [], meta=META, expected_revision=1),
         lambda: writer.change_rows(
             head.tenant_id, add=[Rule("user:a", "record:1", "read")], remove=[], owner=Owner.API, meta=META
         ),
