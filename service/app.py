@@ -92,7 +92,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = response_of(rendered)
     if not response.prepared:
         add_headers(response, request_id)
-    request.app[METRICS].count_request(request[ROUTE].path if ROUTE in request else UNMATCHED, response.status)
+    request.app[METRICS].count_request(request[ROUTE].label if ROUTE in request else UNMATCHED, response.status)
     _log.debug(
         "http.answered",
         method=request.method,

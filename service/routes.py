@@ -1,7 +1,8 @@
 """The route table: what is served where, and who may call it. Access is said for every route, never implied."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -9,6 +10,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DEFAULT_BODY_LIMIT = 1 << 20
 ANY_METHOD = "*"
+
+_PATTERN = re.compile(r"\{(\w+):[^}]*\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ Access = Needs | Public | OwnCredential
 class Route:
     """One line of the table.
 
-    `path` is aiohttp's pattern and, without regular expressions, OpenAPI's. `body_limit` is in bytes.
+    `path` is aiohttp's pattern, `body_limit` is in bytes.
     """
 
     method: str
@@ -55,6 +58,11 @@ class Route:
     handler: Handler
     access: Access
     body_limit: int = DEFAULT_BODY_LIMIT
+    label: str = field(init=False, compare=False)
+    """The path without regular expressions: OpenAPI's, and a metric's label."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", _PATTERN.sub(r"{\1}", self.path))
 
 
 def add_routes(app: web.Application, routes: Iterable[Route], guard: Callable[[Route], Handler]) -> None:

@@ -260,3 +260,20 @@ async def test_metadata_is_public_and_absolute(edge):
         assert tenant.json["access_evaluation_endpoint"] == "https://pdp.example/access/v1/evaluation?tenant=acme"
         for name in ("ACME", "_base", "a%0d%0ab", "%3Cscript%3E", "-a"):
             assert (await made.get(f"/.well-known/authzen-configuration/{name}")).status == 404
+
+
+async def test_metrics_name_routes_and_never_what_a_caller_sent(edge):
+    """Labels stay a closed set, however many paths are tried."""
+    for number in range(20):
+        await edge.get(f"/nowhere/{number}")
+        await edge.get(f"/v1/forward-auth/somewhere/{number}")
+        await edge.get(f"/.well-known/authzen-configuration/tenant-{number}")
+    await edge.post("/access/v1/evaluation", GOOD, edge.key_all)
+    text = (await edge.get("/metrics", edge.key(None))).body.decode()
+    routes = {
+        line.partition('route="')[2].partition('"')[0] for line in text.splitlines() if "http_requests_total{" in line
+    }
+    assert routes <= {route.label for route in all_routes()} | {"unmatched"}
+    assert {"unmatched", "/access/v1/evaluation", "/v1/forward-auth/{path}"} <= routes
+    for stray in ("nowhere", "somewhere", "tenant-1", "acme", "alice"):
+        assert stray not in text
