@@ -1,5 +1,6 @@
 """The only importer of `casbin`: parses `model.conf` with PyCasbin's own parser, and answers as PyCasbin does."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ def parse_model(text: str) -> ParsedModel:
     """
     if len(text) > MAX_MODEL_LENGTH:
         raise ModelError(f"the model is longer than {MAX_MODEL_LENGTH} characters")
+    text = without_definition_comments(text)
     try:
         config = Config.new_config_from_text(text)
         model = Model()
@@ -50,12 +52,33 @@ def parse_model(text: str) -> ParsedModel:
     )
 
 
+def without_definition_comments(text: str) -> str:
+    """Return a model without the comments that stand behind its definitions, as Casbin for Go reads it.
+
+    SECURITY: PyCasbin makes such a comment part of the last name: with `p = sub, obj, act, eft # …` it no longer sees
+    the column `eft`, so that every deny allows.
+    """
+    section, lines = "", []
+    for line in text.split("\n"):
+        plain = line.strip()
+        if plain.startswith("[") and plain.endswith("]"):
+            section = plain[1:-1]
+        elif section in _DEFINITIONS and not plain.startswith(("#", ";")):
+            lines.append(_COMMENT.split(line, maxsplit=1)[0])
+            continue
+        lines.append(line)
+    return "\n".join(lines)
+
+
+_DEFINITIONS = frozenset({"request_definition", "policy_definition", "role_definition"})
+_COMMENT = re.compile("[#;]")
+
+
 def _names(key: str, assertion: Any) -> tuple[str, ...]:
     names = tuple(token.removeprefix(f"{key}_") for token in assertion.tokens)
     for name in names:
         if not name.isidentifier():
-            # A comment on such a line ends up in the last name, so that PyCasbin no longer sees the column `eft`.
-            raise ModelError(f"`{name}` in the definition `{key}` is not a name; comments need a line of their own")
+            raise ModelError(f"`{name}` in the definition `{key}` is not a name")
     return names
 
 
@@ -110,7 +133,8 @@ class CasbinOracle:
     def _load(
         self, model_text: str, rows: Sequence[PolicyRow], functions: Sequence[RoleFunction], context: str
     ) -> None:
-        enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=model_text), _Rows(rows))
+        model = casbin.Enforcer.new_model(text=without_definition_comments(model_text))
+        enforcer = casbin.Enforcer(model, _Rows(rows))
         for function in functions:
             match = _FUNCTIONS[function.name]
             if function.side == "domain":

@@ -140,7 +140,7 @@ def test_a_model_for_own_rows_only_leaves_the_base_out():
         ({"policy": "sub, dom, obj, act, eft, owner"}, "do not have the columns: owner"),
         ({"policy": "sub, dom, obj, act, act"}, "comes twice"),
         ({"policy": "sub, dom, obj, eft"}, "lacks the columns: act"),
-        ({"policy": "sub, dom, obj, act, eft # effect"}, "comments need a line of their own"),
+        ({"policy": "sub, dom, obj, act, eft x"}, "`eft x` in the definition `p` is not a name"),
         ({"roles": "g = _, _, (_, _)"}, "links with conditions"),
         ({"roles": "g = _, _, _, _"}, "links with conditions"),
         ({"roles": "g = _, _, _\ng2 = _, _\ng3 = _, _"}, "`g3` is not served"),
@@ -152,6 +152,13 @@ def test_what_is_not_fit_to_be_served(kwargs, reason):
     with pytest.raises(ModelError) as caught:
         served(**kwargs)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("comment", [" # effect", "  ; effect, and more", "#x"])
+def test_comments_behind_definitions_are_comments(comment):
+    """PyCasbin would make them part of the last name and no longer see `eft`."""
+    found = served(policy=f"sub, dom, obj, act, eft{comment}", request=f"sub, dom, obj, act{comment}")
+    assert found.columns == ("sub", "dom", "obj", "act", "eft")
 
 
 @pytest.mark.parametrize(

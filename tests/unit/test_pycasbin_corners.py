@@ -3,6 +3,7 @@
 Each case first shows what PyCasbin does, so that a corner that it closes one day is noticed here.
 """
 
+import casbin
 import pytest
 
 from authz.casbin_oracle import CasbinOracle, parse_model
@@ -45,6 +46,7 @@ class Both:
                 ],
             ]
         )
+        self.text = text
         self.rows = [PolicyRow(kind, tuple(values), f"p.csv:{n}") for n, (kind, *values) in enumerate(rows, start=1)]
         self.engine = PositionalEngine(parse_model(text), self.rows, functions=functions, context=context)
         self.oracle = CasbinOracle(text, self.rows, functions=functions, context=context)
@@ -226,6 +228,16 @@ def test_a_second_effect_that_differs_is_refused():
     extra = f"m2 = {BASIC}\n[policy_effect]\ne2 = {PRIORITY}"
     with pytest.raises(ModelError, match="e2"):
         Both(BASIC, [("p", "alice", "data1", "read")], context="2", extra=extra)
+
+
+def test_a_comment_behind_a_definition_is_a_comment():
+    """PyCasbin makes it part of the last name: `eft` is no longer seen, and a deny allows."""
+    rows = [("p", "alice", "data1", "read", "deny")]
+    both = Both(BASIC, rows, policy="sub, obj, act, eft # effect")
+    enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=both.text))
+    enforcer.model["p"]["p"].policy = [list(row[1:]) for row in rows]
+    assert enforcer.enforce("alice", "data1", "read") is True
+    assert both.pycasbin("alice", "data1", "read") is both.kasbah("alice", "data1", "read") is False
 
 
 def test_links_with_conditions_are_refused():
