@@ -70,6 +70,10 @@ class TenantStates:
         rounds = 0
         while True:
             joined = self._flights.get(tenant_id)
+            if joined is not None and joined.done():
+                # It has not landed yet: its callbacks run in the next turn of the loop. To await it would not give the
+                # loop that turn, so a caller who wants more than it brought would go round for ever.
+                joined = None
             state = await self._wait_for(joined or self._fly(tenant_id))
             if state is None:
                 continue

@@ -1,6 +1,7 @@
 """The decision node, one transition at a time, under virtual time."""
 
 import asyncio
+import signal
 import tracemalloc
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -243,6 +244,32 @@ def test_a_demanded_revision_is_reached_or_refused():
         assert len(bench.reader.calls) - reads < 8, "waiting costs next to nothing"
 
     on_bench(body)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_attempt_that_is_done_but_not_landed_is_not_joined(cancelled: bool):
+    """Between an attempt's end and its callbacks the loop runs others; one that wants a newer revision asks anew."""
+
+    def too_long(_signal: int, _frame: object) -> None:
+        raise TimeoutError("the loop did not turn")
+
+    async def body(bench: Bench) -> None:
+        await bench.allows()
+        done = asyncio.ensure_future(asyncio.sleep(0, bench.node.warm(bench.tenant)))
+        if cancelled:
+            done.cancel()
+        await asyncio.wait([done])
+        bench.world.grant(bench.tenant, ALICE)
+        bench.node._tenants._flights[bench.tenant] = done
+        assert await bench.allows(min_revision=2) == (False, 2)
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    try:
+        on_bench(body)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_lookup_older_than_the_state_is_discarded():
