@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.findings import Finding, Severity, in_order
 from authz.policy_files.columns import PolicyColumns, read_columns
 from authz.policy_files.documents import ParsedCases, ParsedEntities, parse_cases, parse_entities
@@ -38,6 +39,8 @@ class DirectoryError(Exception):
 def read_directory(path: Path | str, *, tenants: Collection[str] | None = None) -> PolicyDirectory:
     """Read `model.conf`, `_base/` and every tenant's directory (or only those named in `tenants`).
 
+    Without a `model.conf` rows are read under the default model.
+
     What is wrong inside becomes findings; rows that could not be read are left out, so a caller that means to change
     something must look at `has_errors` first.
 
@@ -50,7 +53,8 @@ def read_directory(path: Path | str, *, tenants: Collection[str] | None = None) 
     except (OSError, RuntimeError) as error:
         raise DirectoryError(f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}") from error
     reader = _DirectoryReader(root)
-    model_text = reader.text(MODEL_FILE, MAX_MODEL_BYTES, required=True) or ""
+    model_present = MODEL_FILE in names
+    model_text = reader.text(MODEL_FILE, MAX_MODEL_BYTES, required=True) or "" if model_present else DEFAULT_MODEL_TEXT
     columns = read_columns(model_text)
     base = TenantFiles(BASE_SLUG, present=False)
     found: dict[str, TenantFiles] = {}
@@ -68,6 +72,7 @@ def read_directory(path: Path | str, *, tenants: Collection[str] | None = None) 
         tuple(reader.findings),
         columns or PolicyColumns(),
         columns_known=columns is not None,
+        model_present=model_present,
     )
 
 

@@ -81,7 +81,10 @@ class TenantFiles:
 
 @dataclass(frozen=True, slots=True)
 class PolicyDirectory:
-    """A whole policy directory. `findings` are those of no tenant; `all_findings` has every one, in file order."""
+    """A whole policy directory; `model_text` is the default model's when it has none of its own.
+
+    `findings` are those of no tenant; `all_findings` has every one, in file order.
+    """
 
     model_text: str
     base: TenantFiles
@@ -89,6 +92,7 @@ class PolicyDirectory:
     findings: tuple[Finding, ...] = ()
     columns: PolicyColumns = field(default_factory=PolicyColumns)
     columns_known: bool = True
+    model_present: bool = True
 
     def parts(self) -> Iterator[TenantFiles]:
         """Yield the base and every tenant."""

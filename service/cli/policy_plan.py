@@ -126,6 +126,12 @@ async def plan_directory(client: Client, directory: PolicyDirectory, path: Path)
     if own is None:
         current = await client.get("/v1/model")
         if current["digest"] != digest_of(directory.model_text):
+            if not directory.model_present:
+                fail(
+                    f"`{path}` has no model.conf, and the server's is not the default one: put the server's beside the "
+                    "tenants (`kasbah policy export`)",
+                    ExitCode.REFUSED,
+                )
             planned.model = {"text": directory.model_text, "replaces": current["digest"]}
             new_model = b',"model":' + json.dumps(directory.model_text).encode()
         if directory.base.present:

@@ -1,11 +1,13 @@
 """Reading a directory from disk: nothing outside of it, nothing too large, half of it when only half is good."""
 
+import importlib
 import os
 import subprocess
 
 import pytest
 
 import authz.policy_files.directory as directory_module
+from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.policy_files import DirectoryError, git_commit_of, read_directory
 from tests.support.paths import ROOT
 
@@ -95,10 +97,19 @@ def test_a_tenant_without_rules_file_is_an_error(root):
     assert findings(root) == []
 
 
-def test_a_directory_without_model_is_an_error(root):
-    """Without a model rows mean nothing."""
+def test_a_directory_without_model_is_read_under_the_default_one(root):
+    """Tenants alone are a policy directory; whether the server has the default model is seen when planning."""
     (root / "model.conf").unlink()
-    assert findings(root) == [("model.conf", 1, 1, "missing-file", True)]
+    read = read_directory(root)
+    assert findings(root) == []
+    assert not read.model_present
+    assert read.model_text == DEFAULT_MODEL_TEXT
+
+
+def test_the_default_model_is_that_of_a_new_installation_and_of_the_samples():
+    """One model, written in three places that must not part."""
+    assert importlib.import_module("migrations.versions.0001_policy").MODEL_TEXT == DEFAULT_MODEL_TEXT
+    assert (ROOT / "policies" / "model.conf").read_text() == DEFAULT_MODEL_TEXT
 
 
 def test_misspelt_files_are_noticed(root):
