@@ -94,7 +94,9 @@ def _read_dev_file(path: Path) -> Server | None:
         raise NoServerError(f"`{path}` cannot be used: {error}") from error
 
 
-def _checked_url(text: str) -> str:
+def _checked_url(text: object) -> str:
+    if not isinstance(text, str):
+        raise NoServerError("the URL of the server is no text")
     url = text.rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
@@ -102,9 +104,9 @@ def _checked_url(text: str) -> str:
     return url
 
 
-def _checked_key(text: str) -> str:
-    if _TOKEN.match(text) is None:
-        raise NoServerError("the API key holds blanks or characters that no key has")
+def _checked_key(text: object) -> str:
+    if not isinstance(text, str) or _TOKEN.match(text) is None:
+        raise NoServerError("the API key holds blanks or characters that no key has, or is no text")
     return text
 
 
@@ -217,7 +219,14 @@ def _answer(where: str, status: int, content_type: str, raw: bytes) -> Any:
 
 
 def path_of(*parts: str) -> str:
-    """Return `/v1/…` with every part quoted, so that no name can change the route."""
+    """Return `/v1/…` with every part quoted, so that no name can change the route.
+
+    Raises:
+        RefusedError: a part that no quoting keeps from meaning another directory.
+    """
+    for part in parts:
+        if part in {"", ".", ".."}:
+            raise RefusedError(400, "invalid-name", f"`{part}` is no name")
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
