@@ -117,13 +117,20 @@ def encoded_rows(rows: Sequence[Row]) -> bytes:
     return msgspec.json.encode([sent_row(row) for row in rows])
 
 
-async def plan_directory(client: Client, directory: PolicyDirectory, path: Path) -> Planned:
-    """Ask the server what applying `directory` would do, tenant by tenant; changes nothing."""
+async def plan_directory(
+    client: Client, directory: PolicyDirectory, path: Path, *, tenants_only: bool = False
+) -> Planned:
+    """Ask the server what applying `directory` would do, tenant by tenant; changes nothing.
+
+    With `tenants_only` the model and the base are left alone: somebody named the tenants that they mean.
+    """
     own = (await client.get("/v1/keys/self"))["tenant"]
     planned = Planned([], git_commit=git_commit_of(path))
     base_rows: bytes | None = None
     new_model = b""
-    if own is None:
+    if tenants_only:
+        pass
+    elif own is None:
         current = await client.get("/v1/model")
         if current["digest"] != digest_of(directory.model_text):
             if not directory.model_present:

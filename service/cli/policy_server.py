@@ -15,7 +15,11 @@ from service.cli.policy_plan import Planned, apply_planned, plan_directory, read
 from service.client import Client, path_of
 
 _tenants_option = click.option(
-    "--tenant", "tenants", multiple=True, metavar="SLUG", help="Only this tenant's directory; may be repeated."
+    "--tenant",
+    "tenants",
+    multiple=True,
+    metavar="SLUG",
+    help="Only this tenant: neither others, nor model.conf and _base; may be repeated.",
 )
 
 
@@ -41,7 +45,7 @@ def _planned(directory: Path, tenants: tuple[str, ...]) -> Planned:
     read = read_checked(directory, tenants)
 
     async def work(client: Client) -> Planned:
-        return await plan_directory(client, read, directory)
+        return await plan_directory(client, read, directory, tenants_only=bool(tenants))
 
     return asked(work)
 

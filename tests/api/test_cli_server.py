@@ -184,6 +184,14 @@ async def test_base_and_tenants_change_together(run: Run, policies: Path) -> Non
     assert (await run("policy", "explain", "user:bob", "read", "doc:7")).output.startswith("allow\n")
 
 
+async def test_a_named_tenant_is_all_that_changes(run: Run, policies: Path, admin: Service) -> None:
+    """`--tenant` leaves the base, the model and other tenants alone."""
+    await run("tenant", "create", "acme")
+    applied = await run("policy", "apply", str(policies), "--tenant", "acme", "--yes", "--output", "json")
+    assert [entry["tenant"] for entry in json.loads(applied.stdout)["applied"]] == ["acme"]
+    assert (await admin.get("/v1/tenants/_base/rules")).json["rules"] == []
+
+
 async def test_a_tenant_key_does_its_own_tenant_and_says_what_it_skips(
     run: Run, policies: Path, admin: Service
 ) -> None:
