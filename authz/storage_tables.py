@@ -22,7 +22,7 @@ from authz.storage_rows import (
 )
 from tenancy.unit_of_work import TenantUnitOfWork
 
-PORTION = 500
+PORTION = 1000
 """Rows per statement: large enough to be fast, small enough that the event loop is not held up."""
 
 
