@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
 from authz.ports import FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
@@ -65,6 +66,20 @@ _POLL = text(
     FROM (SELECT) AS one LEFT JOIN tenants_changed_since(CAST(CAST(:cursor AS text) AS xid8)) AS h ON true
     """
 )
+# Which database this is: another cluster, a promoted standby (a new timeline) and a copy beside it are told apart.
+_LINEAGE = text(
+    """
+    SELECT concat_ws('/', s.system_identifier, c.timeline_id,
+        (SELECT oid FROM pg_database WHERE datname = current_database()))
+    FROM pg_control_system() AS s, pg_control_checkpoint() AS c
+    """
+)
+_LINEAGE_RIGHT = text(
+    """
+    SELECT has_function_privilege('pg_control_system()', 'EXECUTE')
+        AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
+    """
+)
 _NEVER = 2**63 - 1
 """A horizon that no transaction reaches: the first poll asks for the cursor alone."""
 
@@ -106,6 +121,7 @@ class PostgresPolicyReader:
         self._sessions = sessions
         self._seconds = request_seconds
         self._load_seconds = load_rules_seconds
+        self._may_read_lineage: bool | None = None
 
     async def find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
         """Return the head, or None for an unknown tenant."""
@@ -215,9 +231,16 @@ class PostgresPolicyReader:
             restarted = cursor is not None and first.horizon < cursor
             if restarted:
                 rows = (await session.execute(_POLL, {"cursor": 0})).all()
+            lineage = await self._lineage(session)
         # INVARIANT: the cursor is the horizon that the first statement saw, never a later one.
         heads = [head_of(row) for row in rows if row.tenant_id is not None]
-        return FeedPage(heads, min(first.horizon, rows[0].horizon), first.now, restarted)
+        return FeedPage(heads, min(first.horizon, rows[0].horizon), first.now, restarted, lineage)
+
+    async def _lineage(self, session: AsyncSession) -> str:
+        """Return which database this is; empty where the service may not ask (some hosted ones)."""
+        if self._may_read_lineage is None:
+            self._may_read_lineage = bool((await session.execute(_LINEAGE_RIGHT)).scalar_one())
+        return str((await session.execute(_LINEAGE)).scalar_one()) if self._may_read_lineage else ""
 
     async def _candidates(
         self, query: TextClause, tenant_id: TenantId, kind: str, after: str, limit: int

@@ -88,6 +88,16 @@ async def test_poll_sees_a_commit_that_began_before_the_cursor(store, acme, writ
     assert (await reader.poll(page.cursor)).heads == []
 
 
+async def test_poll_names_the_database(store, reader):
+    """The same name at every poll; none where the role may not ask, and the poll works all the same."""
+    page = await reader.poll(None)
+    assert page.lineage.count("/") == 2
+    assert (await reader.poll(page.cursor)).lineage == page.lineage
+    with store.owner() as owner:
+        owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_checkpoint() FROM PUBLIC")
+    assert (await PostgresPolicyReader(store.sessions).poll(page.cursor)).lineage == ""
+
+
 async def test_a_poller_sees_every_revision_in_the_end(acme, writer, reader):
     """While ten writers write, a reader polls: it never goes back, and its last word is the truth."""
     cursor = (await reader.poll(None)).cursor
