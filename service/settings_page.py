@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from service.settings import PREFIX, Settings, part_models
 
@@ -90,7 +89,7 @@ def _fields(model: type[Any]) -> Iterator[tuple[str, Any, str]]:
 def _shown_default(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "cores"
-    if field.default is PydanticUndefined:
+    if field.is_required():
         return "**required**"
     return _shown(field.default)
 

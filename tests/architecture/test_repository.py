@@ -1,8 +1,11 @@
 """The repository itself: locks with hashes, pages that match the code, no host of a registry, one version."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
@@ -11,6 +14,7 @@ from service.settings_page import render
 from tests.support.paths import ROOT
 
 LOCKS = ("requirements/run.txt", "requirements/dev.txt")
+PRODUCT = ("authn", "authz", "migrations", "service", "tenancy")
 
 
 def tracked_files() -> list[str]:
@@ -53,6 +57,44 @@ def test_both_locks_agree():
 
     run, dev = pins(LOCKS[0]), pins(LOCKS[1])
     assert {name: (version, dev.get(name)) for name, version in run.items() if dev.get(name) != version} == {}
+
+
+def imported_libraries() -> dict[str, set[str]]:
+    """Return what the product imports from others, and in which files."""
+    found: dict[str, set[str]] = {}
+    for path in (path for package in PRODUCT for path in sorted((ROOT / package).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=aliases):
+                    names = [alias.name for alias in aliases]
+                case ast.ImportFrom(module=str(module), level=0):
+                    names = [module]
+                case _:
+                    continue
+            for root in {name.partition(".")[0] for name in names} - {*PRODUCT, *sys.stdlib_module_names}:
+                found.setdefault(root, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_every_imported_library_is_declared():
+    """What comes only because another package wants it may go, or change, with that package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    declared = {normal(re.match(r"[A-Za-z0-9_.-]+", need).group()) for need in wanted}
+    distributions = packages_distributions()
+    imported = imported_libraries()
+    assert {"aiohttp", "casbin", "sqlalchemy"} <= imported.keys()
+    undeclared = {
+        library: sorted(files)
+        for library, files in imported.items()
+        if not {normal(name) for name in distributions.get(library, [library])} & declared
+    }
+    assert undeclared == {}
+
+
+def normal(name: str) -> str:
+    """Return the name of a package as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_configuration_page_is_that_of_the_settings():
