@@ -1,5 +1,6 @@
 """What the decision point needs from the outside. Implementations: `authz/storage.py`, `authz/snapshot_cache.py`."""
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,11 @@ class StoredModel:
 
     text: str
     digest: str
+
+    @classmethod
+    def of(cls, text: str) -> "StoredModel":
+        """Return a model as it is stored; whether it can be compiled is not looked at."""
+        return cls(text, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

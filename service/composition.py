@@ -10,11 +10,9 @@ import structlog
 from aiohttp import web
 
 from authn.storage import ApiKeyStore
-from authz.casbin_oracle import parse_model
-from authz.compiler import compile_served
+from authz.compile_model import compile_model
 from authz.node import Node
-from authz.ports import PolicyReader, StoredModel, TenantHead
-from authz.served_model import ServedModel
+from authz.ports import PolicyReader, TenantHead
 from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
@@ -110,11 +108,6 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
         yield
 
     return (observation, database, decisions, identity, paging, administration)
-
-
-def compile_model(model: StoredModel) -> ServedModel:
-    """Return the served form of the platform's model; raises `ModelError`."""
-    return compile_served(parse_model(model.text), model.digest)
 
 
 class StoredKeys:

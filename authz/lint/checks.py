@@ -14,6 +14,7 @@ from authz.lint.part import Part
 from authz.lint.roles import check_links, check_roles
 from authz.policy_files import PolicyDirectory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
+from authz.ports import StoredModel
 from authz.row_checks import entity_fault
 from authz.rules import Rule
 from authz.served_model import ServedModel
@@ -34,7 +35,7 @@ def lint(
     directory: PolicyDirectory,
     *,
     now: datetime,
-    compile_model: Callable[[str], ServedModel],
+    compile_model: Callable[[StoredModel], ServedModel],
     limits: LintLimits | None = None,
 ) -> list[Finding]:
     """Return every finding, sorted by file, line and column.
@@ -62,7 +63,7 @@ def lint(
 
 
 def _check_model(
-    directory: PolicyDirectory, compile_model: Callable[[str], ServedModel], findings: list[Finding]
+    directory: PolicyDirectory, compile_model: Callable[[StoredModel], ServedModel], findings: list[Finding]
 ) -> ServedModel | None:
     """Report a model that cannot be served, or only slowly."""
     if any(finding.file == MODEL_FILE for finding in directory.findings):
@@ -72,7 +73,7 @@ def _check_model(
         findings.append(Finding(MODEL_FILE, line, 1, code, severity, message, hint))
 
     try:
-        model = compile_model(directory.model_text)
+        model = compile_model(StoredModel.of(directory.model_text))
     except ModelError as error:
         hint = "`kasbah policy eval` answers for more models than are served"
         report(1, "model", Severity.ERROR, str(error), hint)

@@ -1,6 +1,5 @@
 """`kasbah policy lint` and `kasbah policy test`: a policy directory checked from its files alone."""
 
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,14 +7,15 @@ from typing import Any
 
 import click
 
+from authz.compile_model import compile_model
 from authz.findings import Finding, Severity
 from authz.golden import CaseResult, GoldenReport, TenantResult, run_cases
 from authz.lint import LintLimits
 from authz.lint import lint as find_faults
 from authz.policy_files import DirectoryError, PolicyDirectory, read_directory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
+from authz.ports import StoredModel
 from authz.rules import BASE_SLUG, Rule
-from authz.served_model import ServedModel
 from service.cli.output import ExitCode, emit, fail, output_option, printable, table
 
 MAX_SHOWN_RULES = 10
@@ -80,7 +80,7 @@ def test(directory: Path, tenants: tuple[str, ...], output: str) -> None:
     runnable = _runnable(read, errors)
     report = GoldenReport(())
     if runnable:
-        report = run_cases(read, compile_model(read.model_text), now=now, tenants=runnable)
+        report = run_cases(read, compile_model(StoredModel.of(read.model_text)), now=now, tenants=runnable)
 
     def render() -> None:
         for finding in errors:
@@ -97,18 +97,6 @@ def test(directory: Path, tenants: tuple[str, ...], output: str) -> None:
     emit(output, _report_data(report, errors), render)
     if errors or not report.passed:
         raise SystemExit(ExitCode.FINDINGS)
-
-
-def compile_model(text: str) -> ServedModel:
-    """Compile a `model.conf`.
-
-    Raises:
-        ModelError: it is not fit to be served.
-    """
-    from authz.casbin_oracle import parse_model
-    from authz.compiler import compile_served
-
-    return compile_served(parse_model(text), hashlib.sha256(text.encode()).hexdigest())
 
 
 def _read(directory: Path, tenants: Sequence[str]) -> PolicyDirectory:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import msgspec
 from authz.findings import Finding
 from authz.lint import lint
 from authz.policy_files import DirectoryError, PolicyDirectory, git_commit_of, read_directory
+from authz.ports import StoredModel
 from authz.rules import BASE_SLUG, Row
-from authz.served_model import ServedModel
 from service.cli.output import ExitCode, fail, printable
 from service.client import Client, RefusedError, path_of
 from service.http.policy_wire import sent_row
@@ -77,6 +76,8 @@ class Planned:
 
 def read_checked(directory: Path, tenants: Sequence[str]) -> PolicyDirectory:
     """Return a directory without errors; one with errors ends the command with what lint found."""
+    from authz.compile_model import compile_model  # PyCasbin takes as long to import as a whole `history` takes
+
     try:
         read = read_directory(directory, tenants=tenants or None)
     except DirectoryError as error:
@@ -99,19 +100,6 @@ def shown_finding(directory: Path, fault: Finding) -> str:
     return printable(f"{directory / fault.file}:{fault.line}:{fault.column}: {fault.severity.value}: {fault.message}")
 
 
-def compile_model(text: str) -> ServedModel:
-    """Compile a `model.conf`; raises `ModelError`."""
-    from authz.casbin_oracle import parse_model
-    from authz.compiler import compile_served
-
-    return compile_served(parse_model(text), digest_of(text))
-
-
-def digest_of(text: str) -> str:
-    """Return how a model is known: the SHA-256 of its text, hex."""
-    return sha256(text.encode()).hexdigest()
-
-
 def encoded_rows(rows: Sequence[Row]) -> bytes:
     """Return rows as they are sent."""
     return msgspec.json.encode([sent_row(row) for row in rows])
@@ -132,7 +120,7 @@ async def plan_directory(
         pass
     elif own is None:
         current = await client.get("/v1/model")
-        if current["digest"] != digest_of(directory.model_text):
+        if current["digest"] != StoredModel.of(directory.model_text).digest:
             if not directory.model_present:
                 fail(
                     f"`{path}` has no model.conf, and the server's is not the default one: put the server's beside the "

@@ -1,6 +1,5 @@
 """`/v1/model`: the Casbin model that all tenants are decided by. Written by the platform, not by tenants."""
 
-import hashlib
 from dataclasses import replace
 from typing import Annotated
 
@@ -28,11 +27,6 @@ class NewModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(NewModel)
 
 
-def model_of(text: str) -> StoredModel:
-    """Return a model as it is stored; not compiled yet."""
-    return StoredModel(text, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
-
-
 def decide_alike(one: ServedModel, other: ServedModel) -> bool:
     """Whether two models give every policy the same answers, as far as their indexes say it all."""
     same = replace(one, digest="", notes=()) == replace(other, digest="", notes=())
@@ -49,7 +43,7 @@ async def replace_model(request: web.Request) -> web.Response:
     """PUT another model; raises every tenant's revisions. One that is not fit to be served is refused."""
     admin = request.app[ADMINISTRATION]
     wanted = read_struct(await read_json_body(request), _decoder)
-    model = model_of(wanted.text)
+    model = StoredModel.of(wanted.text)
     meta = meta_of(request, wanted.reason, wanted.git_commit)
     await heavy(request, lambda: admin.models.get(model))
     if wanted.replaces is not None and wanted.replaces != (await admin.writer.get_model()).digest:

@@ -5,10 +5,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from authn.storage import ApiKeyStore
-from authz.casbin_oracle import parse_model
-from authz.compiler import compile_served
-from authz.ports import StoredModel
-from authz.served_model import ServedModel
+from authz.compile_model import compile_model
 from authz.storage_write import PostgresPolicyWriter
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_changes import STREAMS
@@ -27,7 +24,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
         writer=PostgresPolicyWriter(sessions, limits=app.get(POLICY_LIMITS)),
         tenants=TenantStore(sessions),
         node=app[NODE],
-        models=Models(compile_stored),
+        models=Models(compile_model),
         work=work,
     )
     app[API_KEYS] = ApiKeyStore(sessions)
@@ -35,8 +32,3 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[STREAMS] = set()
     yield
     work.close()
-
-
-def compile_stored(model: StoredModel) -> ServedModel:
-    """Compile the platform's model; raises `ModelError`."""
-    return compile_served(parse_model(model.text), model.digest)

@@ -35,7 +35,7 @@ from service.http.admin import (
     written,
 )
 from service.http.admin_errors import PlanMismatchError
-from service.http.admin_model import decide_alike, model_of
+from service.http.admin_model import decide_alike
 from service.http.admin_rows import change_answer
 from service.http.plan_wire import shown_plan
 from service.http.policy_wire import read_rows, read_struct, to_wire
@@ -128,7 +128,7 @@ def _read_plan(body: bytes, *, base: bool) -> _Asked:
         desired=_file_rows(asked.rows, "/rows", base=base),
         desired_base=None if asked.base_rows is None else _file_rows(asked.base_rows, "/base_rows", base=True),
         except_tenants=frozenset(asked.except_tenants),
-        model=None if asked.model is None else model_of(asked.model),
+        model=None if asked.model is None else StoredModel.of(asked.model),
     )
 
 

@@ -96,6 +96,18 @@ def test_casbin_stays_in_one_module(graph):
     assert importers <= {"authz.casbin_oracle"}
 
 
+def test_models_are_compiled_in_one_place(graph):
+    """Files, plans, nodes and administration read a model in the same way, and know it by the same digest."""
+    importers = set(graph.find_modules_that_directly_import("authz.compiler"))
+    makers = {
+        detail["importer"]
+        for importer in importers
+        for detail in graph.get_import_details(importer=importer, imported="authz.compiler")
+        if "compile_served" in detail["line_contents"]
+    }
+    assert makers == {"authz.compile_model"}
+
+
 def test_only_the_edge_knows_http(graph):
     """aiohttp, click and rich are imported by `service` alone."""
     for library in ("aiohttp", "click", "rich", "prometheus_client"):

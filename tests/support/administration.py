@@ -18,10 +18,9 @@ import structlog
 from aiohttp import web
 
 from authn.storage import ApiKeyStore
-from authz.casbin_oracle import parse_model
-from authz.compiler import compile_served
+from authz.compile_model import compile_model
 from authz.node import Node
-from authz.ports import RuleSet, StoredModel, TenantHead
+from authz.ports import RuleSet, TenantHead
 from authz.settings import AuthzSettings
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
@@ -132,7 +131,7 @@ class Service:
             app[SESSIONS] = open_sessions(self._engine)
             reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
             quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
-            node = app[NODE] = Node(reader, NoCache(), _compile, quick)
+            node = app[NODE] = Node(reader, NoCache(), compile_model, quick)
             app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), node)
             app[METRICS] = Metrics()
             app[DECISION_LOG] = DecisionLog(settings.decision_log)
@@ -196,10 +195,6 @@ class Service:
         answer = await self.post("/access/v1/evaluation", body, key=key)
         assert answer.status == 200, answer.body
         return bool(answer.json["decision"])
-
-
-def _compile(model: StoredModel) -> Any:
-    return compile_served(parse_model(model.text), model.digest)
 
 
 def rule(subject: str, resource: str, action: str = "read", **more: Any) -> dict[str, Any]:

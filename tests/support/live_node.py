@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from authz.compile_model import compile_model
 from authz.decision import Decision
 from authz.errors import AuthzError
 from authz.evaluate import evaluate
@@ -18,7 +19,6 @@ from authz.settings import AuthzSettings, CacheSettings
 from authz.snapshot_cache import NoSnapshotCache, ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from authz.storage_write import PostgresPolicyWriter
-from service.composition import compile_model
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.tenant import ChangeMeta, TenantHead

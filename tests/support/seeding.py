@@ -1,6 +1,5 @@
 """Fills a migrated database without a server: model, tenants, policies, keys."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +37,7 @@ async def seed(database_url: str, tenants: dict[str, Sequence[Row]], base: Seque
         writer = PostgresPolicyWriter(sessions)
         bootstrap = Bootstrap(engine)
         text = read_directory(ROOT / "policies").model_text
-        await writer.set_model(StoredModel(text, hashlib.sha256(text.encode()).hexdigest()), meta=META)
+        await writer.set_model(StoredModel.of(text), meta=META)
         await writer.change_rows(BASE_TENANT_ID, add=base, remove=(), owner=Owner.API, meta=META)
         made.platform_key = await bootstrap.create_key(PLATFORM_TENANT_ID, "platform", scopes=SCOPES)
         for slug, rows in tenants.items():

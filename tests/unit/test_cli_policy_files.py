@@ -6,8 +6,9 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from authz.compile_model import compile_model
+from authz.ports import StoredModel
 from authz.served_model import PolicyEffect
-from service.cli.policy_files import compile_model
 from service.cli.root import root
 from tests.support.paths import ROOT
 from tests.support.policies import DEFAULT_MODEL
@@ -32,7 +33,7 @@ def append(path, text):
 
 def test_the_samples_model_compiles_to_what_tests_use():
     """The default model is fully indexed."""
-    model = compile_model((ROOT / "policies" / "model.conf").read_text())
+    model = compile_model(StoredModel.of((ROOT / "policies" / "model.conf").read_text()))
     assert (model.effect, model.columns, model.residual, model.notes) == (
         PolicyEffect.ALLOW_AND_DENY,
         DEFAULT_MODEL.columns,
