@@ -5,7 +5,11 @@ from collections.abc import Iterable
 from authz.rules import RoleLink
 
 MAX_CHAIN = 32
-"""Links in the longest chain of roles and groups. Decisions follow any chain to its end; people do not."""
+"""Links between names in the longest chain that a policy may have: one limit, for lint and for every write.
+
+A membership is not counted: members come and go without the hierarchy. Decisions follow any chain to its end; people
+do not, and PyCasbin cuts chains after nine links without a word (ADR 0002).
+"""
 
 
 def find_cycle(links: Iterable[RoleLink]) -> tuple[str, ...]:

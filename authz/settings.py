@@ -22,23 +22,6 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0)
 """A positive duration: seconds as a number, or ISO 8601 (`PT5S`)."""
 
 
-class TenantLimits(BaseModel):
-    """What one tenant may store, so that none can starve another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rules: int = Field(default=250_000, gt=0)
-    """`p` rows, base rows not counted."""
-    links: int = Field(default=250_000, gt=0)
-    """Rows of the role and group hierarchy and of `g2`: what a snapshot must hold."""
-    memberships: int = Field(default=10_000_000, gt=0)
-    """`g` rows from a subject to a role or group: looked up on demand, so a node does not hold them all."""
-    entities: int = Field(default=10_000_000, gt=0)
-    """Stored subjects and resources with attributes."""
-    rows_per_change: int = Field(default=1_000_000, gt=0)
-    """Rows that one write may add and remove."""
-
-
 class AuthzSettings(BaseModel):
     """How a node keeps up with PostgreSQL, and how much it may hold."""
 
@@ -85,11 +68,6 @@ class AuthzSettings(BaseModel):
     """Rule sets above this size are built in their own thread, so that small ones do not queue behind them."""
     failed_build_pause: Duration = timedelta(seconds=1)
     """A rule set that could not be built is not tried again before."""
-
-    max_hierarchy_depth: int = Field(default=32, gt=0, le=1000)
-    """Longest chain of roles and groups that a write may make; longer ones are refused, never cut."""
-    limits: TenantLimits = TenantLimits()
-    """What one tenant may store."""
 
 
 class CacheSettings(BaseModel):

@@ -15,6 +15,7 @@ from authz.lint.roles import check_links, check_roles
 from authz.policy_files import PolicyDirectory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
 from authz.ports import StoredModel
+from authz.role_chains import MAX_CHAIN
 from authz.row_checks import entity_fault
 from authz.rules import Rule
 from authz.served_model import ServedModel
@@ -26,9 +27,9 @@ _CASE_RULE = re.compile(r"(_base/)?policy\.csv:([1-9][0-9]{0,8})\Z")
 
 @dataclass(frozen=True, slots=True)
 class LintLimits:
-    """`max_role_depth` is the longest chain of links, from a member to the top; Casbin's own default is 10."""
+    """`max_role_depth` is how many links between roles and groups a chain may have; the server's limit by default."""
 
-    max_role_depth: int = 10
+    max_role_depth: int = MAX_CHAIN
 
 
 def lint(

@@ -43,7 +43,7 @@ def check_roles(part: Part, max_depth: int) -> None:
     for kind in sorted({link.kind for link in part.links}):
         graph = by_kind.get(kind, {})
         in_cycle = _report_cycles(part, graph)
-        _report_depth(part, kind, graph, in_cycle, max_depth)
+        _report_depth(part, graph, in_cycle, max_depth)
     _report_unknown(part, by_kind.get("g", {}))
 
 
@@ -121,9 +121,7 @@ def _components(graph: Mapping[str, list[RoleLink]]) -> Iterator[list[str]]:
                 yield component
 
 
-def _report_depth(
-    part: Part, kind: str, graph: Mapping[str, list[RoleLink]], in_cycle: set[str], max_depth: int
-) -> None:
+def _report_depth(part: Part, graph: Mapping[str, list[RoleLink]], in_cycle: set[str], max_depth: int) -> None:
     """Report where a chain first grows longer than `max_depth` links; names in a cycle are reported already."""
     height: dict[str, int] = {}
     for component in _components(graph):  # parents come before their children
@@ -136,14 +134,6 @@ def _report_depth(
             depth = height.get(link.role, 0) + 1
             if depth == max_depth + 1 and name not in in_cycle and part.is_own(link):
                 message = f"a chain of {depth} links starts here; the limit is {max_depth}"
-                part.at_link(link, "member", "deep-chain", message, hint, severity=Severity.ERROR)
-    reported: set[str] = set()
-    if kind == "g":
-        for link in part.own.links:
-            too_deep = height.get(link.role, 0) == max_depth and link.role not in reported
-            if link.is_membership and too_deep:
-                reported.add(link.role)
-                message = f"a chain of {max_depth + 1} links starts here; the limit is {max_depth}"
                 part.at_link(link, "member", "deep-chain", message, hint, severity=Severity.ERROR)
 
 

@@ -15,6 +15,7 @@ from authz.lint import lint as find_faults
 from authz.policy_files import DirectoryError, PolicyDirectory, read_directory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
 from authz.ports import StoredModel
+from authz.role_chains import MAX_CHAIN
 from authz.rules import BASE_SLUG, Rule
 from service.cli.output import ExitCode, emit, fail, output_option, printable, table
 
@@ -34,10 +35,10 @@ _tenants = click.option(
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option(
     "--max-role-depth",
-    type=click.IntRange(1, 1000),
-    default=LintLimits().max_role_depth,
+    type=click.IntRange(1, MAX_CHAIN),
+    default=MAX_CHAIN,
     show_default=True,
-    help="Longest chain of roles, counted in links.",
+    help="Longest chain of roles, counted in the links between them; the server's limit is the most.",
 )
 @output_option
 def lint(directory: Path, tenants: tuple[str, ...], max_role_depth: int, output: str, *, strict: bool) -> None:

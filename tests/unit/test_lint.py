@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from authz.errors import ModelError
+from authz.errors import InvalidRowError, ModelError
 from authz.findings import Severity
 from authz.lint import LintLimits, lint
 from authz.lint.nearest import Nearest
 from authz.policy_files import PolicyColumns, PolicyDirectory
+from authz.request import Ref
+from authz.role_chains import MAX_CHAIN
+from authz.row_checks import check_hierarchy
+from authz.rules import RoleLink
 from authz.served_model import ColumnMatch, PolicyEffect
 from tests.support.policies import DEFAULT_MODEL, NOW
 from tests.support.policy_texts import tenant_files
@@ -247,15 +251,28 @@ def chain(length):
 
 
 def test_chains_have_a_limit():
-    """Ten links by default, a membership counting as one; the link that makes it eleven is named."""
-    top = "p, role:r10, acme, x:1, read\n"
-    assert places(run(top + chain(10)), "deep-chain") == []
-    assert places(run(top + chain(10) + "g, user:a, role:r1, acme\n"), "deep-chain") == []
-    found = run(top + chain(10) + "g, user:a, role:r0, acme\ng, user:b, role:r0, acme\n")
-    assert places(found, "deep-chain") == [at(12, 4, "deep-chain")]
-    assert places(run(chain(11)), "deep-chain") == [at(1, 4, "deep-chain")]
-    assert places(run(chain(15)), "deep-chain") == [at(5, 4, "deep-chain")]
+    """Links between roles count, memberships do not; the link that makes the chain too long is named."""
+    assert places(run(chain(MAX_CHAIN) + "g, user:a, role:r0, acme\n"), "deep-chain") == []
+    assert places(run(chain(MAX_CHAIN + 1)), "deep-chain") == [at(1, 4, "deep-chain")]
+    assert places(run(chain(MAX_CHAIN + 5)), "deep-chain") == [at(5, 4, "deep-chain")]
     assert places(run(chain(3), limits=LintLimits(max_role_depth=2)), "deep-chain") == [at(1, 4, "deep-chain")]
+
+
+@pytest.mark.parametrize("length", [9, 10, 11, MAX_CHAIN, MAX_CHAIN + 1])
+@pytest.mark.parametrize("kind", ["g", "g2"])
+def test_lint_and_the_server_refuse_the_same_chains(kind, length):
+    """What lint lets through, the server takes; what the server would refuse, lint has said before."""
+    name = "role" if kind == "g" else "folder"
+    links = [RoleLink(Ref(f"{name}:r{n}"), Ref(f"{name}:r{n + 1}"), kind) for n in range(length)]
+    text = "".join(f"{kind}, {row.member}, {row.role}, acme\n" for row in links)
+    refused = False
+    try:
+        check_hierarchy(links)
+    except InvalidRowError:
+        refused = True
+    found = run(text, columns=PolicyColumns(links={"g": True, "g2": True}))
+    assert not [one for one in found if one.is_error and one.code != "deep-chain"]
+    assert bool(places(found, "deep-chain")) is refused is (length > MAX_CHAIN)
 
 
 def test_a_chain_of_any_length_is_followed():
