@@ -92,6 +92,7 @@ class Metrics:
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
         self._pending_seconds = 0.0
         self._pending_requests: dict[tuple[str, str], int] = {}
+        self._request_cells: list[tuple[tuple[str, str], list[int]]] = []
         self._totals: dict[str, int] = {}
         self._sources: list[Callable[[], Mapping[str, int]]] = []
         self._age_source: Callable[[], tuple[float, int]] | None = None
@@ -120,6 +121,12 @@ class Metrics:
         key = (route, STATUS_CLASSES[status // 100 - 1])
         self._pending_requests[key] = self._pending_requests.get(key, 0) + 1
 
+    def request_cell(self, route: str, status: int) -> list[int]:
+        """Return a cell whose one item its owner counts answers in; each flush takes what is there."""
+        cell = [0]
+        self._request_cells.append(((route, STATUS_CLASSES[status // 100 - 1]), cell))
+        return cell
+
     def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
         """Read totals that only grow, by event name, from another part at each flush."""
         self._sources.append(source)
@@ -135,6 +142,10 @@ class Metrics:
                 self._decisions[position].inc(count)
                 self._pending_decisions[position] = 0
         self._flush_seconds()
+        for (route, status), cell in self._request_cells:
+            if cell[0]:
+                self._requests.labels(route, status).inc(cell[0])
+                cell[0] = 0
         for (route, status), count in self._pending_requests.items():
             self._requests.labels(route, status).inc(count)
         self._pending_requests.clear()

@@ -31,6 +31,7 @@ GROUPING_TYPES = frozenset({"role", "group"})
 Json = dict[str, Any]
 
 _encoder = msgspec.json.Encoder()
+BARE_MEMBERS = 8
 _MAX_KNOWN_TYPES = 256
 _known_types: set[str] = set()
 
@@ -83,10 +84,39 @@ def decode_evaluation(body: bytes) -> WireEvaluation:
     Raises:
         InvalidRequestError: with a JSON pointer, for whatever is missing, ill-typed, repeated or no name.
     """
-    wire = parse_typed(body, _evaluation_decoder, _encoder, _free_values)
+    wire = _decode_bare(body)
+    if wire is None:
+        wire = parse_typed(body, _evaluation_decoder, _encoder, _free_values)
     check_entity(wire.subject, "/subject")
     check_action_name(wire.action, "/action")
     check_entity(wire.resource, "/resource")
+    return wire
+
+
+def _decode_bare(body: bytes) -> WireEvaluation | None:
+    """Return a question of nothing but types, ids and a name, at a lower cost than `parse_typed`; None for any other.
+
+    Such a question has exactly eight members, so eight structural colons. One more would be a member that is repeated
+    or not known; escapes, behind which a colon could hide, are left to `parse_typed`.
+    """
+    if b"\\" in body:
+        return None
+    try:
+        wire = _evaluation_decoder.decode(body)
+    except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
+        return None
+    subject, action, resource = wire.subject, wire.action, wire.resource
+    if not (
+        wire.context is UNSET
+        and wire.options is UNSET
+        and subject.properties is UNSET
+        and action.properties is UNSET
+        and resource.properties is UNSET
+    ):
+        return None
+    texts = (subject.type, subject.id, action.name, resource.type, resource.id)
+    if body.count(b":") != BARE_MEMBERS + sum([text.count(":") for text in texts]):
+        return None
     return wire
 
 

@@ -125,8 +125,16 @@ def edge():
     return built
 
 
-def lower(head: bytes) -> list[bytes]:
-    return sorted(line.lower() for line in head.split(b"\r\n"))
+def answers_in(received: bytes) -> list[tuple[list[bytes], bytes]]:
+    """Return (head lines in lower case, sorted; body) of each answer."""
+    found = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        size = int(length.group(1)) if length else len(rest)
+        found.append((sorted(line.lower() for line in head.split(b"\r\n")), rest[:size]))
+        received = rest[size:]
+    return found
 
 
 async def check(edge: Edge, *requests, fast: int | None = None, **how) -> list[bytes]:
@@ -138,10 +146,7 @@ async def check(edge: Edge, *requests, fast: int | None = None, **how) -> list[b
             answers = []
             for data in requests:
                 one, other = await both.send(data, **how)
-                head_one, _, body_one = one.partition(b"\r\n\r\n")
-                head_other, _, body_other = other.partition(b"\r\n\r\n")
-                assert body_one == body_other
-                assert lower(head_one) == lower(head_other)
+                assert answers_in(one) == answers_in(other)
                 answers.append(one)
         if fast is not None:
             assert both.paths[0].answered == fast
@@ -271,6 +276,34 @@ async def test_pipelined_requests_are_answered_in_order(edge):
     for stream, count in ((yes + no + yes, 3), (no + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" + yes, 3)):
         await check(edge, stream, answers=count)
         await check(edge, stream, answers=count, cuts=[len(yes) + 40])
+
+
+async def test_a_head_in_pieces_is_read_as_a_whole(edge):
+    """The same bytes behind the beginning of another head are another head, also when they are known already."""
+    key = edge.key(edge.id)
+    yes = raw(plain(), key=key)
+    for begun in (
+        b"PUT /access/v1/evaluation HTTP/1.1\r\nA: ",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nX-Tenant-ID: other\r\nA: ",
+        b"POST /access/v1/evaluation HTTP/1.1\r\nTransfer-Encoding: chunked\r\nA: ",
+        b"POST /access/v1/evaluation?tenant=other HTTP/1.1\r\nA: ",
+    ):
+        await check(edge, yes + yes, answers=2, cuts=[len(yes)])
+        await check(edge, yes + begun + yes, answers=2, cuts=[len(yes), len(yes + begun)])
+        await check(edge, yes + yes + begun + yes, answers=3, cuts=[len(yes), len(yes + yes + begun)])
+
+
+async def test_an_unused_default_is_judged_all_the_same(edge):
+    """A top level that no item needs is refused alike."""
+    key = edge.key(edge.id, "decision:check")
+    items = [plain()]
+    for top in (
+        {"subject": {"type": "role", "id": "editor"}},
+        {"subject": {"type": "us:er", "id": "a"}},
+        {"action": {"name": ""}},
+        {"resource": {"type": "record", "id": "\x00"}},
+    ):
+        await check(edge, raw({**top, "evaluations": items}, path="/access/v1/evaluations", key=key))
 
 
 @pytest.mark.parametrize(
