@@ -466,6 +466,7 @@ class FastHandler(DeadlineHandler):
         # INVARIANT: the body is only looked at, so that the ordinary way can still read it.
         if (
             payload is EMPTY_PAYLOAD
+            or message.method != "POST"
             or not payload.is_eof()
             or message.should_close
             or message.chunked
