@@ -15,8 +15,8 @@ from authz.request import Action, Entity, EvaluationRequest
 from authz.snapshot import Snapshot
 from tenancy.ids import TenantId
 
-CHUNK = 256
-"""Candidates evaluated at one revision between two looks at the database."""
+CHUNK = 1024
+"""Candidates evaluated at once, at one revision."""
 
 MAX_EXAMINED = 4096
 """Candidates examined for one page; a page may be short, and its token goes on where it stopped."""
@@ -154,28 +154,36 @@ def _by_type(names: set[str]) -> dict[str, Sequence[str]]:
 
 async def _search(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage:
     for _ in range(MAX_RESTARTS):
-        page = await _page_at_one_revision(where, source, after, limit)
+        page = await _page(where, source, after, limit)
         if page is not None:
             return page
-    raise StaleError("the tenant kept changing during the search")
+    raise StaleError("the tenant's rules kept changing during the search")
 
 
-async def _page_at_one_revision(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage | None:
-    """Return a page, or None when the tenant moved on while it was made."""
+async def _page(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage | None:
+    """Return a page that is true at one revision, or None when the rules moved on before its first chunk.
+
+    When the tenant moves on later, the page ends early, where the revision that it is true at ends.
+    """
     state: StateView = await where.node.load(where.tenant_id, (), (), where.min_revision)
-    revision = state.head.revision
     in_rules = source.named(state.snapshot)
+    revision: int | None = None
     results: list[str] = []
     examined = 0
     while True:
         chunk = _merge(in_rules, await source.stored(after, CHUNK), after)
         if not chunk:
-            return SearchPage(tuple(results), None, revision)
+            return SearchPage(tuple(results), None, state.head.revision if revision is None else revision)
         questions = [source.question_of(candidate) for candidate in chunk]
         decisions = await evaluate_many(where.node, where.tenant_id, questions, min_revision=where.min_revision)
-        for candidate, decision in zip(chunk, decisions, strict=True):
-            if decision.revision != revision:
+        if revision is None:
+            now = await where.node.load(where.tenant_id, (), (), where.min_revision)
+            if now.snapshot is not state.snapshot:
                 return None
+            revision = decisions[0].revision
+        elif decisions[0].revision != revision:
+            return SearchPage(tuple(results), after, revision)
+        for candidate, decision in zip(chunk, decisions, strict=True):
             if decision.allowed:
                 if len(results) == limit:
                     # One more exists: the page ends before it.

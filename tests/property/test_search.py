@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import replace
 from datetime import datetime
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz import search
+from authz.errors import StaleError
 from authz.evaluate import evaluate
 from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord
@@ -123,10 +125,54 @@ async def test_a_long_barren_stretch_ends_the_page_early():
     assert await pages(search.search_subjects, where, question(resource="x:y"), 10) == ["09999"]
 
 
-async def test_a_page_is_made_at_one_revision():
-    """When the tenant moves on during a page, the page starts over."""
-    small = policy("p user:a x:y read\np user:b x:y read")
+async def test_a_page_is_true_at_one_revision():
+    """When the tenant moves on behind its first chunk, the page ends there and the next one goes on."""
+    lines = [f"g user:{n:05} role:r" for n in range(3000)]
+    where = context_of(policy("p role:r x:y read\n" + "\n".join(lines)))
+    where.node.moves_at = {4}
+    page = await search.search_subjects(where, question(resource="x:y"), after="", limit=5000)
+    assert len(page.results) == search.CHUNK
+    assert page.next_after == page.results[-1]
+    assert page.revision == where.node.small.head.revision - 1
+    rest = await search.search_subjects(where, question(resource="x:y"), after=page.next_after, limit=5000)
+    assert [*page.results, *rest.results] == [f"{n:05}" for n in range(3000)]
+
+
+async def test_constant_membership_changes_do_not_stop_a_search():
+    """Every look at the tenant finds it further on, and every page still comes."""
+    lines = [f"g user:{n:05} role:r" for n in range(3000)]
+    where = context_of(policy("p role:r x:y read\n" + "\n".join(lines)))
+    where.node.moves_at = set(range(1000))
+    assert len(await pages(search.search_subjects, where, question(resource="x:y"), 5000)) == 3000
+
+
+async def test_rules_that_move_on_at_once_start_the_page_over():
+    """Candidates of older rules are not evaluated under newer ones; and it does not go on for ever."""
+    small, other = policy("p user:a x:y read"), policy("p user:a x:y read\np user:b x:y read")
     where = context_of(small)
-    where.node.moves_at = {3}
+    load = where.node.load
+
+    async def changing(tenant_id, subjects, resources, min_revision=None):
+        if where.node.loads == 1:
+            small.snapshot = other.snapshot
+            small.head = replace(small.head, revision=2, rules_revision=2)
+        return replace_view(await load(tenant_id, subjects, resources, min_revision))
+
+    where.node.load = changing
     page = await search.search_subjects(where, question(resource="x:y"), after="", limit=10)
-    assert (page.results, page.revision) == (("a", "b"), small.head.revision)
+    assert (page.results, page.revision) == (("a", "b"), 2)
+
+    async def restless(tenant_id, subjects, resources, min_revision=None):
+        small.snapshot = policy("p user:a x:y read").snapshot
+        return replace_view(await load(tenant_id, subjects, resources, min_revision))
+
+    where.node.load = restless
+    with pytest.raises(StaleError):
+        await search.search_subjects(where, question(resource="x:y"), after="", limit=10)
+
+
+def replace_view(small: OfflinePolicy) -> OfflinePolicy:
+    """Return a view of what is held now, which later changes leave alone."""
+    held = OfflinePolicy(small.head, small.snapshot, small.records, small.stored_resources)
+    held.subjects, held.resources = dict(small.subjects), dict(small.resources)
+    return held
