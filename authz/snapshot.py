@@ -21,6 +21,9 @@ from authz.rules import BASE_DOMAIN, Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
 from tenancy.ids import Slug, TenantId
 
+ANY_ACTION = ""
+"""Files prefix rows that take any action; no action has an empty name."""
+
 ANY_SUBJECT = "\0any"
 """Files rows whose subject column the model does not index; no ref has a control character, so none collides."""
 
@@ -70,19 +73,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Filed(Generic[T]):
-    """Values under the four forms of key: `action NUL resource`, or the resource alone where any action will do."""
+    """Values by resource and action: exact resources, and prefixes of resources.
+
+    `named` is keyed by `action NUL resource`, `any_action` by the resource; `prefixes` by the prefix, then the action
+    (`ANY_ACTION` where any will do), so that a prefix that no row uses costs one look-up.
+    """
 
     named: dict[str, T]
     any_action: dict[str, T]
-    prefix_named: dict[str, T]
-    prefix_any: dict[str, T]
-
-    def groups(self) -> tuple[dict[str, T], ...]:
-        return (self.named, self.any_action, self.prefix_named, self.prefix_any)
-
-    def prefix_lengths(self) -> tuple[int, ...]:
-        named = {len(key) - key.index("\0") - 1 for key in self.prefix_named}
-        return tuple(sorted(named | {len(key) for key in self.prefix_any}))
+    prefixes: dict[str, dict[str, T]]
 
 
 class Snapshot:
@@ -122,7 +121,7 @@ class Snapshot:
         builder = _Builder(self)
         self._rows, self._subject_patterns = builder.file_all()
         self._entries = builder.entries(self._rows)
-        self._prefix_lengths = self._rows.prefix_lengths()
+        self._prefix_lengths = tuple(sorted({len(prefix) for prefix in self._rows.prefixes}))
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         """Return what `subject` is at `now`, given what is stored about it."""
@@ -173,12 +172,12 @@ class Snapshot:
         for length in self._prefix_lengths:
             if length > len(resource):
                 break
-            prefix = resource[:length]
-            value = filed.prefix_any.get(prefix)
-            if value is not None:
-                found.append(value)
-            if filed.prefix_named:
-                value = filed.prefix_named.get(f"{action}\0{prefix}")
+            by_action = filed.prefixes.get(resource[:length])
+            if by_action is not None:
+                value = by_action.get(action)
+                if value is not None:
+                    found.append(value)
+                value = by_action.get(ANY_ACTION)
                 if value is not None:
                     found.append(value)
         return found
@@ -235,17 +234,21 @@ class _Builder:
 
     def file_all(self) -> "tuple[_Filed[Positions], tuple[tuple[str, str], ...]]":
         """Return the rows under their keys, and the patterns among the subjects with their prefixes."""
-        filed: _Filed[Positions] = _Filed({}, {}, {}, {})
+        filed: _Filed[Positions] = _Filed({}, {}, {})
         patterns: dict[str, str] = {}
         resource_column, action_column, subject_column = self._model.resource, self._model.action, self._model.subject
         for position, rule in enumerate(self._rules):
             key, is_prefix = _resource_key(resource_column, rule.resource)
             if subject_column.prefix and "*" in rule.subject:
                 patterns[rule.subject] = rule.subject[: rule.subject.index("*")]
-            if not action_column.indexed or (action_column.star and rule.action == "*"):
-                target = filed.prefix_any if is_prefix else filed.any_action
+            any_action = not action_column.indexed or (action_column.star and rule.action == "*")
+            if is_prefix:
+                target = filed.prefixes.setdefault(key, {})
+                key = ANY_ACTION if any_action else rule.action
+            elif any_action:
+                target = filed.any_action
             else:
-                target = filed.prefix_named if is_prefix else filed.named
+                target = filed.named
                 key = f"{rule.action}\0{key}"
             before = target.get(key)
             if before is None:
@@ -258,7 +261,14 @@ class _Builder:
 
     def entries(self, filed: "_Filed[Positions]") -> "_Filed[Entry]":
         """Return what each group of rows says."""
-        return _Filed(*({key: self._entry(rows) for key, rows in group.items()} for group in filed.groups()))
+        return _Filed(
+            {key: self._entry(rows) for key, rows in filed.named.items()},
+            {key: self._entry(rows) for key, rows in filed.any_action.items()},
+            {
+                prefix: {action: self._entry(rows) for action, rows in by_action.items()}
+                for prefix, by_action in filed.prefixes.items()
+            },
+        )
 
     def _entry(self, rows: Positions) -> Entry:
         allow: list[str] = []
