@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from service.decision_log import DecisionLog
-from service.fast_path import FastHandler, FastPath
+from service.fast_answers import FastPath
+from service.fast_path import FastHandler
 from service.http.authzen import ROUTES
 from service.http_settings import DecisionLogSettings, HttpSettings
 from service.server import DeadlineHandler, KasbahRunner
