@@ -28,16 +28,22 @@ async def apply_policy(
 
     Raises:
         RevisionConflictError: the tenant moved on since the plan.
+        ModelConflictError: the model was replaced meanwhile.
         InvalidRowError: a row may not stand in this tenant's policy.
         ConflictError: the API owns a row that the files want.
         LimitExceededError: the tenant would hold too much.
         TenantNotFoundError: no such tenant.
         StorageUnavailableError: no answer; the change may or may not have happened.
     """
-    await check_new_rows(desired_rows, tenant_id, writer)
+    checked_model = await check_new_rows(desired_rows, tenant_id, writer)
     await check_replacement(tenant_id, desired_rows, planned_revision, writer)
     return await writer.replace_file_rows(
-        tenant_id, desired_rows, meta=meta, expected_revision=planned_revision, kind=ChangeKind.APPLY
+        tenant_id,
+        desired_rows,
+        meta=meta,
+        expected_revision=planned_revision,
+        kind=ChangeKind.APPLY,
+        checked_model=checked_model,
     )
 
 

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
-from authz.errors import ModelError, RevisionConflictError
-from authz.policy_files.columns import PolicyColumns, read_columns
+from authz.errors import ModelConflictError, ModelError, RevisionConflictError
+from authz.policy_files.columns import read_columns
 from authz.row_changes import kind_of_key
 from authz.row_checks import check_hierarchy, check_rows
 from authz.rules import Owner, RoleLink, Row
@@ -40,43 +40,56 @@ async def change_policy(
     Raises:
         InvalidRowError: a row may not stand in this tenant's policy.
         RevisionConflictError: the tenant moved on.
+        ModelConflictError: the model is changed again and again.
         ConflictError: a row belongs to the other owner.
         LimitExceededError: the tenant would hold too much.
         TenantNotFoundError: no such tenant.
         StorageUnavailableError: no answer; the change may or may not have happened.
     """
-    await check_new_rows(add, tenant_id, writer)
     links = [row for row in add if isinstance(row, RoleLink) and not row.is_membership]
-    if not links:
-        return await writer.change_rows(
-            tenant_id, add=add, remove=remove, owner=owner, meta=meta, expected_revision=expected_revision
-        )
     removed = {key for key in remove if kind_of_key(key) == "links"}
     for attempt in range(_ATTEMPTS):
-        current = await writer.hierarchy(tenant_id)
-        await check_resulting_hierarchy(current, links, removed)
-        # INVARIANT: the hierarchy that was checked is the one that is changed; otherwise two changes, each fine by
-        # itself, could close a circle together.
-        checked = current.head.revision if expected_revision is None else expected_revision
+        # INVARIANT: the model and the hierarchy that rows were checked with are those that they are written under;
+        # otherwise two changes, each fine by itself, could close a circle together.
+        checked_model = await check_new_rows(add, tenant_id, writer)
+        checked_revision = expected_revision
+        if links:
+            current = await writer.hierarchy(tenant_id)
+            await check_resulting_hierarchy(current, links, removed)
+            checked_revision = current.head.revision if expected_revision is None else expected_revision
         try:
             return await writer.change_rows(
-                tenant_id, add=add, remove=remove, owner=owner, meta=meta, expected_revision=checked
+                tenant_id,
+                add=add,
+                remove=remove,
+                owner=owner,
+                meta=meta,
+                expected_revision=checked_revision,
+                checked_model=checked_model,
             )
-        except RevisionConflictError:
+        except (RevisionConflictError, ModelConflictError):
             if expected_revision is not None or attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
-async def check_new_rows(rows: Sequence[Row], tenant_id: TenantId, writer: PolicyWriter) -> None:
-    """Raise `InvalidRowError` for a row that may not stand in this tenant's policy under the platform's model."""
+async def check_new_rows(rows: Sequence[Row], tenant_id: TenantId, writer: PolicyWriter) -> str | None:
+    """Raise `InvalidRowError` for a row that may not stand in this tenant's policy under the platform's model.
+
+    Returns:
+        The digest of the model that the rows were checked against; None without rows.
+    """
     if not rows:
-        return
-    columns = await _served_columns(writer)
+        return None
+    model = await writer.get_model()
+    columns = read_columns(model.text)
+    if columns is None:
+        raise ModelError("the platform's model has no policy definition that can be served")
     if len(rows) < _LARGE:
         check_rows(rows, tenant_id, columns)
     else:
         await asyncio.to_thread(check_rows, rows, tenant_id, columns)
+    return model.digest
 
 
 async def check_resulting_hierarchy(
@@ -89,10 +102,3 @@ async def check_resulting_hierarchy(
         check_hierarchy(links)
     else:
         await asyncio.to_thread(check_hierarchy, links)
-
-
-async def _served_columns(writer: PolicyWriter) -> PolicyColumns:
-    columns = read_columns((await writer.get_model()).text)
-    if columns is None:
-        raise ModelError("the platform's model has no policy definition that can be served")
-    return columns

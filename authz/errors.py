@@ -23,6 +23,19 @@ class ModelError(AuthzError):
     """A `model.conf` that cannot be compiled safely, or is not fit to be served; the message says why."""
 
 
+class ModelTooNarrowError(ModelError):
+    """A model that has no place for rows which are stored; the message counts them and names a tenant."""
+
+
+class ModelConflictError(AuthzError):
+    """The platform's model is no longer the one that the caller looked at."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"expected the model {expected[:12]}, it is {actual[:12]} now")
+        self.expected = expected
+        self.actual = actual
+
+
 class ConditionError(AuthzError):
     """A condition that does not parse, type-check, or keep its bounds."""
 

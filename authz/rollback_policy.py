@@ -21,6 +21,7 @@ async def rollback_policy(
     Raises:
         RevisionNotFoundError: the tenant never had `to_revision`.
         RevisionConflictError: the tenant is not at `expected_revision`, or moved on meanwhile.
+        ModelConflictError: the model was replaced meanwhile.
         InvalidRowError: an old row may no longer stand in this tenant's policy.
         LimitExceededError: the tenant would hold too much.
         TenantNotFoundError: no such tenant.
@@ -29,7 +30,7 @@ async def rollback_policy(
     if expected_revision is None:
         expected_revision = (await writer.hierarchy(tenant_id)).head.revision
     rows = await writer.file_rows_at(tenant_id, to_revision)
-    await check_new_rows(rows, tenant_id, writer)
+    checked_model = await check_new_rows(rows, tenant_id, writer)
     await check_replacement(tenant_id, rows, expected_revision, writer)
     return await writer.replace_file_rows(
         tenant_id,
@@ -38,4 +39,5 @@ async def rollback_policy(
         expected_revision=expected_revision,
         kind=ChangeKind.ROLLBACK,
         rolled_back_to=to_revision,
+        checked_model=checked_model,
     )

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from authz.conditions import compile_condition
 from authz.errors import ConditionError, InvalidRowError
+from authz.model_needs import lack, needs_of
 from authz.policy_files.columns import PolicyColumns
 from authz.request import InvalidNameError
 from authz.role_chains import MAX_CHAIN, find_cycle, longest_chain
 from authz.row_changes import describe
 from authz.row_codec import canonical_json
-from authz.rules import Effect, RoleLink, Row, Rule, StoredEntity
+from authz.rules import RoleLink, Row, Rule, StoredEntity
 from authz.served_names import (
     check_condition_text,
     check_name,
@@ -98,14 +99,10 @@ class _Checks:
 
     def _check_columns(self, rule: Rule) -> None:
         """Refuse what the model has no column for: it would silently mean something else."""
-        columns = self._columns.rule
-        if rule.condition is not None and "cond" not in columns:
-            raise InvalidRowError(f"{describe(rule)}: the model has no column `cond`")
-        if rule.effect is Effect.DENY and "eft" not in columns:
-            raise InvalidRowError(f"{describe(rule)}: the model has no column `eft`")
-        if (rule.priority is not None) != ("priority" in columns):
-            has = "needs a priority" if rule.priority is None else "has no column `priority`"
-            raise InvalidRowError(f"{describe(rule)}: the model {has}")
+        for need in needs_of(rule):
+            fault = lack(need, self._columns)
+            if fault is not None:
+                raise InvalidRowError(f"{describe(rule)}: {fault}")
         if rule.priority is not None and not 0 <= rule.priority <= MAX_PRIORITY:
             raise InvalidRowError(f"{describe(rule)}: a priority is 0 to {MAX_PRIORITY}")
 

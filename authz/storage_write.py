@@ -7,22 +7,22 @@ from datetime import timedelta
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
-from authz.errors import LimitExceededError, ModelError, RevisionConflictError, TenantNotFoundError
-from authz.policy_files.columns import read_columns
+from authz.errors import LimitExceededError, RevisionConflictError, TenantNotFoundError
 from authz.policy_limits import PolicyLimits as PolicyLimits  # noqa: PLC0414 - part of the constructor
 from authz.ports import StoredModel, TenantHead
 from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id
 from authz.storage_history import SECONDS_PER_ROW, PostgresPolicyHistory
-from authz.storage_rows import bounded, read_model
+from authz.storage_model import replace_model, require_place_for_rows, require_same_model, served_columns
+from authz.storage_rows import bounded
 from authz.storage_tables import read_rows, write_changes, write_items
 from authz.write_ports import ChangeKind, ChangeResult
 from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
-from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
+from tenancy.ids import BASE_TENANT_ID, TenantId
 from tenancy.tenant import ChangeMeta
-from tenancy.unit_of_work import Sessions, TenantUnitOfWork, bind_tenant, tenant_unit_of_work
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class _Write:
     kind: ChangeKind
     meta: ChangeMeta
     expected_revision: int | None
+    checked_model: str | None
     seconds: float
     rolled_back_to: int | None = None
 
@@ -77,10 +78,11 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         owner: Owner,
         meta: ChangeMeta,
         expected_revision: int | None = None,
+        checked_model: str | None = None,
     ) -> ChangeResult:
         """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change."""
         seconds = self._seconds_for(tenant_id, len(add) + len(remove))
-        write = _Write(owner, ChangeKind.API, meta, expected_revision, seconds)
+        write = _Write(owner, ChangeKind.API, meta, expected_revision, checked_model, seconds)
         desired = await self._indexed(add, owner, tenant_id)
         removed = {row_id(key): kind_of_key(key) for key in remove}
 
@@ -105,12 +107,13 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         expected_revision: int,
         kind: ChangeKind = ChangeKind.APPLY,
         rolled_back_to: int | None = None,
+        checked_model: str | None = None,
     ) -> ChangeResult:
         """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written."""
         wanted = await self._indexed(desired, Owner.FILES, tenant_id)
         # Also what the files own today is read, and it may be more than what they want.
         seconds = self._seconds_for(tenant_id, len(wanted) + await self._count_rows(tenant_id))
-        write = _Write(Owner.FILES, kind, meta, expected_revision, seconds, rolled_back_to)
+        write = _Write(Owner.FILES, kind, meta, expected_revision, checked_model, seconds, rolled_back_to)
         # A rollback leaves what the API took over since; an apply must say whose row it is.
         leave_others = kind is ChangeKind.ROLLBACK
 
@@ -131,39 +134,29 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
 
         return await bounded(seconds, lambda: self._in_turn(tenant_id, lambda: self._write(tenant_id, write, find)))
 
-    async def set_model(self, model: StoredModel, *, meta: ChangeMeta) -> None:
+    async def set_model(self, model: StoredModel, *, meta: ChangeMeta, replaces: str | None = None) -> None:
         """Replace the model; raises every tenant's revisions when it differs."""
-        columns = read_columns(model.text)
-        if columns is None:
-            raise ModelError("the model has no policy definition that can be served")
-        written = {
-            "text": model.text,
-            "digest": model.digest,
-            "columns": list(columns.rule),
-            "domain_links": sorted(kind for kind, has_domain in columns.links.items() if has_domain),
-        }
 
         async def replace() -> None:
             async with tenant_unit_of_work(
                 self._sessions, BASE_TENANT_ID, statement_timeout=timedelta(seconds=BASE_SECONDS)
             ) as work:
                 await _wait_for_locks(work, BASE_SECONDS)
-                await lock_head(work)
-                if await read_model(work.session) == model:
-                    return
-                head = await raise_head(work, rules=True)
-                await record_change(work.session, head, ChangeKind.MODEL.value, meta)
-                await raise_all_other_heads(work, ChangeKind.MODEL.value, meta)
-                await bind_tenant(work.session, PLATFORM_TENANT_ID)
-                await work.session.execute(
-                    text(
-                        "UPDATE platform_model SET text = :text, digest = :digest, columns = :columns, "
-                        "domain_links = :domain_links"
-                    ),
-                    written,
-                )
+                await replace_model(work, model, meta, replaces)
 
         await bounded(BASE_SECONDS + self._seconds, replace)
+
+    async def require_model(self, model: StoredModel) -> None:
+        """Raise `ModelTooNarrowError` when `set_model` would; changes nothing."""
+        columns = served_columns(model)
+
+        async def look() -> None:
+            async with tenant_unit_of_work(
+                self._sessions, BASE_TENANT_ID, statement_timeout=timedelta(seconds=BASE_SECONDS)
+            ) as work:
+                await require_place_for_rows(work.session, columns)
+
+        await bounded(BASE_SECONDS + self._seconds, look)
 
     async def _in_turn(self, tenant_id: TenantId, work: Callable[[], Awaitable[T]]) -> T:
         """Let writers of one tenant queue here, not with a connection each at the row lock."""
@@ -184,6 +177,8 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
             head, counts = locked
             if write.expected_revision is not None and write.expected_revision != head.revision:
                 raise RevisionConflictError(write.expected_revision, head.revision)
+            if write.checked_model is not None:
+                await require_same_model(work.session, write.checked_model)
             changes = await find(work, counts)
             if changes.is_empty:
                 return ChangeResult(head, 0, 0)

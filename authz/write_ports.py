@@ -100,8 +100,13 @@ class PolicyWriter(Protocol):
         owner: Owner,
         meta: ChangeMeta,
         expected_revision: int | None = None,
+        checked_model: str | None = None,
     ) -> ChangeResult:
-        """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change."""
+        """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change.
+
+        `checked_model` is the digest of the model that the rows were checked against: raises `ModelConflictError` when
+        it is another by now.
+        """
 
     async def replace_file_rows(
         self,
@@ -112,8 +117,12 @@ class PolicyWriter(Protocol):
         expected_revision: int,
         kind: ChangeKind = ChangeKind.APPLY,
         rolled_back_to: int | None = None,
+        checked_model: str | None = None,
     ) -> ChangeResult:
-        """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written."""
+        """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written.
+
+        `checked_model` is as in `change_rows`.
+        """
 
     async def current_rows(self, tenant_id: TenantId) -> CurrentRows:
         """Return everything a plan needs, from one database snapshot."""
@@ -150,5 +159,12 @@ class PolicyWriter(Protocol):
     async def get_model(self) -> StoredModel:
         """Return the platform's model."""
 
-    async def set_model(self, model: StoredModel, *, meta: ChangeMeta) -> None:
-        """Replace the model; raises every tenant's revisions when it differs."""
+    async def set_model(self, model: StoredModel, *, meta: ChangeMeta, replaces: str | None = None) -> None:
+        """Replace the model; raises every tenant's revisions when it differs.
+
+        Raises `ModelTooNarrowError` when it has no place for a stored row of any tenant, and `ModelConflictError` when
+        it would replace another one than `replaces`, a digest; setting what is set already is no conflict.
+        """
+
+    async def require_model(self, model: StoredModel) -> None:
+        """Raise `ModelTooNarrowError` when `set_model` would; changes nothing."""

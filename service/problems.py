@@ -93,6 +93,12 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authz_errors.TenantNotFoundError: TENANT_NOT_FOUND,
     authz_errors.RevisionNotFoundError: Problem("revision-not-found", HTTPStatus.NOT_FOUND, "Revision not found"),
     authz_errors.ModelError: Problem("invalid-model", HTTPStatus.UNPROCESSABLE_ENTITY, "Model refused"),
+    authz_errors.ModelTooNarrowError: Problem(
+        "model-too-narrow", HTTPStatus.CONFLICT, "Stored rows have no place in the model"
+    ),
+    authz_errors.ModelConflictError: Problem(
+        "model-conflict", HTTPStatus.PRECONDITION_FAILED, "The model is another by now"
+    ),
     authz_errors.ConditionError: Problem("invalid-condition", HTTPStatus.UNPROCESSABLE_ENTITY, "Condition refused"),
     authz_errors.ConflictError: Problem("ownership-conflict", HTTPStatus.CONFLICT, "Row belongs to another owner"),
     authz_errors.RevisionConflictError: Problem(

@@ -127,6 +127,7 @@ async def plan_directory(
                     "tenants (`kasbah policy export`)",
                     ExitCode.REFUSED,
                 )
+            await client.post("/v1/model/plan", {"text": directory.model_text})
             planned.model = {"text": directory.model_text, "replaces": current["digest"]}
             new_model = b',"model":' + json.dumps(directory.model_text).encode()
         if directory.base.present:

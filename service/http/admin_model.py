@@ -9,7 +9,6 @@ from aiohttp import web
 from authz.ports import StoredModel
 from authz.served_model import ServedModel
 from service.http.admin import ADMINISTRATION, heavy, json_answer, meta_of, written
-from service.http.admin_errors import PlanMismatchError
 from service.http.policy_wire import read_struct
 from service.request_body import read_json_body
 from tenancy.ids import BASE_TENANT_ID
@@ -24,7 +23,14 @@ class NewModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     git_commit: str | None = None
 
 
+class PlannedModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Text of a `model.conf` that might be set."""
+
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=65536)]
+
+
 _decoder = msgspec.json.Decoder(NewModel)
+_plan_decoder = msgspec.json.Decoder(PlannedModel)
 
 
 def decide_alike(one: ServedModel, other: ServedModel) -> bool:
@@ -39,6 +45,16 @@ async def read_model(request: web.Request) -> web.Response:
     return json_answer({"text": model.text, "digest": model.digest})
 
 
+async def plan_model(request: web.Request) -> web.Response:
+    """POST a model; answers whether setting it would change anything, and refuses what setting it would refuse."""
+    admin = request.app[ADMINISTRATION]
+    model = StoredModel.of(read_struct(await read_json_body(request), _plan_decoder).text)
+    await heavy(request, lambda: admin.models.get(model))
+    await admin.writer.require_model(model)
+    current = await admin.writer.get_model()
+    return json_answer({"digest": model.digest, "replaces": current.digest, "pending": model != current})
+
+
 async def replace_model(request: web.Request) -> web.Response:
     """PUT another model; raises every tenant's revisions. One that is not fit to be served is refused."""
     admin = request.app[ADMINISTRATION]
@@ -46,9 +62,7 @@ async def replace_model(request: web.Request) -> web.Response:
     model = StoredModel.of(wanted.text)
     meta = meta_of(request, wanted.reason, wanted.git_commit)
     await heavy(request, lambda: admin.models.get(model))
-    if wanted.replaces is not None and wanted.replaces != (await admin.writer.get_model()).digest:
-        raise PlanMismatchError("the model is no longer the one that this replaces")
-    await admin.writer.set_model(model, meta=meta)
+    await admin.writer.set_model(model, meta=meta, replaces=wanted.replaces)
     base = await admin.tenants.find(BASE_TENANT_ID)
     if base is not None:
         await written(request, base.head)

@@ -30,5 +30,6 @@ ADMIN_ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/keys", admin_keys.create, Needs("key:write", tenant=False, platform=True)),
     Route("DELETE", "/v1/keys/{key_id}", admin_keys.revoke, Needs("key:write", tenant=False, platform=True)),
     Route("GET", "/v1/model", admin_model.read_model, Needs("policy:read", tenant=False)),
+    Route("POST", "/v1/model/plan", admin_model.plan_model, Needs("policy:read", tenant=False, platform=True)),
     Route("PUT", "/v1/model", admin_model.replace_model, Needs("policy:write", tenant=False, platform=True)),
 )

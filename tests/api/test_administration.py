@@ -513,7 +513,7 @@ async def test_the_model_is_replaced_only_by_one_that_can_be_served(admin: Servi
     text = model["text"].replace(" && !some(where (p.eft == deny))", "")
     assert text != model["text"]
     wrong = await admin.ask("PUT", "/v1/model", {"text": text, "replaces": "0" * 64})
-    assert (wrong.status, wrong.problem) == (409, "plan-mismatch")
+    assert (wrong.status, wrong.problem) == (412, "model-conflict")
     plan = await admin.post(
         "/v1/tenants/acme/policy/plan", {"rows": [rule("user:x", "doc:1") | at(1)], "model": text}, key=key
     )
@@ -522,6 +522,26 @@ async def test_the_model_is_replaced_only_by_one_that_can_be_served(admin: Servi
     async with asyncio.timeout(3):
         while not await admin.allowed(key, "user:x", "read", "doc:1"):  # noqa: ASYNC110 - an answer, no event
             await asyncio.sleep(0.05)
+
+
+async def test_a_model_without_a_place_for_stored_rows_is_refused(admin: Service) -> None:
+    """Planned or set, by a platform key alone: 409, with a count and a tenant; nothing changes."""
+    key = await admin.tenant("acme")
+    await applied(admin, "acme", [rule("user:x", "doc:1", effect="deny") | at(1)], key)
+    model = (await admin.get("/v1/model")).json
+    text = model["text"].replace(", eft, cond", ", cond")
+    for answer in (
+        await admin.post("/v1/model/plan", {"text": text}),
+        await admin.ask("PUT", "/v1/model", {"text": text, "replaces": model["digest"]}),
+    ):
+        assert (answer.status, answer.problem) == (409, "model-too-narrow")
+        assert "deny rules are stored: 1 (in `acme`)" in answer.json["detail"]
+    assert (await admin.get("/v1/model")).json == model
+    same = await admin.post("/v1/model/plan", {"text": model["text"]})
+    assert same.json == {"digest": model["digest"], "replaces": model["digest"], "pending": False}
+    assert (await admin.post("/v1/model/plan", {"text": model["text"] + "\n"})).json["pending"] is True
+    assert (await admin.post("/v1/model/plan", {"text": "[x]"})).problem == "invalid-model"
+    assert (await admin.post("/v1/model/plan", {"text": text}, key=key)).status == 403
 
 
 async def test_large_bodies_are_bounded(admin: Service) -> None:

@@ -184,6 +184,21 @@ async def test_base_and_tenants_change_together(run: Run, policies: Path) -> Non
     assert (await run("policy", "explain", "user:bob", "read", "doc:7")).output.startswith("allow\n")
 
 
+async def test_a_model_that_stored_rows_do_not_fit_is_refused_by_the_plan(run: Run, policies: Path) -> None:
+    """The plan says which rows of which tenants are in the way, and exits as refused."""
+    await run("tenant", "create", "acme")
+    with (policies / "acme/policy.csv").open("a") as file:
+        file.write("p, user:eve, acme, doc:*, *, deny\n")
+    assert (await run("policy", "apply", str(policies), "--yes")).exit_code == 0
+    model = (policies / "model.conf").read_text()
+    (policies / "model.conf").write_text(model.replace("sub, dom, obj, act, eft, cond", "sub, dom, obj, act"))
+    for name in ("_base", "acme"):
+        (policies / name / "policy.csv").write_text("")
+    planned = await run("policy", "plan", str(policies))
+    assert planned.exit_code == 5, planned.output
+    assert "the model has no column `eft`, but deny rules are stored" in planned.output
+
+
 async def test_a_named_tenant_is_all_that_changes(run: Run, policies: Path, admin: Service) -> None:
     """`--tenant` leaves the base, the model and other tenants alone."""
     await run("tenant", "create", "acme")

@@ -196,6 +196,8 @@ async def test_columns_follow_the_model_and_priorities_their_order(store, acme, 
     model = model.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, dom, obj, act, eft").replace(
         "e = some(where (p.eft == allow)) && !some(where (p.eft == deny))", "e = priority(p.eft) || deny"
     )
+    with store.owner() as owner:
+        owner.execute("DELETE FROM rules")  # the other tenant's has no priority
     await writer.set_model(StoredModel(model, "1" * 64), meta=META)
     rows = [
         Rule("user:alice", "record:*", "read", Effect.ALLOW, priority=20),
@@ -214,6 +216,8 @@ async def test_a_model_with_too_many_columns_is_withheld(store, acme, writer):
     model = (await writer.get_model()).text.replace(
         "p = sub, dom, obj, act, eft, cond", "p = priority, sub, dom, obj, act, eft, cond"
     )
+    with store.owner() as owner:
+        owner.execute("DELETE FROM rules")  # the other tenant's has no priority
     await writer.set_model(StoredModel(model, "1" * 64), meta=META)
     await writer.change_rows(
         acme.tenant_id, add=[Rule("user:a", "record:1", "read", priority=1)], remove=[], owner=Owner.API, meta=META
