@@ -1,4 +1,4 @@
-"""`kasbah policy plan|apply|export|history|rollback|explain`: policies of a running server, over HTTP alone."""
+"""`kasbah policy plan|apply|export|rollback|explain`: policies of a running server, over HTTP alone."""
 
 import json
 import time
@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from service.cli.asking import asked, confirm, shown_time, tenant_option, tenant_or_only
-from service.cli.output import ExitCode, emit, fail, output_option, printable, table
+from service.cli.asking import asked, confirm, tenant_option, tenant_or_only
+from service.cli.output import ExitCode, emit, fail, output_option, printable
 from service.cli.plan_text import print_plan
 from service.cli.policy_export import write_export
 from service.cli.policy_plan import Planned, apply_planned, plan_directory, read_checked, read_plan, write_plan
@@ -108,40 +108,6 @@ def apply(source: Path, tenants: tuple[str, ...], yes: bool, reason: str | None,
         click.echo(f"in {seconds:.1f} s")
 
     emit(output, {"applied": done}, render)
-
-
-@click.command("history")
-@tenant_option
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most this many.")
-@output_option
-def history(tenant: str | None, limit: int, output: str) -> None:
-    """List the changes of a tenant, the newest first: who, when, why, from which commit, how many rows."""
-
-    async def work(client: Client) -> tuple[str, list[Any]]:
-        slug = await tenant_or_only(client, tenant)
-        path = path_of("tenants", slug, "policy", "history")
-        found: list[Any] = []
-        async for change in client.pages(path, "changes", limit=min(limit, 1000)):
-            found.append(change)
-            if len(found) == limit:
-                break
-        return slug, found
-
-    slug, changes = asked(work)
-    rows = [
-        (
-            change["revision"],
-            shown_time(change["at"]),
-            change["kind"] + (f" to {change['rolled_back_to']}" if change["rolled_back_to"] is not None else ""),
-            change["actor"],
-            f"+{change['added']} -{change['removed']}",
-            (change["git_commit"] or "")[:12],
-            change["reason"],
-        )
-        for change in changes
-    ]
-    columns = ["revision", "at", "kind", "actor", "rows", "commit", "reason"]
-    emit(output, {"tenant": slug, "changes": changes}, lambda: table(columns, rows, empty="no changes"))
 
 
 @click.command("rollback")

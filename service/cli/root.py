@@ -24,7 +24,7 @@ POLICY_COMMANDS = {
     "plan": Lazy("service.cli.policy_server:plan", "Show which rules and which answers a directory would change."),
     "apply": Lazy("service.cli.policy_server:apply", "Make the server's file-owned rules those of a directory."),
     "explain": Lazy("service.cli.policy_server:explain", "Say why a subject may or may not do something."),
-    "history": Lazy("service.cli.policy_server:history", "List the changes of a tenant: who, when, why, how many."),
+    "history": Lazy("service.cli.policy_history:history", "List the changes of a tenant, or the rows of one."),
     "rollback": Lazy("service.cli.policy_server:rollback", "Restore an earlier revision as a new one."),
     "export": Lazy("service.cli.policy_server:export", "Write a tenant's policy from the server as files."),
     "eval": Lazy("service.cli.policy_eval:evaluate", "Answer positional Casbin requests from files, without a server."),

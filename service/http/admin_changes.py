@@ -20,7 +20,7 @@ from service.app import add_headers
 from service.callers import bearer_token
 from service.edge_errors import InvalidRequestError, NotAuthenticatedError, OverloadedError
 from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
-from service.http.admin_policy import shown_change
+from service.http.admin_history import shown_change
 from service.keys import CALLERS, DRAINING, REQUEST_ID, TENANT
 from tenancy.ids import TenantId
 

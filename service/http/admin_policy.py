@@ -1,9 +1,9 @@
-"""`/v1/tenants/{tenant}/policy/…` and `/v1/model`: plan, apply, roll back, history, export."""
+"""`/v1/tenants/{tenant}/policy/…`: plan, apply, roll back, export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -18,19 +18,16 @@ from authz.rollback_policy import rollback_policy
 from authz.row_checks import check_hierarchy, check_rows
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from authz.served_model import ServedModel
-from authz.write_ports import Change, ChangeResult, CurrentRows
+from authz.write_ports import ChangeResult, CurrentRows
 from service.edge_errors import InvalidRequestError
 from service.http.admin import (
     ADMINISTRATION,
     MAX_PAGE,
     Administration,
-    Cursor,
     expected_revision,
     heavy,
     is_base,
-    json_answer,
     meta_of,
-    page_limit,
     raw_answer,
     written,
 )
@@ -241,36 +238,6 @@ async def rollback(request: web.Request) -> web.Response:
         )
     await written(request, result.head)
     return change_answer(result)
-
-
-async def history(request: web.Request) -> web.Response:
-    """GET changes, the newest first."""
-    limit = page_limit(request)
-    cursor = Cursor("history", request[TENANT])
-    before = cursor.read_number(request) or 0
-    changes = await request.app[ADMINISTRATION].writer.list_changes(
-        request[TENANT], after_revision=before, limit=limit + 1, newest_first=True
-    )
-    after = str(changes[limit - 1].revision) if len(changes) > limit else None
-    said = {"changes": [shown_change(change) for change in changes[:limit]], "next_cursor": cursor.show(after)}
-    return json_answer(said)
-
-
-def shown_change(change: Change) -> dict[str, Any]:
-    """Return the JSON-ready form of a change."""
-    return {
-        "revision": change.revision,
-        "rules_revision": change.rules_revision,
-        "kind": change.kind.value,
-        "actor": change.meta.actor,
-        "reason": change.meta.reason,
-        "git_commit": change.meta.git_commit,
-        "request_id": change.meta.request_id,
-        "at": change.at,
-        "added": change.added,
-        "removed": change.removed,
-        "rolled_back_to": change.rolled_back_to,
-    }
 
 
 async def export(request: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
 """The administration's lines of the route table."""
 
-from service.http import admin_changes, admin_keys, admin_model, admin_policy, admin_rows, admin_tenants
+from service.http import admin_changes, admin_history, admin_keys, admin_model, admin_policy, admin_rows, admin_tenants
 from service.http.admin import LARGE_BODY
 from service.routes import Needs, Route
 
@@ -19,9 +19,10 @@ ADMIN_ROUTES: tuple[Route, ...] = (
     Route("POST", f"{_T}/policy/plan", admin_policy.plan_policy, Needs("policy:read", base=True), LARGE_BODY),
     Route("POST", f"{_T}/policy/apply", admin_policy.apply, Needs("policy:write", base=True), LARGE_BODY),
     Route("POST", f"{_T}/policy/rollback", admin_policy.rollback, Needs("policy:write", base=True)),
-    Route("GET", f"{_T}/policy/history", admin_policy.history, Needs("policy:read", base=True)),
+    Route("GET", f"{_T}/policy/history", admin_history.history, Needs("policy:read", base=True)),
     Route("GET", f"{_T}/policy/export", admin_policy.export, Needs("policy:read", base=True)),
     Route("GET", f"{_T}/changes", admin_changes.changes, Needs("policy:read", base=True)),
+    Route("GET", f"{_T}/changes/{{revision}}/items", admin_history.change_items, Needs("policy:read", base=True)),
     Route("GET", f"{_T}/keys", admin_keys.list_keys, Needs("key:read")),
     Route("POST", f"{_T}/keys", admin_keys.create, Needs("key:write")),
     Route("DELETE", f"{_T}/keys/{{key_id}}", admin_keys.revoke, Needs("key:write")),

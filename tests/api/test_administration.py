@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -237,6 +238,46 @@ async def test_plan_apply_history_and_rollback(admin: Service) -> None:
     assert changes[0]["actor"] == f"key:{key[7:15]}"
 
 
+async def test_a_change_shows_its_rows(admin: Service) -> None:
+    """Added and removed rows, page by page and exactly as many as the history counts; a moved row is neither."""
+    key = await admin.tenant("acme")
+    other = await admin.tenant("beta")
+    rows = [rule("role:editor", f"doc:{number}") | at(number + 1) for number in range(5)]
+    first = await applied(admin, "acme", rows, key)
+    grant = link("user:alice", "role:editor", expires_at="2999-01-01T00:00:00Z")
+    second = await applied(admin, "acme", [rows[1] | at(9), *rows[2:], grant | at(7)], key)
+    third = await applied(admin, "acme", [rows[1], *rows[2:], grant | {"expires_at": None} | at(7)], key)
+
+    async def items(revision: object, tenant: str = "acme", **more: Any) -> Any:
+        return await admin.get(f"/v1/tenants/{tenant}/changes/{revision}/items", **{"key": key} | more)
+
+    whole = (await items(first["revision"])).json
+    assert [item["change"] for item in whole["items"]] == ["added"] * 5
+    assert {item["row"]["resource"] for item in whole["items"]} == {f"doc:{number}" for number in range(5)}
+    assert whole["next_cursor"] is None
+    assert whole["items"][0]["row"]["source"]["file"] == "policy.csv"
+    said = [(item["change"], item["row"]["type"]) for item in (await items(second["revision"])).json["items"]]
+    assert said == [("removed", "rule"), ("added", "link")]
+    changed = (await items(third["revision"])).json["items"]
+    assert [(item["change"], item["row"].get("expires_at")) for item in changed] == [
+        ("removed", "2999-01-01T00:00:00Z"),
+        ("added", None),
+    ]
+    paged, cursor = [], ""
+    while cursor is not None:
+        page = (await admin.get(f"/v1/tenants/acme/changes/{first['revision']}/items?limit=2{cursor}", key=key)).json
+        paged += page["items"]
+        cursor = page["next_cursor"] and f"&cursor={page['next_cursor']}"
+    assert paged == whole["items"]
+    assert (await items(1)).json["items"] == [], "a tenant is created without rows"
+    for revision in (0, 999, "x", "-1", "9" * 30, "٣"):
+        assert (await items(revision)).problem == "revision-not-found", revision
+    assert (await items(first["revision"], key=other)).status == 403
+    page = (await admin.get(f"/v1/tenants/acme/changes/{first['revision']}/items?limit=2", key=key)).json
+    elsewhere = f"/v1/tenants/acme/changes/{second['revision']}/items?cursor={page['next_cursor']}"
+    assert (await admin.get(elsewhere, key=key)).problem == "invalid-request", "a cursor of another change"
+
+
 async def test_what_files_own_the_api_does_not_change(admin: Service) -> None:
     """The refusal names file and line; a conflict shows in the plan, and an apply of it is refused."""
     key = await admin.tenant("acme")
@@ -339,6 +380,7 @@ ROUTES = [
     ("GET", "/v1/tenants/{t}/policy/history", None, "policy:read"),
     ("GET", "/v1/tenants/{t}/policy/export", None, "policy:read"),
     ("GET", "/v1/tenants/{t}/changes", None, "policy:read"),
+    ("GET", "/v1/tenants/{t}/changes/1/items", None, "policy:read"),
     ("GET", "/v1/tenants/{t}/keys", None, "key:read"),
     ("POST", "/v1/tenants/{t}/keys", {"name": "k"}, "key:write"),
 ]

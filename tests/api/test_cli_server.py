@@ -134,6 +134,12 @@ async def test_plan_apply_explain_history_rollback_export(run: Run, policies: Pa
     assert "user:alice loses write" in removed.output
     assert (await run("policy", "apply", str(policies), "--yes")).exit_code == 0
     assert (await run("policy", "explain", "user:alice", "write", "doc:1")).output.startswith("deny\n")
+    shown = await run("policy", "history", "--revision", str(first["revision"] + 1))
+    assert shown.output == "- g, user:alice, role:editor, acme    policy.csv:4\n"
+    rows = json.loads((await run("policy", "history", "--revision", str(first["revision"]), "--output", "json")).stdout)
+    assert [item["change"] for item in rows["items"]] == ["added"] * 5
+    assert "no rows" in (await run("policy", "history", "--revision", "1")).output
+    assert (await run("policy", "history", "--revision", "999")).exit_code == 5
     back = await run("policy", "rollback", "--to", str(first["revision"]), "--tenant", "acme", "--yes")
     assert back.exit_code == 0, back.output
     assert (await run("policy", "explain", "user:alice", "write", "doc:1")).output.startswith("allow\n")
