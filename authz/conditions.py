@@ -2,17 +2,19 @@
 
 Source of the language: Common Expression Language specification, cel-spec. A condition speaks AuthZEN's own shape
 (`subject.id`, `resource.properties.status`, `context.ip`) plus `now`. Bounds: the text's length, the macros in it
-(no macro inside a macro), literal patterns only, the iteration budget of the CEL runtime, and the length of strings.
+(no macro inside a macro), literal patterns only, the iteration budget of the CEL runtime, the length of strings, and
+the work that the text can make of the values at hand (`condition_cost`): one allowance for all that a decision asks.
 """
 
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NewType
+from typing import Any
 
 from cel_expr_python import cel
 
+from authz.condition_cost import MACROS, MAX_WEIGHT, MAX_WORK, TOKEN, Allowance, Cost, Weight, cost_of
 from authz.errors import ConditionError
 from authz.request import Action, Entity, Properties
 
@@ -20,8 +22,6 @@ MAX_CONDITION_LENGTH = 2048
 MAX_MACROS = 4
 MAX_STRING_LENGTH = 8192
 MAX_DEPTH = 32
-
-Activation = NewType("Activation", dict[str, Any])
 
 _PROPERTIES = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
 _ENVIRONMENT = cel.NewEnv(
@@ -38,26 +38,29 @@ _ENVIRONMENT = cel.NewEnv(
         "now": cel.Type.TIMESTAMP,
     }
 )
-_MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
-_TOKEN = re.compile(
-    r"""(?P<comment>//[^\n]*)
-      | (?P<string>[bBrR]{0,2}(?:\"\"\".*?\"\"\"|'''.*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
-      | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<number>[0-9][0-9A-Za-z_.]*)
-      | (?P<space>\s+)
-      | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
+
+
+class Activation:
+    """What the conditions of one decision see, and the work that they may still make of it."""
+
+    __slots__ = ("allowance", "variables", "weight")
+
+    def __init__(self, variables: dict[str, Any], weight: Weight, whole: Allowance | None) -> None:
+        self.variables = variables
+        self.weight = weight
+        self.allowance = Allowance(MAX_WORK, whole)
 
 
 class Condition:
     """A compiled condition. Equal texts share one object."""
 
-    __slots__ = ("_expression", "text", "uses_resource")
+    __slots__ = ("_cost", "_expression", "text", "uses_resource")
 
-    def __init__(self, text: str, expression: cel.Expression) -> None:
+    def __init__(self, text: str, expression: cel.Expression, tokens: list[re.Match[str]]) -> None:
         self.text = text
-        self.uses_resource = "resource.properties" in re.sub(r"\s+", "", text)
+        # SECURITY: by tokens, since blanks and comments may stand anywhere between them.
+        self.uses_resource = "resource.properties" in "".join(token.group() for token in tokens)
+        self._cost: Cost = cost_of(tokens)
         self._expression = expression
 
     def evaluate(self, activation: Activation) -> bool:
@@ -67,8 +70,10 @@ class Condition:
             ConditionError: a missing property, a type that does not fit, a bound passed, or a result that is no
                 boolean. The caller makes an allow rule not match and a deny rule match.
         """
+        if not activation.allowance.takes(self._cost.of(activation.weight)):
+            raise ConditionError("too much work for values of this size")
         try:
-            value = self._expression.eval(data=activation)
+            value = self._expression.eval(data=activation.variables)
             result = value.value()
         except (RuntimeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConditionError(_first_line(error)) from error
@@ -77,14 +82,33 @@ class Condition:
         raise ConditionError(_first_line(result) if value.type() == cel.Type.ERROR else "the result is not a boolean")
 
 
-def activation_of(subject: Entity, action: Action, resource: Entity, context: Properties, now: datetime) -> Activation:
+def activation_of(
+    subject: Entity,
+    action: Action,
+    resource: Entity,
+    context: Properties,
+    now: datetime,
+    *,
+    whole: Allowance | None = None,
+) -> Activation:
     """Return the variables of a condition. `now` is aware; the properties are those already merged.
 
+    Args:
+        subject: Who.
+        action: Does what.
+        resource: On what.
+        context: In which circumstances.
+        now: Time of the decision.
+        whole: The work left to the batch that the question is part of.
+
     Raises:
-        ConditionError: a string longer than 8,192 characters or values nested deeper than 32.
+        ConditionError: a string longer than 8,192 characters, values nested deeper than 32, or too many of them.
     """
+    weight = Weight()
     for properties in (subject.properties, action.properties, resource.properties, context):
-        _check_bounds(properties, 0)
+        _weigh(properties, 0, weight)
+    for name in (subject.type, subject.id, action.name, resource.type, resource.id):
+        weight.add_text(name)
     return Activation(
         {
             "subject.type": subject.type,
@@ -97,7 +121,9 @@ def activation_of(subject: Entity, action: Action, resource: Entity, context: Pr
             "resource.properties": resource.properties,
             "context": context,
             "now": now,
-        }
+        },
+        weight,
+        whole,
     )
 
 
@@ -112,7 +138,8 @@ def compile_condition(text: str) -> Condition:
         raise ConditionError(f"longer than {MAX_CONDITION_LENGTH} characters")
     if not text.strip():
         raise ConditionError("empty")
-    _check_macros(text)
+    tokens = [match for match in TOKEN.finditer(text) if match.lastgroup not in {"space", "comment"}]
+    _check_macros(tokens)
     try:
         expression = _ENVIRONMENT.compile(text)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -120,19 +147,18 @@ def compile_condition(text: str) -> Condition:
     kind = expression.return_type()
     if kind not in (cel.Type.BOOL, cel.Type.DYN):
         raise ConditionError(f"gives {kind.name().lower()}, not a boolean")
-    return Condition(text, expression)
+    return Condition(text, expression, tokens)
 
 
-def _check_macros(text: str) -> None:
+def _check_macros(tokens: list[re.Match[str]]) -> None:
     """SECURITY: nested macros multiply the iterations, and a pattern made at run time is compiled at every one."""
-    tokens = [m for m in _TOKEN.finditer(text) if m.lastgroup not in {"space", "comment"}]
     open_macros: list[bool] = []
     macros = 0
     for position, token in enumerate(tokens):
         following = tokens[position + 1].group() if position + 1 < len(tokens) else ""
         if token.group() == "(":
             name = tokens[position - 1].group() if position else ""
-            is_macro = name in _MACROS and position > 1 and tokens[position - 2].group() == "."
+            is_macro = name in MACROS and position > 1 and tokens[position - 2].group() == "."
             if is_macro:
                 macros += 1
                 if any(open_macros):
@@ -162,21 +188,29 @@ def _check_literal_pattern(arguments: list[re.Match[str]], column: int) -> None:
         raise ConditionError(f"column {column}: {_first_line(probe.value())}")
 
 
-def _check_bounds(value: Any, depth: int) -> None:
+def _weigh(value: Any, depth: int, weight: Weight) -> None:
+    """Add a value to `weight`; refuse strings that are too long, values nested too deeply, and too many."""
+    if weight.total > MAX_WEIGHT:
+        raise ConditionError(f"more than {MAX_WEIGHT} values")
     if isinstance(value, str):
         if len(value) > MAX_STRING_LENGTH:
             raise ConditionError(f"a string is longer than {MAX_STRING_LENGTH} characters")
+        weight.add_text(value)
     elif isinstance(value, Mapping):
         if depth >= MAX_DEPTH:
             raise ConditionError(f"values are nested deeper than {MAX_DEPTH}")
+        weight.add_container(value)
         for key, item in value.items():
-            _check_bounds(key, depth + 1)
-            _check_bounds(item, depth + 1)
+            _weigh(key, depth + 1, weight)
+            _weigh(item, depth + 1, weight)
     elif isinstance(value, list):
         if depth >= MAX_DEPTH:
             raise ConditionError(f"values are nested deeper than {MAX_DEPTH}")
+        weight.add_container(value)
         for item in value:
-            _check_bounds(item, depth + 1)
+            _weigh(item, depth + 1, weight)
+    else:
+        weight.total += 1
 
 
 def _first_line(error: object) -> str:

@@ -3,12 +3,14 @@
 `evaluate_in` is pure and synchronous: it answers from what a node holds, or says what must be loaded first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+from types import coroutine
 from typing import Protocol
 
+from authz.condition_cost import MAX_WORK_OF_MANY, Allowance
 from authz.conditions import Activation, Condition, activation_of
 from authz.decision import Decision, DeterminingRule, Reason
 from authz.errors import ConditionError, ModelError, StaleError
@@ -22,6 +24,10 @@ from tenancy.ids import TenantId, TenantStatus
 
 MAX_ROUNDS = 5
 """How often a batch may find that yet more must be loaded before it gives up (503)."""
+
+
+SLICE = timedelta(milliseconds=10)
+"""How long a batch keeps the event loop before it lets other requests pass."""
 
 
 class StateView(Protocol):
@@ -93,7 +99,12 @@ class Outcomes:
 
 
 def evaluate_in(
-    state: StateView, request: EvaluationRequest, *, now: datetime, trace: bool = False
+    state: StateView,
+    request: EvaluationRequest,
+    *,
+    now: datetime,
+    trace: bool = False,
+    whole: Allowance | None = None,
 ) -> Decision | Missing:
     """Answer from what `state` holds.
 
@@ -102,6 +113,7 @@ def evaluate_in(
         request: The question; its names are already checked.
         now: The time of the decision, aware.
         trace: Whether to name the determining rules (always named when a condition took part).
+        whole: The work that the conditions of a batch may still do.
     """
     head = state.head
     if head.status is not TenantStatus.ACTIVE:
@@ -121,7 +133,7 @@ def evaluate_in(
         if found is None:
             return Missing(resources=(resource,))
         stored = found
-    outcomes = outcomes_of(snapshot, facts, stored, request, now)
+    outcomes = outcomes_of(snapshot, facts, stored, request, now, whole=whole)
     return _decide(snapshot, facts, outcomes, head.revision, now)
 
 
@@ -168,11 +180,15 @@ async def evaluate_many(
     resources: dict[Ref, None] = {}
     for _ in range(MAX_ROUNDS):
         state = await node.load(tenant_id, tuple(subjects), tuple(resources), min_revision)
-        now = node.now()
+        now = begun = node.now()
+        whole = Allowance(MAX_WORK_OF_MANY)
         decisions: list[Decision] = []
         missing = False
         for request in requests:
-            answer = evaluate_in(state, request, now=now, trace=trace)
+            if node.now() - begun > SLICE:
+                await _let_others_pass()
+                begun = node.now()
+            answer = evaluate_in(state, request, now=now, trace=trace, whole=whole)
             if isinstance(answer, Missing):
                 missing = True
                 subjects.update(dict.fromkeys(answer.subjects))
@@ -186,8 +202,20 @@ async def evaluate_many(
     raise StaleError("what a decision needs kept changing while it was loaded")
 
 
+@coroutine
+def _let_others_pass() -> Generator[None, None, None]:
+    """Give the event loop one round, as `asyncio.sleep(0)` does; a batch's state is immutable."""
+    yield
+
+
 def outcomes_of(
-    snapshot: Snapshot, facts: Facts, stored: Properties, request: EvaluationRequest, now: datetime
+    snapshot: Snapshot,
+    facts: Facts,
+    stored: Properties,
+    request: EvaluationRequest,
+    now: datetime,
+    *,
+    whole: Allowance | None = None,
 ) -> Outcomes:
     """Evaluate every candidate row of a question.
 
@@ -197,12 +225,13 @@ def outcomes_of(
         stored: Stored properties of the resource; they win over those of the request, name by name.
         request: The question.
         now: The time of the decision.
+        whole: The work that the conditions of a batch may still do.
     """
     allows: list[Matched] = []
     denies: list[Matched] = []
     errors: list[tuple[int, str]] = []
     unmet: list[int] = []
-    conditions = _Conditions(snapshot, facts, stored, request, now)
+    conditions = _Conditions(snapshot, facts, stored, request, now, whole=whole)
     resource, action = request.resource.ref, request.action.name
     for position in snapshot.candidates(facts.names, resource, action):
         rule = snapshot.rules[position]
@@ -227,17 +256,25 @@ def outcomes_of(
 class _Conditions:
     """Evaluates conditions for one question; the activation is made once, and only if one is asked for."""
 
-    __slots__ = ("_activation", "_facts", "_known", "_now", "_request", "_snapshot", "_stored")
+    __slots__ = ("_activation", "_facts", "_known", "_now", "_request", "_snapshot", "_stored", "_whole")
 
     def __init__(
-        self, snapshot: Snapshot, facts: Facts, stored: Properties, request: EvaluationRequest, now: datetime
+        self,
+        snapshot: Snapshot,
+        facts: Facts,
+        stored: Properties,
+        request: EvaluationRequest,
+        now: datetime,
+        *,
+        whole: Allowance | None,
     ) -> None:
         self._snapshot = snapshot
         self._facts = facts
         self._stored = stored
         self._request = request
         self._now = now
-        self._activation: Activation | None = None
+        self._whole = whole
+        self._activation: Activation | ConditionError | None = None
         self._known: dict[str, bool | ConditionError] = {}
 
     def holds(self, text: str) -> bool:
@@ -257,16 +294,26 @@ class _Conditions:
         if isinstance(condition, ConditionError):
             raise condition
         if self._activation is None:
-            request = self._request
-            subject, resource = request.subject, request.resource
-            self._activation = activation_of(
-                replace(subject, properties={**subject.properties, **self._facts.properties}),
-                request.action,
-                replace(resource, properties={**resource.properties, **self._stored}),
-                request.context,
-                self._now,
-            )
+            # Values that no condition may see are looked at once, not once for each condition.
+            try:
+                self._activation = self._seen()
+            except ConditionError as error:
+                self._activation = error
+        if isinstance(self._activation, ConditionError):
+            raise self._activation
         return condition.evaluate(self._activation)
+
+    def _seen(self) -> Activation:
+        request = self._request
+        subject, resource = request.subject, request.resource
+        return activation_of(
+            replace(subject, properties={**subject.properties, **self._facts.properties}),
+            request.action,
+            replace(resource, properties={**resource.properties, **self._stored}),
+            request.context,
+            self._now,
+            whole=self._whole,
+        )
 
 
 def _decide(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, revision: int, now: datetime) -> Decision:

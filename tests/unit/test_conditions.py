@@ -1,5 +1,8 @@
 """Bounds and failures of CEL conditions."""
 
+from contextlib import suppress
+from time import thread_time
+
 import pytest
 
 from authz.conditions import activation_of, compile_condition
@@ -94,3 +97,90 @@ def test_deep_values_are_refused():
 def test_message_names_line_and_column():
     with pytest.raises(ConditionError, match="line 2, column 8"):
         compile_condition("true &&\nsubject.oops == 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "context.l.all(x, x in context.l)",
+        "context.l.all(x, (context.l + context.l).size() > 0)",
+        "context.l.map(x, context.l) == context.l.map(x, context.l)",
+        'context.l.all(x, !context.s.matches("(a{1,30}){1,30}b"))',
+        'context.l.all(x, !((string(x) + "b") in context.l))',
+        "[context.m].all(x, context.m == context.m)",
+        " + ".join(["context.l"] * 25) + " == context.l",
+        "context.l.filter(x, true).size() == 1",
+    ],
+)
+def test_a_condition_that_would_hold_up_others_is_in_error_at_once(text):
+    """Nothing can interrupt CEL, so what would take seconds must not begin."""
+    context = {"l": list(range(9_000)), "s": "a" * 8_000, "m": {str(n): n for n in range(9_000)}}
+    started = thread_time()
+    with pytest.raises(ConditionError, match="too much work"):
+        evaluate(text, context=context)
+    assert thread_time() - started < 1
+
+
+def test_no_condition_within_its_allowance_takes_long():
+    """The estimate is never far below the truth: growing values are let through until just before they are refused."""
+    texts = [
+        "context.l.all(x, x in context.l)",
+        "context.l.all(x, (context.l + context.l).size() > 0)",
+        "context.l.map(x, context.l) == context.l.map(x, context.l)",
+        'context.l.all(x, !context.s.matches("(a{1,30}){1,30}b"))',
+        "context.l.map(x, [x, x, x]).map(y, [y, y, y]) == [[[1]]]",
+        " + ".join(["context.l"] * 25) + " == context.l",
+        "context.m == context.m",
+    ]
+    for text in texts:
+        for size in (1, 3, 10, 30, 100, 300, 1_000, 3_000):
+            context = {"l": list(range(size)), "s": "a" * size, "m": {str(n): n for n in range(size)}}
+            started = thread_time()
+            with suppress(ConditionError):
+                evaluate(text, context=context)
+            assert thread_time() - started < 1, (text, size)
+
+
+def test_all_conditions_of_a_decision_share_one_allowance():
+    """Many conditions that are each just bearable are not bearable together."""
+    activation = activation_of(
+        Entity("user", "bob"), Action("read"), Entity("record", "1"), {"l": list(range(5_000))}, NOW
+    )
+    outcomes = []
+    for number in range(100):
+        try:
+            outcomes.append(compile_condition(f"!({-1 - number} in context.l)").evaluate(activation))
+        except ConditionError:
+            outcomes.append(None)
+    assert outcomes[:5] == [True] * 5
+    assert outcomes[50:] == [None] * 50
+
+
+def test_too_many_values_are_not_even_counted():
+    """Looking at half a million values, again for each question of a batch, would itself hold up others."""
+    with pytest.raises(ConditionError, match="more than"):
+        evaluate("context.ok", context={"ok": True, "l": [1] * 500_000})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""\\""" """ == "x" || context.l.all(x, context.l.all(y, x != y)) || """q""" == "q"',
+        "'''\\''' ''' == 'x' || context.l.all(x, context.l.all(y, x != y)) || '''q''' == 'q'",
+        'r"\\" == "x" || context.l.all(x, context.l.all(y, x != y)) || "q" == "q"',
+        '"""\\""" """ == "x" || subject.id.matches(context.p) || """q""" == "q"',
+    ],
+)
+def test_a_string_hides_no_macro_from_the_checks(text):
+    """Where a string ends is CEL's to say: in a long string a backslash escapes a quote, in a raw one it does not."""
+    with pytest.raises(ConditionError):
+        compile_condition(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["has(resource // x\n .properties.locked)", "has(resource.properties.locked)", "has(resource . properties.a)"],
+)
+def test_a_comment_does_not_hide_that_stored_attributes_are_needed(text):
+    """Unnoticed, the stored attributes would not be loaded, and `!has(…)` would hold."""
+    assert compile_condition(text).uses_resource

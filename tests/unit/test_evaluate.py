@@ -1,5 +1,6 @@
 """Decisions of the served engine: deny overrides, default deny, conditions, expiry, priority, determining rules."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,10 +8,11 @@ import pytest
 
 from authz.decision import Reason
 from authz.errors import ModelError
-from authz.evaluate import Missing, evaluate_in
+from authz.evaluate import Missing, evaluate_in, evaluate_many
+from authz.ports import SubjectRecord
 from authz.rules import Effect
 from authz.served_model import ColumnMatch, PolicyEffect
-from tenancy.ids import TenantStatus
+from tenancy.ids import BASE_TENANT_ID, TenantStatus
 from tests.support.policies import DEFAULT_MODEL, NOW, ask, policy, with_properties
 
 ROLES = """
@@ -243,3 +245,54 @@ def test_unserved_effect_is_refused():
     """Plain deny-override allows what no rule names, so no snapshot is built for it."""
     with pytest.raises(ModelError):
         policy("", model=replace(DEFAULT_MODEL, effect=PolicyEffect.DENY_OVERRIDE))
+
+
+class _SlowNode:
+    """A node whose clock moves on by a millisecond at each look."""
+
+    def __init__(self, held):
+        self.held = held
+        self.looks = 0
+
+    async def load(self, _tenant_id, subjects, resources, _min_revision=None):
+        for subject in subjects:
+            self.held.subjects[subject] = self.held.snapshot.facts(subject, SubjectRecord(), NOW)
+        for resource in resources:
+            self.held.resources[resource] = {}
+        return self.held
+
+    def now(self):
+        self.looks += 1
+        return NOW + timedelta(milliseconds=self.looks)
+
+
+async def test_a_long_batch_lets_other_requests_pass():
+    """A thousand questions with conditions take long; whoever waits meanwhile is not made to wait for all of them."""
+    node = _SlowNode(policy("p user:* record:1 read allow if context.n > 0"))
+    questions = [ask(f"user:{number}", "read", "record:1", n=1) for number in range(100)]
+    rounds = 0
+
+    async def others():
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    waiting = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    before = rounds
+    decisions = await evaluate_many(node, BASE_TENANT_ID, questions)
+    waiting.cancel()
+    assert [decision.allowed for decision in decisions] == [True] * 100
+    assert rounds - before >= 5
+
+
+async def test_the_conditions_of_a_batch_share_an_allowance():
+    """A small body may ask a thousand times about one large context; what is too much is an error, never an allow."""
+    node = _SlowNode(policy("p user:* record:1 read allow if !(-1 in context.l)"))
+    large = list(range(20_000))
+    questions = [ask(f"user:{number}", "read", "record:1", l=large) for number in range(100)]
+    decisions = await evaluate_many(node, BASE_TENANT_ID, questions)
+    assert decisions[0].allowed
+    assert decisions[-1].reason is Reason.CONDITION_ERROR
+    assert "too much work" in decisions[-1].errors[0]
