@@ -33,6 +33,7 @@ class Caller:
     tenant_id: TenantId | None
     slug: Slug | None
     scopes: frozenset[str]
+    expires_at: datetime | None = None
     may_check: bool = field(init=False, compare=False)
     may_assert: bool = field(init=False, compare=False)
     may_explain: bool = field(init=False, compare=False)
@@ -181,6 +182,7 @@ class Callers:
             tenant_id=None if platform else home,
             slug=None if platform else found.head.slug,
             scopes=found.scopes,
+            expires_at=found.expires_at,
         )
         await self._node.watch(home)
         self._remembered[key_hash] = _Remembered(caller, home, found.head.keys_revision, found.expires_at)

@@ -59,7 +59,9 @@ async def metrics(request: web.Request) -> web.Response:
     token = bearer_token(request.headers.getall("Authorization", []))
     expected = request.app[HTTP_SETTINGS].metrics_token
     # SECURITY: compared in constant time; the token works while PostgreSQL is down, when metrics are needed most.
-    if expected is None or not hmac.compare_digest(token.encode(), expected.get_secret_value().encode()):
+    if expected is None or not hmac.compare_digest(
+        token.encode("utf-8", "surrogateescape"), expected.get_secret_value().encode()
+    ):
         caller = await request.app[CALLERS].authenticate(token)
         if caller.tenant_id is not None or METRICS_SCOPE not in caller.scopes:
             raise MissingScopeError(f"this needs a platform key with the scope `{METRICS_SCOPE}`")

@@ -57,6 +57,12 @@ async def create(request: web.Request, body: bytes) -> web.Response:
     if beyond:
         raise KeyScopeError(f"your key lacks `{beyond[0]}`, so it cannot give it", "/scopes")
     ttl = _ttl(wanted.expires_at, now)
+    own_end = request[CALLER].expires_at
+    # SECURITY: nor one that outlives it, or a key of an hour would be one for ever.
+    if own_end is not None and (ttl is None or now + ttl > own_end):
+        raise KeyScopeError(
+            f"your key ends at {own_end.isoformat()}, so it cannot make one that ends later", "/expires_at"
+        )
     meta = meta_of(request, wanted.reason)
     key_id = make_uuid7(now, secrets.token_bytes(10))
     token, key, key_hash = new_api_key(
@@ -99,7 +105,10 @@ def _ttl(expires_at: datetime | None, now: datetime) -> timedelta | None:
         return None
     if expires_at <= now:
         raise InvalidRequestError("`expires_at` is in the past", "/expires_at")
-    return expires_at.astimezone(UTC) - now
+    try:
+        return expires_at.astimezone(UTC) - now
+    except OverflowError:
+        raise InvalidRequestError("`expires_at` is out of range", "/expires_at") from None
 
 
 def _id_of(cursor: str | None) -> str | None:

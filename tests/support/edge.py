@@ -1,5 +1,6 @@
 """The HTTP edge over small policies in memory: the real application and server, with fakes behind the ports."""
 
+import asyncio
 import contextlib
 import io
 import socket
@@ -207,6 +208,17 @@ class Edge:
         """Send a GET and return the answer."""
         sent = dict(headers or {}) | ({} if key is None else {"Authorization": f"Bearer {key}"})
         return await self._answer(self.client.get(path, headers=sent))
+
+    async def raw_get(self, path: str, authorization: str) -> bytes:
+        """Send a GET whose `Authorization` may hold any bytes (as surrogates), and return what comes back."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {authorization}\r\n\r\n"
+        writer.write(head.encode("utf-8", "surrogateescape"))
+        try:
+            async with asyncio.timeout(5):
+                return await reader.read()
+        finally:
+            writer.close()
 
     async def _answer(self, request: Any) -> "Answer":
         async with request as response:

@@ -1,0 +1,47 @@
+"""Nobody gets more than they hold: what a key may make of itself and of its tenant's policy."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.administration import Service
+
+KEYS = "/v1/tenants/acme/keys"
+
+
+async def test_a_key_makes_none_that_outlives_it(admin: Service) -> None:
+    """Otherwise a key of an hour is worth one for ever: it makes its own successor before it ends."""
+    await admin.tenant("acme")
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    made = await admin.post(KEYS, {"name": "short", "scopes": ["key:write"], "expires_at": soon.isoformat()})
+    short = made.json["token"]
+    for later in (None, "2999-01-01T00:00:00Z", (soon + timedelta(seconds=1)).isoformat()):
+        body = {"name": "successor", "scopes": ["key:write"]} | ({} if later is None else {"expires_at": later})
+        refused = await admin.post(KEYS, body, key=short)
+        assert (refused.status, refused.problem, refused.json["pointer"]) == (403, "scope-not-yours", "/expires_at")
+    same = await admin.post(KEYS, {"name": "sibling", "expires_at": soon.isoformat()}, key=short)
+    assert same.status == 201
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+async def test_an_end_of_a_key_beyond_the_calendar_is_refused(admin: Service, moment: str) -> None:
+    """A time that has no UTC form is the caller's fault, not the server's."""
+    await admin.tenant("acme")
+    assert (await admin.post(KEYS, {"name": "x", "expires_at": moment})).status == 400
+
+
+async def test_a_tenants_key_reaches_nothing_of_the_platform_whatever_its_scopes(admin: Service) -> None:
+    """Scopes of platform routes on a tenant's key open none of them."""
+    own = await admin.tenant("acme", "key:write", "tenant:read", "tenant:write", "policy:write", "metrics:read")
+    more = await admin.post(KEYS, {"name": "all", "scopes": ["tenant:write", "metrics:read", "key:write"]}, key=own)
+    for token in (own, more.json["token"]):
+        for method, path, body in (
+            ("POST", "/v1/tenants", {"slug": "mine"}),
+            ("GET", "/v1/tenants", None),
+            ("POST", "/v1/keys", {"name": "platform", "scopes": []}),
+            ("PUT", "/v1/model", {"text": "x"}),
+            ("GET", "/metrics", None),
+            ("POST", "/v1/tenants/_base/rules", {"add": []}),
+            ("POST", "/v1/tenants/_platform/keys", {"name": "x"}),
+        ):
+            assert (await admin.ask(method, path, body, key=token)).status == 403, (method, path)
