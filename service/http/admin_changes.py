@@ -7,9 +7,9 @@ only wake it.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,7 @@ from service.edge_errors import InvalidRequestError, NotAuthenticatedError, Over
 from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
 from service.http.admin_history import shown_change
 from service.keys import CALLERS, DRAINING, REQUEST_ID, TENANT
+from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
 
 HEARTBEAT_SECONDS = 15.0
@@ -29,8 +30,12 @@ CHECK_SECONDS = 1.0
 SEND_SECONDS = 30.0
 PAGE = 200
 MAX_STREAMS = 500
+MAX_TENANT_STREAMS = 50
+"""Of one process, so that no tenant takes the streams of the others."""
 
-STREAMS: web.AppKey[set[asyncio.Task[Any]]] = web.AppKey("STREAMS")
+STREAMS: web.AppKey[Counter[TenantId]] = web.AppKey("STREAMS")
+"""How many streams each tenant holds."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,22 +66,20 @@ def _start_revision(request: web.Request) -> int:
 
 async def _stream(request: web.Request) -> web.StreamResponse:
     revision = _start_revision(request)
-    streams = request.app[STREAMS]
-    if len(streams) >= MAX_STREAMS:
-        raise OverloadedError
     node = request.app[ADMINISTRATION].node
-    await node.watch(request[TENANT])
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-    add_headers(response, request[REQUEST_ID])
-    await response.prepare(request)
-    with (
-        _counted(streams),
-        _woken(node, request[TENANT]) as news,
-        suppress(ConnectionError, TimeoutError, StreamEndedError),
-    ):
-        async for text in _events(request, revision, news):
-            async with asyncio.timeout(SEND_SECONDS):  # a reader that does not read must not hold its connection
-                await response.write(text)
+    with _counted(request.app[STREAMS], request[TENANT]):
+        await node.watch(request[TENANT])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        add_headers(response, request[REQUEST_ID])
+        await response.prepare(request)
+        # From here on a failure can only end the stream: a problem would be a second answer inside the first.
+        with (
+            _woken(node, request[TENANT]) as news,
+            suppress(ConnectionError, TimeoutError, StreamEndedError, DatabaseUnavailableError),
+        ):
+            async for text in _events(request, revision, news):
+                async with asyncio.timeout(SEND_SECONDS):  # a reader that does not read must not hold its connection
+                    await response.write(text)
     return response
 
 
@@ -138,12 +141,14 @@ def _woken(node: Notices, tenant_id: TenantId) -> Iterator[asyncio.Event]:
 
 
 @contextmanager
-def _counted(streams: set[asyncio.Task[Any]]) -> Iterator[None]:
-    task = asyncio.current_task()
-    if task is None:  # pragma: no cover - handlers run in tasks
+def _counted(streams: Counter[TenantId], tenant_id: TenantId) -> Iterator[None]:
+    """Hold one place; raises `OverloadedError` when there is none left, of all or for this tenant."""
+    if streams.total() >= MAX_STREAMS or streams[tenant_id] >= MAX_TENANT_STREAMS:
         raise OverloadedError
-    streams.add(task)
+    streams[tenant_id] += 1
     try:
         yield
     finally:
-        streams.discard(task)
+        streams[tenant_id] -= 1
+        if not streams[tenant_id]:
+            del streams[tenant_id]

@@ -1,5 +1,6 @@
 """Opens what the administration needs, on the application's database sessions and node."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -29,6 +30,6 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     )
     app[API_KEYS] = ApiKeyStore(sessions)
     app[IDEMPOTENCY] = IdempotencyStore(sessions)
-    app[STREAMS] = set()
+    app[STREAMS] = Counter()
     yield
     work.close()
