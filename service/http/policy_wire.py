@@ -16,6 +16,13 @@ from service.edge_errors import InvalidRequestError
 from service.json_body import check_depth, colons, duplicate_of, invalid_shape
 
 MAX_LINE = 2**31 - 1
+MAX_VALUES = 4_000_000
+"""Commas of one body. 64 MiB of rows have fewer; 64 MiB of tiny values would be 32 million objects for a moment."""
+
+MAX_ROW_BYTES = 512 * 1024
+"""JSON of one row: eight times the attributes that can be stored, and read in one go."""
+
+_SLICE = 1 << 20
 _LINK_KIND = re.compile(r"g[0-9]*\Z")
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _Condition = Annotated[str, msgspec.Meta(min_length=1, max_length=65536)]
@@ -152,6 +159,7 @@ def read_struct(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
     Raises:
         InvalidRequestError: not JSON of that shape, with a pointer to what is wrong.
     """
+    _check_values(body)
     try:
         value = decoder.decode(body)
         members = _members_decoder.decode(body)
@@ -182,6 +190,8 @@ def read_rows(
     for place, raw in enumerate(raws):
         text = bytes(raw)
         here = f"{pointer}/{place}"
+        if len(text) > MAX_ROW_BYTES:
+            raise InvalidRequestError(f"a row takes more than {MAX_ROW_BYTES} bytes", here)
         try:
             wire = _row_decoder.decode(text)
             row = from_wire(wire, owner=owner, base=base)
@@ -199,6 +209,15 @@ def read_rows(
             raise InvalidRequestError(fault.detail, here + (fault.pointer or ""))
         rows.append(row)
     return rows
+
+
+def _check_values(body: bytes) -> None:
+    """SECURITY: decoding holds the interpreter, and every decision with it; so what is decoded at once is bounded."""
+    values = 0
+    for start in range(0, len(body), _SLICE):
+        values += body.count(b",", start, start + _SLICE)
+        if values > MAX_VALUES:
+            raise InvalidRequestError(f"the body has more than {MAX_VALUES} values")
 
 
 def _is_unrepeated(text: bytes, wire: RowWire) -> bool:
