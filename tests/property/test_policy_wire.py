@@ -81,3 +81,12 @@ def test_a_repeated_member_is_always_found(row: Row, data: st.DataObject) -> Non
     with pytest.raises(InvalidRequestError) as caught:
         read([msgspec.json.encode(sent_row(Rule("user:a", "doc:1", "read"))), twice])
     assert str(caught.value.pointer).startswith("/rows/1")
+
+
+@pytest.mark.parametrize("moment", ["2030-01-01T00:00:00-0800", "2030-01-01T00:00:00Z", "2030-01-01 00:00:00+0100"])
+def test_a_time_in_another_spelling_does_not_hide_a_repeated_member(moment):
+    """Repeats are found by counting colons, and a time may be written again with more of them."""
+    once = '"type":"link","member":"user:a","role":"role:b","kind":"g","expires_at":"' + moment + '"'
+    assert read([f"{{{once}}}".encode()])
+    with pytest.raises(InvalidRequestError, match="repeated"):
+        read([f'{{"kind":"g2",{once}}}'.encode()])
