@@ -85,7 +85,9 @@ class Heads(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class Remembered:
+    """A key as it was found; `Callers.holds` says whether it still does."""
+
     caller: Caller
     home: TenantId
     keys_revision: int
@@ -117,7 +119,7 @@ class Callers:
         self._node = node
         self._limits = limits or CallerLimits()
         self._monotonic = monotonic
-        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._remembered: OrderedDict[bytes, Remembered] = OrderedDict()
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lookups = asyncio.Semaphore(self._limits.lookups)
         self._waiting = 0
@@ -126,11 +128,15 @@ class Callers:
 
     def warm(self, token: str) -> Caller | None:
         """Return the caller of a remembered key that still holds; None says nothing about the key."""
-        found = self._remembered.get(hash_token(token))
-        if found is None or not self._holds(found):
+        found = self.remembered(token)
+        if found is None or not self.holds(found):
             return None
         self.hits += 1
         return found.caller
+
+    def remembered(self, token: str) -> Remembered | None:
+        """Return what is remembered of a key, whether it still holds or not: ask `holds` each time it is used."""
+        return self._remembered.get(hash_token(token))
 
     async def authenticate(self, token: str) -> Caller:
         """Return the caller of `token`.
@@ -144,7 +150,7 @@ class Callers:
             raise NotAuthenticatedError
         key_hash = hash_token(token)
         remembered = self._remembered.get(key_hash)
-        if remembered is not None and self._holds(remembered):
+        if remembered is not None and self.holds(remembered):
             self._remembered.move_to_end(key_hash)
             self.hits += 1
             return remembered.caller
@@ -185,13 +191,14 @@ class Callers:
             expires_at=found.expires_at,
         )
         await self._node.watch(home)
-        self._remembered[key_hash] = _Remembered(caller, home, found.head.keys_revision, found.expires_at)
+        self._remembered[key_hash] = Remembered(caller, home, found.head.keys_revision, found.expires_at)
         self._remembered.move_to_end(key_hash)
         if len(self._remembered) > self._limits.remembered:
             self._remembered.popitem(last=False)
         return caller
 
-    def _holds(self, found: _Remembered) -> bool:
+    def holds(self, found: Remembered) -> bool:
+        """Return whether the key is known to be good now."""
         head = self._node.heads.get(found.home)
         # INVARIANT: a key read at keys_revision n holds while the confirmed head is at most n. A head older than the
         # read only means that the node has not polled yet.

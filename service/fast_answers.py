@@ -20,7 +20,7 @@ from authz.hierarchy import NEVER
 from authz.request import NO_PROPERTIES, Ref
 from authz.snapshot import ALLOWED, DENIED, NO_MATCH, UNDECIDED, Facts, Quick
 from service.app import new_request_id
-from service.callers import Caller, Callers
+from service.callers import Caller, Callers, Remembered
 from service.cross_check import Sampler
 from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError
@@ -43,6 +43,8 @@ from tenancy.ids import TenantId, TenantStatus
 
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
+MAX_KEYS = 512
+"""Keys whose hash is not made anew for each request; forgotten every second."""
 
 _ALLOW = OUTCOMES.index(("allow", Reason.RULE.value))
 _DENY = OUTCOMES.index(("deny", Reason.RULE.value))
@@ -57,9 +59,6 @@ class WarmNode(Protocol):
 
     def now(self) -> datetime:
         """Return the node's time."""
-
-
-Admitted = tuple[Caller, StateView]
 
 
 class FastPath:
@@ -87,16 +86,14 @@ class FastPath:
         self._singles = metrics.request_cell(EVALUATION, 200)
         self._batches = metrics.request_cell(EVALUATIONS, 200)
         self._heads = PlainHeads(hosts=base_domain is None)
-        self._moment = 0.0
-        self._admitted: dict[bytes, Admitted] = {}
+        self._keys: dict[bytes, Remembered] = {}
 
-    def answer(self, message: RawRequestMessage, body: bytes, moment: float, whole: bytes = b"") -> bytes | None:
+    def answer(self, message: RawRequestMessage, body: bytes, whole: bytes = b"") -> bytes | None:
         """Return the whole HTTP response, or None when the request must take the ordinary way.
 
         Args:
             message: What the parser made of the request's head.
             body: The request's body.
-            moment: The loop's time, which stands still within one turn of the loop.
             whole: The bytes of the request, if all of them are known, from the first on.
         """
         started = perf_counter()
@@ -104,12 +101,12 @@ class FastPath:
         if plain is None:
             return None
         token, request_id, tenant, min_revision, _ = plain
-        admitted = self._admitted.get(token) if moment == self._moment else None
-        if admitted is None:
-            admitted = self._admit(token, moment)
-            if admitted is None:
-                return None
-        caller, state = admitted
+        caller = self._caller(token)
+        if caller is None or not caller.may_check or caller.tenant_id is None:
+            return None
+        state = self._node.warm(caller.tenant_id)
+        if state is None or state.head.status is not TenantStatus.ACTIVE:
+            return None
         if state.head.revision < min_revision or (tenant is not None and tenant != caller.slug):
             return None
         if request_id is None:
@@ -132,19 +129,25 @@ class FastPath:
         counted[0] += 1
         return self._response(request_id, state.head.revision, content)
 
-    def _admit(self, token: bytes, moment: float) -> Admitted | None:
-        """Return who calls and the state of its tenant; within one turn of the loop neither can change."""
-        caller = self._callers.warm(token.decode("latin-1"))
-        if caller is None or not caller.may_check or caller.tenant_id is None:
+    def _caller(self, token: bytes) -> Caller | None:
+        """Return who calls, if the key is remembered and still holds.
+
+        SECURITY: only the way from token to key is kept. Whether the key and its tenant's state hold is asked for every
+        request: no clock tells turns of the loop apart (uvloop's stands still for a millisecond), and a revocation
+        that was acknowledged within it must count.
+        """
+        found = self._keys.get(token)
+        if found is None:
+            found = self._callers.remembered(token.decode("latin-1"))
+            if found is None:
+                return None
+        if not self._callers.holds(found):
+            self._keys.pop(token, None)
             return None
-        state = self._node.warm(caller.tenant_id)
-        if state is None or state.head.status is not TenantStatus.ACTIVE:
-            return None
-        if moment != self._moment:
-            self._moment = moment
-            self._admitted.clear()
-        admitted = self._admitted[token] = (caller, state)
-        return admitted
+        if len(self._keys) < MAX_KEYS:
+            self._keys[token] = found
+        self._callers.hits += 1
+        return found.caller
 
     def _evaluation(
         self, body: bytes, caller: Caller, state: StateView, request_id: str, started: float
@@ -260,6 +263,7 @@ class FastPath:
         if second != self._second:
             self._second = second
             self._heads.forget()
+            self._keys.clear()
             self._date = formatdate(second, usegmt=True).encode()
         return _RESPONSE % (len(content), revision, request_id.encode(), self._date, content)
 

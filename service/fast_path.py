@@ -83,13 +83,12 @@ class FastHandler(DeadlineHandler):
         except HttpProcessingError as error:
             outcome = error
         else:
-            moment = self._loop.time()
-            answer = self._answer(outcome, moment, b"" if self.incomplete_since else data)
+            answer = self._answer(outcome, b"" if self.incomplete_since else data)
             if answer is not None:
                 parser.message_consumed()
                 self._request_count += 1
                 self.incomplete_since = 0.0
-                self._next_keepalive_close_time = moment + self._keepalive_timeout
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 self.transport.write(answer)  # type: ignore[union-attr]  # it has just given us data
                 return
         self._parser = _Replay(parser, outcome)  # type: ignore[assignment]
@@ -98,7 +97,7 @@ class FastHandler(DeadlineHandler):
         finally:
             self._parser = parser
 
-    def _answer(self, outcome: Any, moment: float, whole: bytes) -> bytes | None:
+    def _answer(self, outcome: Any, whole: bytes) -> bytes | None:
         messages, upgraded, tail = outcome
         if len(messages) != 1 or upgraded or tail:
             return None
@@ -116,4 +115,4 @@ class FastHandler(DeadlineHandler):
         chunks = payload._buffer  # noqa: SLF001  # see the module's docstring
         if len(chunks) != 1 or self._reading_paused:
             return None
-        return self.fast_path.answer(message, chunks[0], moment, whole)
+        return self.fast_path.answer(message, chunks[0], whole)

@@ -6,10 +6,12 @@ import itertools
 import json
 import re
 import socket
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
+from service.callers import hash_token
 from service.decision_log import DecisionLog
 from service.fast_answers import FastPath
 from service.fast_path import FastHandler
@@ -350,3 +352,34 @@ async def test_decisions_are_logged_on_the_fast_way(edge, tmp_path):
         assert line == lines[0]
     assert "hunter2" not in target.read_text()
     assert lines[0]["attributes"]["subject"]["role"]["from"] == "ignored"
+
+
+async def test_revocation_and_suspension_count_within_one_tick_of_the_clock(edge, monkeypatch):
+    """The clock of uvloop stands still for a millisecond; a write may be acknowledged in it."""
+    key, other = edge.key(edge.id), edge.key(edge.id)
+    both = Both(edge)
+    async with both.serving():
+        del both.ports[1:]
+        for token in (key, other):
+            await both.send(raw(plain(), key=token))
+        loop = asyncio.get_running_loop()
+        with monkeypatch.context() as patched:
+            stopped = loop.time()
+            patched.setattr(loop, "time", lambda: stopped)
+            for token in (key, other):
+                (answer,) = await both.send(raw(plain(), key=token))
+                assert b'"decision":true' in answer
+            assert both.paths[0].answered == 2
+            head = edge.node.heads[edge.id]
+            edge.node.heads[edge.id] = replace(head, keys_revision=head.keys_revision + 1)
+            del edge.keys.found[hash_token(key)]
+            for digest, found in edge.keys.found.items():
+                edge.keys.found[digest] = replace(found, head=edge.node.heads[edge.id])
+            (answer,) = await both.send(raw(plain(), key=key))
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            for _ in range(2):
+                (answer,) = await both.send(raw(plain(), key=other))
+                assert b'"decision":true' in answer
+            edge.suspend(edge.id)
+            (answer,) = await both.send(raw(plain(), key=other))
+            assert b'"tenant_suspended"' in answer
