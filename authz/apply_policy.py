@@ -35,19 +35,40 @@ async def apply_policy(
         TenantNotFoundError: no such tenant.
         StorageUnavailableError: no answer; the change may or may not have happened.
     """
+    return await replace_policy(
+        tenant_id, desired_rows, expected_revision=planned_revision, meta=meta, writer=writer, kind=ChangeKind.APPLY
+    )
+
+
+async def replace_policy(
+    tenant_id: TenantId,
+    desired_rows: Sequence[Row],
+    *,
+    expected_revision: int,
+    meta: ChangeMeta,
+    writer: PolicyWriter,
+    kind: ChangeKind,
+    rolled_back_to: int | None = None,
+) -> ChangeResult:
+    """Check rows, and make the file-owned ones exactly these; what apply and rollback share.
+
+    Raises:
+        As `apply_policy`.
+    """
     checked_model = await check_new_rows(desired_rows, tenant_id, writer)
-    await check_replacement(tenant_id, desired_rows, planned_revision, writer)
+    await _check_replacement(tenant_id, desired_rows, expected_revision, writer)
     return await writer.replace_file_rows(
         tenant_id,
         desired_rows,
         meta=meta,
-        expected_revision=planned_revision,
-        kind=ChangeKind.APPLY,
+        expected_revision=expected_revision,
+        kind=kind,
+        rolled_back_to=rolled_back_to,
         checked_model=checked_model,
     )
 
 
-async def check_replacement(
+async def _check_replacement(
     tenant_id: TenantId, desired_rows: Sequence[Row], expected_revision: int, writer: PolicyWriter
 ) -> None:
     """Check the hierarchy that the tenant would have with these rows instead of those its files own now.

@@ -136,7 +136,7 @@ class CasbinOracle:
         model = casbin.Enforcer.new_model(text=without_definition_comments(model_text))
         enforcer = casbin.Enforcer(model, _Rows(rows))
         for function in functions:
-            match = _FUNCTIONS[function.name]
+            match = PYCASBIN_FUNCTIONS[function.name]
             if function.side == "domain":
                 enforcer.add_named_domain_matching_func(function.definition, match)
             else:
@@ -237,7 +237,7 @@ class _Forgetful:
         self._domains.clear()
 
 
-_FUNCTIONS = {
+PYCASBIN_FUNCTIONS = {
     "globMatch": util.glob_match,
     "ipMatch": util.ip_match,
     "keyMatch": util.key_match,

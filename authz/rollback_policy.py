@@ -1,7 +1,6 @@
 """Bring back the file-owned rows of an earlier revision, as a new revision."""
 
-from authz.apply_policy import check_replacement
-from authz.change_policy import check_new_rows
+from authz.apply_policy import replace_policy
 from authz.write_ports import ChangeKind, ChangeMeta, ChangeResult, PolicyWriter
 from tenancy.ids import TenantId
 
@@ -30,14 +29,12 @@ async def rollback_policy(
     if expected_revision is None:
         expected_revision = (await writer.hierarchy(tenant_id)).head.revision
     rows = await writer.file_rows_at(tenant_id, to_revision)
-    checked_model = await check_new_rows(rows, tenant_id, writer)
-    await check_replacement(tenant_id, rows, expected_revision, writer)
-    return await writer.replace_file_rows(
+    return await replace_policy(
         tenant_id,
         rows,
-        meta=meta,
         expected_revision=expected_revision,
+        meta=meta,
+        writer=writer,
         kind=ChangeKind.ROLLBACK,
         rolled_back_to=to_revision,
-        checked_model=checked_model,
     )

@@ -10,29 +10,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.request import Action, EvaluationRequest, Ref, parse_ref
 from authz.rules import Effect, RoleLink, Rule
 
 ACTIONS = ("read", "write", "delete", "share")
 RULES_PER_ROLE = 10
 
-MODEL = """\
-[request_definition]
-r = sub, dom, obj, act
-
-[policy_definition]
-p = sub, dom, obj, act, eft, cond
-
-[role_definition]
-g = _, _, _
-
-[policy_effect]
-e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
-
-[matchers]
-m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.dom == "*") \
-&& keyMatch(r.obj, p.obj) && (p.act == "*" || r.act == p.act)
-"""
+MODEL = DEFAULT_MODEL_TEXT
 """The served default."""
 
 CLASSIC_MODEL = """\

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -109,27 +110,27 @@ def service(tmp_path_factory, database_url: str, redis_url: str) -> Iterator[Run
     running.kill()
 
 
-@pytest.fixture
-def own_postgres(tmp_path_factory) -> Iterator[OwnServer]:
-    """A PostgreSQL of this test alone (durable, not migrated), to be killed."""
-    with contextlib.closing(StateDirectory(tmp_path_factory.mktemp("postgres"))) as state:
+@contextlib.contextmanager
+def own_server(directory: Path, name: str) -> Iterator[OwnServer]:
+    with contextlib.closing(StateDirectory(directory)) as state:
         state.open()
-        server = OwnServer(state, "postgres")
+        server = OwnServer(state, name)
         server.start()
         yield server
         with contextlib.suppress(ProcessLookupError):
             server.thaw()
         state.stop_children()
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory) -> Iterator[OwnServer]:
+    """A PostgreSQL of this test alone (durable, not migrated), to be killed."""
+    with own_server(tmp_path_factory.mktemp("postgres"), "postgres") as server:
+        yield server
 
 
 @pytest.fixture
 def own_valkey(tmp_path_factory) -> Iterator[OwnServer]:
     """A Valkey of this test alone, to be killed."""
-    with contextlib.closing(StateDirectory(tmp_path_factory.mktemp("valkey"))) as state:
-        state.open()
-        server = OwnServer(state, "valkey")
-        server.start()
+    with own_server(tmp_path_factory.mktemp("valkey"), "valkey") as server:
         yield server
-        with contextlib.suppress(ProcessLookupError):
-            server.thaw()
-        state.stop_children()

@@ -7,7 +7,12 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from authz.storage import PostgresPolicyReader
+from authz.storage_write import PostgresPolicyWriter
+from tenancy.create_tenant import create_tenant
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.storage import TenantStore
+from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import Sessions
 
 
@@ -30,3 +35,22 @@ async def store(own_database_url: str) -> AsyncIterator[StoreDatabase]:
     engine = open_engine(own_database_url, DatabaseLimits(pool_size=4, max_overflow=4))
     yield StoreDatabase(own_database_url, engine, open_sessions(engine))
     await engine.dispose()
+
+
+@pytest.fixture
+async def acme(store: StoreDatabase) -> TenantHead:
+    """Return the head of a fresh tenant."""
+    meta = ChangeMeta("key:test")
+    return await create_tenant("acme", None, meta=meta, tenants=TenantStore(store.sessions))
+
+
+@pytest.fixture
+def writer(store: StoreDatabase) -> PostgresPolicyWriter:
+    """Return the writer as the service has it."""
+    return PostgresPolicyWriter(store.sessions)
+
+
+@pytest.fixture
+def reader(store: StoreDatabase) -> PostgresPolicyReader:
+    """Return the reader as the service has it."""
+    return PostgresPolicyReader(store.sessions)

@@ -43,12 +43,6 @@ async def acme(store):
     return await create_tenant("acme", None, meta=META, tenants=tenants)
 
 
-@pytest.fixture
-def writer(store):
-    """Return the writer as the service has it."""
-    return PostgresPolicyWriter(store.sessions)
-
-
 @asynccontextmanager
 async def reading_as(store, tenant_id):
     """Yield an engine of somebody else's program: bound to one tenant by its connection options."""

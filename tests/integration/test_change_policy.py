@@ -12,10 +12,7 @@ from authz.request import Ref
 from authz.role_chains import MAX_CHAIN
 from authz.rollback_policy import rollback_policy
 from authz.rules import Effect, EntityKind, RoleLink, Rule, Source, StoredEntity
-from authz.storage_write import PostgresPolicyWriter
-from tenancy.create_tenant import create_tenant
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID
-from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 
 META = ChangeMeta("key:test")
@@ -54,18 +51,6 @@ REFUSED = [
     StoredEntity(EntityKind.SUBJECT, Ref("user:alice"), {"x": float("nan")}),
     StoredEntity(EntityKind.SUBJECT, Ref("user:alice"), {"x": "y" * 70_000}),
 ]
-
-
-@pytest.fixture
-async def acme(store):
-    """Return the head of a fresh tenant."""
-    return await create_tenant("acme", None, meta=META, tenants=TenantStore(store.sessions))
-
-
-@pytest.fixture
-def writer(store):
-    """Return the writer as the service has it."""
-    return PostgresPolicyWriter(store.sessions)
 
 
 async def test_what_may_not_stand_in_a_tenant_is_refused_on_every_way(acme, writer):

@@ -22,24 +22,6 @@ META = ChangeMeta("key:test")
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-async def acme(store):
-    """Return the head of a fresh tenant."""
-    return await create_tenant("acme", None, meta=META, tenants=TenantStore(store.sessions))
-
-
-@pytest.fixture
-def writer(store):
-    """Return the writer as the service has it."""
-    return PostgresPolicyWriter(store.sessions)
-
-
-@pytest.fixture
-def reader(store):
-    """Return the reader as the service has it."""
-    return PostgresPolicyReader(store.sessions)
-
-
 async def test_revisions_rise_one_by_one_under_many_writers(store, acme, writer):
     """Writes at once, through two nodes, make revisions without gap, each with its own change."""
     other_node = PostgresPolicyWriter(store.sessions)

@@ -24,21 +24,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-async def acme(store):
-    """Return the head of a fresh tenant."""
-    return await create_tenant("acme", None, meta=META, tenants=TenantStore(store.sessions))
-
-
-@pytest.fixture
 async def other(store):
     """Return the head of another one."""
     return await create_tenant("other", None, meta=META, tenants=TenantStore(store.sessions))
-
-
-@pytest.fixture
-def writer(store):
-    """Return the writer as the service has it."""
-    return PostgresPolicyWriter(store.sessions)
 
 
 async def with_columns(writer, columns, links=LINKS):

@@ -16,7 +16,6 @@ from authz.ports import StoredModel
 from authz.request import Ref
 from authz.row_codec import row_to_json
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
-from authz.storage import PostgresPolicyReader
 from authz.storage_write import PolicyLimits, PostgresPolicyWriter
 from authz.write_ports import ChangeKind
 from tenancy.create_tenant import create_tenant
@@ -43,24 +42,6 @@ DOC = StoredEntity(EntityKind.RESOURCE, Ref("record:1"), {"status": "active"}, s
 FILES = (READ, DENY, INHERITS, GROUPED, ALICE, BOB, DOC)
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def acme(store):
-    """Return the head of a fresh tenant."""
-    return await create_tenant("acme", None, meta=META, tenants=TenantStore(store.sessions))
-
-
-@pytest.fixture
-def writer(store):
-    """Return the writer as the service has it."""
-    return PostgresPolicyWriter(store.sessions)
-
-
-@pytest.fixture
-def reader(store):
-    """Return the reader as the service has it."""
-    return PostgresPolicyReader(store.sessions)
 
 
 async def test_files_are_read_back_exactly(acme, writer, reader):

@@ -26,7 +26,8 @@ from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.app import build_app
 from service.bootstrap import Bootstrap
-from service.callers import Callers, FoundApiKey
+from service.callers import Callers
+from service.composition import StoredKeys
 from service.decision_log import DecisionLog
 from service.health import Readiness
 from service.http.admin_part import administration
@@ -59,20 +60,6 @@ class NoCache:
     async def notices(self) -> AsyncIterator[TenantId]:
         await asyncio.Event().wait()
         yield PLATFORM_TENANT_ID
-
-
-class StoredKeys:
-    """Keys as the edge looks them up."""
-
-    def __init__(self, store: ApiKeyStore) -> None:
-        self._store = store
-
-    async def find_by_hash(self, key_hash: bytes) -> FoundApiKey | None:
-        found = await self._store.find_by_hash(key_hash)
-        if found is None or found.key.revoked_at is not None:
-            return None
-        key = found.key
-        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head)
 
 
 @dataclass(frozen=True)

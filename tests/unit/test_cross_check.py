@@ -9,24 +9,12 @@ import msgspec
 import pytest
 
 from authz.cross_check import MAX_LEVELS, MAX_ROWS, Comparison, CrossCheck, Sample, casbin_rows, levels_above
+from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.ports import Lookup, RuleSet, StoredModel
 from authz.request import Ref
 from authz.rules import RoleLink
 from service.cross_check import Sampler, ask_casbin, sample_sockets, shape_of
 from tests.support.policies import NOW, policy, rows
-
-MODEL = """
-[request_definition]
-r = sub, dom, obj, act
-[policy_definition]
-p = sub, dom, obj, act, eft, cond
-[role_definition]
-g = _, _, _
-[policy_effect]
-e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
-[matchers]
-m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.dom == "*") && keyMatch(r.obj, p.obj) && (p.act == "*" || r.act == p.act)
-"""
 
 
 class Reader:
@@ -35,7 +23,7 @@ class Reader:
     def __init__(self, text: str) -> None:
         self.small = policy(text)
         links = [row for row in rows(text) if isinstance(row, RoleLink) and not row.is_membership]
-        self.rule_set = RuleSet(self.small.head, StoredModel(MODEL, "m"), self.small.snapshot.rules, links)
+        self.rule_set = RuleSet(self.small.head, StoredModel(DEFAULT_MODEL_TEXT, "m"), self.small.snapshot.rules, links)
         self.loads = 0
 
     async def lookup(self, tenant_id, subjects, resources):
@@ -135,7 +123,7 @@ def test_levels_are_counted_by_the_shortest_way_and_cycles_end():
 
 
 def test_rows_take_the_model_s_form():
-    text = MODEL.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, obj, act, eft").replace(
+    text = DEFAULT_MODEL_TEXT.replace("p = sub, dom, obj, act, eft, cond", "p = priority, sub, obj, act, eft").replace(
         "g = _, _, _", "g = _, _"
     )
     reader = Reader(POLICY)

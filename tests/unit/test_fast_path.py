@@ -19,7 +19,7 @@ from service.http.authzen import ROUTES
 from service.http_settings import DecisionLogSettings, HttpSettings
 from service.server import DeadlineHandler, KasbahRunner
 from tenancy.ids import TenantStatus
-from tests.support.edge import Edge
+from tests.support.edge import Edge, question
 
 POLICY = """
 g user:alice role:editor
@@ -33,14 +33,7 @@ VARYING = re.compile(rb"(?im)^(date|x-request-id|server): .*\r\n")
 
 
 def plain(subject="user:alice", action="read", resource="record:1", **more):
-    kind, _, name = subject.partition(":")
-    other, _, thing = resource.partition(":")
-    return {
-        "subject": {"type": kind, "id": name},
-        "action": {"name": action},
-        "resource": {"type": other, "id": thing},
-        **more,
-    }
+    return question(subject, action, resource, **more)
 
 
 def raw(
