@@ -6,7 +6,7 @@ re-ordered and forged ones change no decision.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 
@@ -52,6 +52,8 @@ class ChangeFeed:
         """Whether a head must not be forgotten."""
         self.lineage = ""
         """Which database the feed comes from, as it says itself."""
+        self.server_run = ""
+        """Which database, and since when its server runs: what may be shared with other nodes belongs to both."""
         self._cursor: int | None = None
         self._started = asyncio.Event()
         self._wake = asyncio.Event()
@@ -59,6 +61,8 @@ class ChangeFeed:
         self._read_at: dict[TenantId, float] = {}
         self._waiting: dict[TenantId, list[tuple[int, asyncio.Future[None]]]] = {}
         self._failing = False
+        self._raised: dict[TenantId, int] = {}
+        # Revisions that reads and writes told of since the last poll began: the next one must tell of them too.
 
     @contextmanager
     def expecting(self, tenant_id: TenantId) -> Iterator[None]:
@@ -82,6 +86,12 @@ class ChangeFeed:
             head: What PostgreSQL said.
             read_at: When it was asked, if it was asked for the newest head.
         """
+        known = self.heads.get(head.tenant_id)
+        self._note(head, read_at)
+        if known is not None and known.revision < head.revision:
+            self._raised[head.tenant_id] = head.revision
+
+    def _note(self, head: TenantHead, read_at: float | None = None) -> None:
         tenant_id = head.tenant_id
         known = self.heads.get(tenant_id)
         if known is None and tenant_id not in self._expected:
@@ -155,6 +165,7 @@ class ChangeFeed:
         """Poll once; return whether it was good. Nothing is confirmed by one that was not."""
         began = self._monotonic()
         self._wake.clear()
+        raised, self._raised = self._raised, {}
         try:
             async with asyncio.timeout(self._timeout):
                 page = await self._reader.poll(self._cursor)
@@ -163,31 +174,46 @@ class ChangeFeed:
             if not self._failing:
                 _log.warning("authz.feed.lost", error=str(error) or type(error).__name__)
             self._failing = True
+            self._raised = raised | self._raised
             return False
-        self._take(page, began)
+        self._take(page, began, raised)
         return True
 
-    def _take(self, page: FeedPage, began: float) -> None:
+    def _take(self, page: FeedPage, began: float, raised: Mapping[TenantId, int]) -> None:
         self.polls += 1
         if self._failing:
             _log.info("authz.feed.back")
             self._failing = False
             self.on_back()
         moved = self.lineage != page.lineage and self._cursor is not None
-        if moved or page.restarted or (self._cursor is not None and page.cursor < self._cursor):
+        backwards = self._cursor is not None and page.cursor < self._cursor
+        if moved or page.restarted or backwards or self._lacks(page, raised):
             # The feed only grows: this is a restored or promoted copy that lacks what was there before.
             _log.error("authz.feed.restarted", cursor=self._cursor, now=page.cursor)
             self.resets += 1
             self.heads.clear()
             self._read_at.clear()
+            self._raised.clear()
             self.on_reset()
         self._cursor, self.lineage = page.cursor, page.lineage
+        self.server_run = f"{page.lineage}/{page.started}" if page.lineage else ""
         self._clock.observe(page.database_time, self._monotonic())
         for head in page.heads:
-            self.note(head)
+            self._note(head)
         self.confirmed_at = began
         self._started.set()
         self.on_poll(began)
+
+    def _lacks(self, page: FeedPage, raised: Mapping[TenantId, int]) -> bool:
+        """Return whether a revision that was told of after the last poll is not in the database any more.
+
+        Whatever a watched tenant reached since then was committed after what that poll saw, so this one reports it; if
+        not, the database was put back to before it, perhaps so shortly that the cursor does not show it.
+        """
+        told = {head.tenant_id: head.revision for head in page.heads}
+        return any(
+            tenant_id in self.heads and told.get(tenant_id, 0) < revision for tenant_id, revision in raised.items()
+        )
 
     async def _pause(self, began: float, at_least: float) -> None:
         """Wait for the next poll's turn: the interval, or less when something woke us."""

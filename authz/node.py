@@ -62,7 +62,7 @@ class Node:
             settings,
             monotonic=self._monotonic,
             build=build,
-            lineage=lambda: self._feed.lineage,
+            lineage=lambda: self._feed.server_run,
         )
         self._budget = MembershipBudget(settings.membership_cache_bytes)
         self._lookups = LookupBatches(
@@ -75,6 +75,8 @@ class Node:
         """Newest known head of every watched tenant, also of those without a snapshot."""
         self.on_advance: list[Callable[[TenantHead], None]] = self._feed.on_head
         """Called with the new head as soon as a watched tenant is known to have moved, before its state follows."""
+        self.on_reset: list[Callable[[], None]] = self._tenants.on_reset
+        """Called when the database turned out to be another one, or an older copy of it."""
         self.member_hits = 0
         self.member_misses = 0
         self.discarded_lookups = 0

@@ -83,7 +83,8 @@ class FeedPage:
     `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed. `restarted` says
     that the database is not the one the cursor came from (restored): `heads` then holds every tenant, and its numbers
     may be lower than before. `lineage` names the database so that a restored copy or a promoted standby has another
-    one (empty where that is not known): the same revision may stand for other rules there.
+    one (empty where that is not known): the same revision may stand for other rules there. `started` names the run of
+    the server (empty where not known): files put back to an earlier state need a new one, and nothing else tells.
     """
 
     heads: Sequence[TenantHead]
@@ -91,6 +92,7 @@ class FeedPage:
     database_time: datetime
     restarted: bool = False
     lineage: str = ""
+    started: str = ""
 
 
 class PolicyReader(Protocol):

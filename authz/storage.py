@@ -62,7 +62,7 @@ _TOUCHED = text(
 _POLL = text(
     """
     SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS horizon, clock_timestamp() AS now,
-        pg_is_in_recovery() AS standby, h.*
+        pg_is_in_recovery() AS standby, pg_postmaster_start_time() AS started, h.*
     FROM (SELECT) AS one LEFT JOIN tenants_changed_since(CAST(CAST(:cursor AS text) AS xid8)) AS h ON true
     """
 )
@@ -234,7 +234,9 @@ class PostgresPolicyReader:
             lineage = await self._lineage(session)
         # INVARIANT: the cursor is the horizon that the first statement saw, never a later one.
         heads = [head_of(row) for row in rows if row.tenant_id is not None]
-        return FeedPage(heads, min(first.horizon, rows[0].horizon), first.now, restarted, lineage)
+        return FeedPage(
+            heads, min(first.horizon, rows[0].horizon), first.now, restarted, lineage, first.started.isoformat()
+        )
 
     async def _lineage(self, session: AsyncSession) -> str:
         """Return which database this is; empty where the service may not ask (some hosted ones)."""

@@ -46,6 +46,7 @@ class TenantStates:
         self._max_tenants = settings.max_warm_tenants
         self.held: dict[TenantId, TenantState] = {}
         self.size_bytes = 0
+        self.on_reset: list[Callable[[], None]] = []
         self.loads = 0
         self.advances = 0
         self.advance_failures = 0
@@ -270,6 +271,8 @@ class TenantStates:
         self.held.clear()
         self._behind.clear()
         self.size_bytes = 0
+        for hook in self.on_reset:
+            hook()
 
 
 def _living(head: TenantHead) -> TenantHead:

@@ -555,8 +555,29 @@ def test_another_database_behind_the_same_url_resets_the_node():
     async def body(bench: Bench) -> None:
         bench.world.grant(bench.tenant, BOB, "role:reader")
         assert await bench.allows(BOB) == (True, 2)
+        resets: list[bool] = []
+        bench.node.on_reset.append(lambda: resets.append(True))
         bench.world.tenants[bench.tenant].pop()
         bench.world.position = 0
+        await asyncio.sleep(0.6)
+        assert bench.node.statistics()["feed_resets"] == 1
+        assert resets == [True]
+        assert await bench.allows(BOB) == (False, 1)
+
+    on_bench(body)
+
+
+def test_a_database_put_back_by_less_than_a_poll_resets_the_node():
+    """The cursor shows nothing, but a revision that was read since the last poll is not there any more."""
+
+    async def body(bench: Bench) -> None:
+        await bench.allows(BOB)
+        await asyncio.sleep(0.6)
+        before = bench.world.position
+        bench.world.grant(bench.tenant, BOB, "role:reader")
+        assert await bench.allows(BOB, min_revision=2) == (True, 2)
+        bench.world.tenants[bench.tenant].pop()
+        bench.world.position = before
         await asyncio.sleep(0.6)
         assert bench.node.statistics()["feed_resets"] == 1
         assert await bench.allows(BOB) == (False, 1)
