@@ -13,10 +13,12 @@ from aiohttp import web
 from service import problems
 from service.callers import Caller, bearer_token
 from service.edge_errors import MissingScopeError, OtherTenantError
+from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
 from service.keys import CALLER, CALLERS, DRAINING, HTTP_SETTINGS, METRICS, REQUEST_ID, ROUTE, ROUTES, TENANT, TENANTS
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
+from service.time_limits import answered_in_time
 
 Part = Callable[[web.Application], AsyncIterator[None]]
 """A cleanup context: acquire, yield, release."""
@@ -92,6 +94,9 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = response_of(rendered)
     if not response.prepared:
         add_headers(response, request_id)
+        if request.app[DRAINING].is_set():
+            # Told to end between two requests, a client loses none; told by a closed connection, perhaps the next.
+            response.force_close()
     request.app[METRICS].count_request(request[ROUTE].label if ROUTE in request else UNMATCHED, response.status)
     _log.debug(
         "http.answered",
@@ -142,16 +147,19 @@ def guarded(route: Route) -> Handler:
 
     async def open_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
-        return await handler(request)
+        async with answered_in_time(request, route.seconds):
+            return await handler(request)
 
     async def keyed_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
-        caller = await request.app[CALLERS].authenticate(bearer_token(request.headers.getall("Authorization", [])))
-        request[CALLER] = caller
-        structlog.contextvars.bind_contextvars(caller=caller.actor)
-        if needs is not None:
-            await admit(request, caller, needs)
-        return await handler(request)
+        async with answered_in_time(request, route.seconds):
+            token = bearer_token(request.headers.getall("Authorization", []))
+            caller = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
+            request[CALLER] = caller
+            structlog.contextvars.bind_contextvars(caller=caller.actor)
+            if needs is not None:
+                await admit(request, caller, needs)
+            return await handler(request)
 
     return open_handler if needs is None else keyed_handler
 

@@ -90,8 +90,10 @@ class Remembered:
 
     caller: Caller
     home: TenantId
+    revision: int
     keys_revision: int
     expires_at: datetime | None
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class CallerLimits:
     refused_seconds: float = 1.0
     lookups: int = 8
     waiting: int = 256
+    lookup_seconds: float = 2.5
+    """Longest wait for a look-up, its turn included."""
 
 
 class Callers:
@@ -123,6 +127,7 @@ class Callers:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lookups = asyncio.Semaphore(self._limits.lookups)
         self._waiting = 0
+        self._generation = 0
         self.hits = 0
         self.misses = 0
 
@@ -138,8 +143,18 @@ class Callers:
         """Return what is remembered of a key, whether it still holds or not: ask `holds` each time it is used."""
         return self._remembered.get(hash_token(token))
 
-    async def authenticate(self, token: str) -> Caller:
+    def forget_all(self) -> None:
+        """Forget every key: the database is another one, or an older copy, whose keys may be others."""
+        self._generation += 1
+        self._remembered.clear()
+        self._refused.clear()
+
+    async def authenticate(self, token: str, min_revision: int = 0) -> Caller:
         """Return the caller of `token`.
+
+        Args:
+            token: What the request carries.
+            min_revision: The revision of the key's tenant that the request demands: a revocation is such a revision.
 
         Raises:
             NotAuthenticatedError: not a key's form, unknown, revoked, expired, or of a deleted tenant.
@@ -150,7 +165,7 @@ class Callers:
             raise NotAuthenticatedError
         key_hash = hash_token(token)
         remembered = self._remembered.get(key_hash)
-        if remembered is not None and self.holds(remembered):
+        if remembered is not None and self.holds(remembered) and self._reaches(remembered, min_revision):
             self._remembered.move_to_end(key_hash)
             self.hits += 1
             return remembered.caller
@@ -165,12 +180,13 @@ class Callers:
 
     async def _look_up(self, key_hash: bytes) -> Caller:
         self.misses += 1
+        generation = self._generation
         # SECURITY: unknown tokens of the right form cost a query each; a flood of them must not queue without end.
         if self._waiting >= self._limits.waiting:
             raise OverloadedError
         self._waiting += 1
         try:
-            async with self._lookups:
+            async with asyncio.timeout(self._limits.lookup_seconds), self._lookups:
                 found = await self._directory.find_by_hash(key_hash)
         except TimeoutError as error:
             raise StorageUnavailableError("the key directory did not answer in time") from error
@@ -191,7 +207,9 @@ class Callers:
             expires_at=found.expires_at,
         )
         await self._node.watch(home)
-        self._remembered[key_hash] = Remembered(caller, home, found.head.keys_revision, found.expires_at)
+        self._remembered[key_hash] = Remembered(
+            caller, home, found.head.revision, found.head.keys_revision, found.expires_at, generation
+        )
         self._remembered.move_to_end(key_hash)
         if len(self._remembered) > self._limits.remembered:
             self._remembered.popitem(last=False)
@@ -204,11 +222,19 @@ class Callers:
         # read only means that the node has not polled yet.
         return (
             head is not None
+            and found.generation == self._generation
             and head.keys_revision <= found.keys_revision
             and head.status is not TenantStatus.DELETED
             and self._node.fresh(found.home)
             and not self._expired(found.expires_at)
         )
+
+    def _reaches(self, found: Remembered, min_revision: int) -> bool:
+        """Return whether the key is known to hold at a demanded revision; platform keys have revisions of their own."""
+        if found.caller.tenant_id is None or found.revision >= min_revision:
+            return True
+        head = self._node.heads.get(found.home)
+        return head is not None and head.revision >= min_revision
 
     def _expired(self, expires_at: datetime | None) -> bool:
         return expires_at is not None and self._node.now() >= expires_at

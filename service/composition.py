@@ -86,7 +86,8 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
     async def decisions(app: web.Application) -> AsyncIterator[None]:
         cache = ValkeySnapshotCache(settings.cache)
         node = app[NODE] = Node(app[READER], cache, compile_model, settings.authz)
-        app[TENANTS] = Tenants(app[READER], node)
+        tenants = app[TENANTS] = Tenants(app[READER], node)
+        node.on_reset.append(tenants.forget_all)
         app[METRICS].add_source(lambda: _counters(node))
         app[METRICS].set_age_source(lambda: (node.confirmation_age or 0.0, int(node.statistics()["warm_tenants"])))
         app[READINESS].add("policy", _at_once(lambda: node.ready))
@@ -99,6 +100,7 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
 
     async def identity(app: web.Application) -> AsyncIterator[None]:
         callers = app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), app[NODE])
+        app[NODE].on_reset.append(callers.forget_all)
         app[METRICS].add_source(callers.totals)
         yield
 
@@ -132,6 +134,10 @@ class Tenants:
         self._reader = reader
         self._node = node
         self._ids: OrderedDict[str, TenantId] = OrderedDict()
+
+    def forget_all(self) -> None:
+        """Forget every slug: in another database they stand for other tenants."""
+        self._ids.clear()
 
     async def find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
         """Return the head that the node follows, or PostgreSQL's."""

@@ -9,6 +9,7 @@ This leans on internals of aiohttp's `RequestHandler`; `tests/unit/test_fast_pat
 and the setting `KASBAH_FAST_PATH=off` turns it off.
 """
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.fast_answers import FastPath
-from service.keys import CALLERS, DECISION_LOG, HTTP_SETTINGS, METRICS, NODE, SAMPLER
+from service.keys import CALLERS, DECISION_LOG, DRAINING, HTTP_SETTINGS, METRICS, NODE, SAMPLER
 from service.server import DeadlineHandler
 
 PREFIX = b"POST /access/v1/evaluation"
@@ -46,6 +47,7 @@ class FastHandler(DeadlineHandler):
     __slots__ = ()
 
     fast_path: FastPath
+    draining: asyncio.Event
 
     @classmethod
     def bound_to(cls, app: web.Application) -> type[DeadlineHandler]:
@@ -58,7 +60,7 @@ class FastHandler(DeadlineHandler):
             sampler=app[SAMPLER],
             base_domain=app[HTTP_SETTINGS].base_domain,
         )
-        return type(cls.__name__, (cls,), {"fast_path": path, "__slots__": ()})
+        return type(cls.__name__, (cls,), {"fast_path": path, "draining": app[DRAINING], "__slots__": ()})
 
     def data_received(self, data: bytes) -> None:
         """Answer one plain, complete decision request on an idle connection; hand on everything else."""
@@ -72,6 +74,7 @@ class FastHandler(DeadlineHandler):
             or self._upgraded
             or self._force_close
             or self._close
+            or self.draining.is_set()  # the ordinary way says that this connection ends
             or self._paused  # the peer does not read: the ordinary way waits until it does
         ):
             super().data_received(data)

@@ -4,11 +4,12 @@ import asyncio
 import re
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from service.edge_errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
 from service.json_body import parse_json
 from service.keys import HTTP_SETTINGS, ROUTE
+from service.time_limits import on_the_callers_time
 
 _JSON_TYPE = re.compile(r"application/json[ \t]*(?:;.*)?\Z", re.IGNORECASE)
 
@@ -37,20 +38,25 @@ async def read_body(request: web.Request) -> bytes:
     too_large = BodyTooLargeError(f"the body is larger than {limit} bytes")
     if request.content_length is not None and request.content_length > limit:
         raise too_large
-    body = bytearray()
     try:
-        async with asyncio.timeout(request.app[HTTP_SETTINGS].body_seconds):
-            while True:
-                chunk = await request.content.readany()
-                if not chunk:
-                    return bytes(body)
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
+        with on_the_callers_time(request):
+            async with asyncio.timeout(request.app[HTTP_SETTINGS].body_seconds):
+                return await _read(request.content, limit, too_large)
     except TimeoutError:
         raise BodyTimeoutError("the body did not arrive in time") from None
     except (web.RequestPayloadError, asyncio.IncompleteReadError):
         raise InvalidRequestError("the body is incomplete") from None
+
+
+async def _read(content: StreamReader, limit: int, too_large: BodyTooLargeError) -> bytes:
+    body = bytearray()
+    while True:
+        chunk = await content.readany()
+        if not chunk:
+            return bytes(body)
+        body += chunk
+        if len(body) > limit:
+            raise too_large
 
 
 async def read_json(request: web.Request) -> Any:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from service.time_limits import ANSWER_SECONDS
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DEFAULT_BODY_LIMIT = 1 << 20
@@ -50,7 +52,8 @@ Access = Needs | Public | OwnCredential
 class Route:
     """One line of the table.
 
-    `path` is aiohttp's pattern, `body_limit` is in bytes.
+    `path` is aiohttp's pattern, `body_limit` is in bytes. `seconds` bounds what the service waits for; None where
+    the work is large, lasts by nature, or writes and must not be broken off.
     """
 
     method: str
@@ -58,6 +61,7 @@ class Route:
     handler: Handler
     access: Access
     body_limit: int = DEFAULT_BODY_LIMIT
+    seconds: float | None = ANSWER_SECONDS
     label: str = field(init=False, compare=False)
     """The path without regular expressions: OpenAPI's, and a metric's label."""
 

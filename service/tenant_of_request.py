@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from authz.ports import TenantHead
+from authz.rules import BASE_SLUG
 from service.callers import Caller
 from service.edge_errors import InvalidRequestError, NoSuchTenantError, OtherTenantError, TenantRequiredError
-from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId, TenantStatus
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
 
 TENANT_HEADER = "X-Tenant-ID"
 TENANT_PARAMETER = "tenant"
@@ -96,7 +97,9 @@ async def tenant_of(caller: Caller, name: str | None, directory: TenantDirectory
         return caller.tenant_id
     if name is None:
         raise TenantRequiredError("name a tenant: path, `X-Tenant-ID`, `tenant` or subdomain")
-    head = await directory.find_tenant_by_slug(name)
+    # A name that no tenant can have (with a NUL, say) is not worth a question, which PostgreSQL might not even take.
+    known = SLUG_PATTERN.match(name) is not None or name == BASE_SLUG
+    head = await directory.find_tenant_by_slug(name) if known else None
     if head is None or head.status is TenantStatus.DELETED or head.tenant_id == PLATFORM_TENANT_ID:
         raise NoSuchTenantError
     if head.tenant_id == BASE_TENANT_ID and not base:

@@ -8,29 +8,43 @@ _T = "/v1/tenants/{tenant}"
 
 ADMIN_ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/tenants", admin_tenants.list_tenants, Needs("tenant:read", tenant=False, platform=True)),
-    Route("POST", "/v1/tenants", admin_tenants.create, Needs("tenant:write", tenant=False, platform=True)),
+    Route(
+        "POST", "/v1/tenants", admin_tenants.create, Needs("tenant:write", tenant=False, platform=True), seconds=None
+    ),
     Route("GET", _T, admin_tenants.read_tenant, Needs("tenant:read", base=True)),
     Route("GET", f"{_T}/rules", admin_rows.list_rules, Needs("policy:read", base=True)),
-    Route("POST", f"{_T}/rules", admin_rows.change_rules, Needs("policy:write", base=True)),
+    Route("POST", f"{_T}/rules", admin_rows.change_rules, Needs("policy:write", base=True), seconds=None),
     Route("GET", f"{_T}/memberships", admin_rows.list_memberships, Needs("policy:read")),
-    Route("POST", f"{_T}/memberships", admin_rows.change_memberships, Needs("policy:write")),
+    Route("POST", f"{_T}/memberships", admin_rows.change_memberships, Needs("policy:write"), seconds=None),
     Route("GET", f"{_T}/entities", admin_rows.list_entities, Needs("policy:read")),
-    Route("POST", f"{_T}/entities", admin_rows.change_entities, Needs("policy:write")),
-    Route("POST", f"{_T}/policy/plan", admin_policy.plan_policy, Needs("policy:read", base=True), LARGE_BODY),
-    Route("POST", f"{_T}/policy/apply", admin_policy.apply, Needs("policy:write", base=True), LARGE_BODY),
-    Route("POST", f"{_T}/policy/rollback", admin_policy.rollback, Needs("policy:write", base=True)),
+    Route("POST", f"{_T}/entities", admin_rows.change_entities, Needs("policy:write"), seconds=None),
+    Route(
+        "POST", f"{_T}/policy/plan", admin_policy.plan_policy, Needs("policy:read", base=True), LARGE_BODY, seconds=None
+    ),
+    Route("POST", f"{_T}/policy/apply", admin_policy.apply, Needs("policy:write", base=True), LARGE_BODY, seconds=None),
+    Route("POST", f"{_T}/policy/rollback", admin_policy.rollback, Needs("policy:write", base=True), seconds=None),
     Route("GET", f"{_T}/policy/history", admin_history.history, Needs("policy:read", base=True)),
-    Route("GET", f"{_T}/policy/export", admin_policy.export, Needs("policy:read", base=True)),
-    Route("GET", f"{_T}/changes", admin_changes.changes, Needs("policy:read", base=True)),
+    Route("GET", f"{_T}/policy/export", admin_policy.export, Needs("policy:read", base=True), seconds=None),
+    Route("GET", f"{_T}/changes", admin_changes.changes, Needs("policy:read", base=True), seconds=None),
     Route("GET", f"{_T}/changes/{{revision}}/items", admin_history.change_items, Needs("policy:read", base=True)),
     Route("GET", f"{_T}/keys", admin_keys.list_keys, Needs("key:read")),
-    Route("POST", f"{_T}/keys", admin_keys.create, Needs("key:write")),
-    Route("DELETE", f"{_T}/keys/{{key_id}}", admin_keys.revoke, Needs("key:write")),
+    Route("POST", f"{_T}/keys", admin_keys.create, Needs("key:write"), seconds=None),
+    Route("DELETE", f"{_T}/keys/{{key_id}}", admin_keys.revoke, Needs("key:write"), seconds=None),
     Route("GET", "/v1/keys/self", admin_keys.own_key, Needs("decision:check", tenant=False)),
     Route("GET", "/v1/keys", admin_keys.list_keys, Needs("key:read", tenant=False, platform=True)),
-    Route("POST", "/v1/keys", admin_keys.create, Needs("key:write", tenant=False, platform=True)),
-    Route("DELETE", "/v1/keys/{key_id}", admin_keys.revoke, Needs("key:write", tenant=False, platform=True)),
+    Route("POST", "/v1/keys", admin_keys.create, Needs("key:write", tenant=False, platform=True), seconds=None),
+    Route(
+        "DELETE", "/v1/keys/{key_id}", admin_keys.revoke, Needs("key:write", tenant=False, platform=True), seconds=None
+    ),
     Route("GET", "/v1/model", admin_model.read_model, Needs("policy:read", tenant=False)),
-    Route("POST", "/v1/model/plan", admin_model.plan_model, Needs("policy:read", tenant=False, platform=True)),
-    Route("PUT", "/v1/model", admin_model.replace_model, Needs("policy:write", tenant=False, platform=True)),
+    Route(
+        "POST",
+        "/v1/model/plan",
+        admin_model.plan_model,
+        Needs("policy:read", tenant=False, platform=True),
+        seconds=None,
+    ),
+    Route(
+        "PUT", "/v1/model", admin_model.replace_model, Needs("policy:write", tenant=False, platform=True), seconds=None
+    ),
 )

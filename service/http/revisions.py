@@ -22,6 +22,12 @@ def min_revision_of(headers: CIMultiDictProxy[str]) -> int | None:
     return int(values[0])
 
 
+def likely_min_revision(headers: CIMultiDictProxy[str]) -> int:
+    """Return the demanded revision as far as it can be read, else 0; what is wrong with it is said elsewhere."""
+    values = headers.getall(MIN_REVISION_HEADER, [])
+    return int(values[0]) if len(values) == 1 and _REVISION.match(values[0]) is not None else 0
+
+
 def revision_headers(revision: int) -> dict[str, str]:
     """Return the header that says which revision an answer used."""
     return {REVISION_HEADER: str(revision)}

@@ -1,6 +1,7 @@
 """API keys: found by hash, remembered while nothing changed, refused alike."""
 
 import asyncio
+import contextlib
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -241,3 +242,58 @@ def test_only_one_bearer_header_counts(values):
 def test_the_scheme_has_no_case():
     """RFC 9110 section 11.1."""
     assert bearer_token([f"bEARER {TOKEN}"]) == TOKEN
+
+
+async def test_a_turn_is_waited_for_within_the_time_of_a_look_up():
+    """While PostgreSQL hangs, those who wait behind the first look-ups end as soon as these."""
+    callers, _, directory, _ = make(CallerLimits(lookups=1, lookup_seconds=0.1))
+    directory.gate = asyncio.Event()
+    began = asyncio.get_running_loop().time()
+    tokens = [TOKEN, *(f"kasbah_0123abcd_{letter * 43}" for letter in "BCDE")]
+    found = await asyncio.gather(*(callers.authenticate(token) for token in tokens), return_exceptions=True)
+    assert {type(outcome) for outcome in found} == {StorageUnavailableError}
+    assert asyncio.get_running_loop().time() - began < 0.3
+
+
+async def test_a_demanded_revision_counts_for_the_key_too():
+    """A revocation is a revision: a request that demands it is not let in by what was remembered before."""
+    callers, _, directory, _ = make()
+    await callers.authenticate(TOKEN, HEAD.revision)
+    assert directory.lookups == 1
+    directory.keys.clear()
+    assert await callers.authenticate(TOKEN, HEAD.revision)
+    with pytest.raises(NotAuthenticatedError):
+        await callers.authenticate(TOKEN, HEAD.revision + 1)
+    assert callers.warm(TOKEN) is None
+
+
+async def test_a_key_that_still_holds_at_a_demanded_revision_is_remembered_there():
+    """One look-up, not one for each request."""
+    callers, node, directory, _ = make()
+    await callers.authenticate(TOKEN)
+    later = dataclasses.replace(HEAD, revision=HEAD.revision + 1)
+    directory.keys[hash_token(TOKEN)] = key(head=later)
+    node.heads[TENANT] = later
+    for _ in range(3):
+        await callers.authenticate(TOKEN, later.revision)
+    assert directory.lookups == 1
+    for _ in range(3):
+        with contextlib.suppress(NotAuthenticatedError):
+            await callers.authenticate(TOKEN, later.revision + 1)
+    assert directory.lookups == 4
+
+
+async def test_another_database_may_have_other_keys():
+    """After a restore, a key that is not there any more must not live on in memory, whatever the revisions say."""
+    callers, node, directory, _ = make()
+    await callers.authenticate(TOKEN)
+    directory.keys.clear()
+    node.heads[TENANT] = dataclasses.replace(HEAD, revision=HEAD.revision - 1, keys_revision=HEAD.keys_revision - 1)
+    held = callers.remembered(TOKEN)
+    assert held is not None
+    assert callers.holds(held)
+    callers.forget_all()
+    assert callers.warm(TOKEN) is None
+    assert not callers.holds(held)
+    with pytest.raises(NotAuthenticatedError):
+        await callers.authenticate(TOKEN)

@@ -17,6 +17,7 @@ from service.fast_answers import FastPath
 from service.fast_path import FastHandler
 from service.http.authzen import ROUTES
 from service.http_settings import DecisionLogSettings, HttpSettings
+from service.keys import DRAINING
 from service.server import DeadlineHandler, KasbahRunner
 from tenancy.ids import TenantStatus
 from tests.support.edge import Edge, question
@@ -63,6 +64,7 @@ class Both:
         self.edge = edge
         self.ports: list[int] = []
         self.paths: list[FastPath] = []
+        self.apps: list[web.Application] = []
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -72,6 +74,7 @@ class Both:
                 listener.bind(("127.0.0.1", 0))
                 runner = KasbahRunner(self.edge.app(), self.edge.settings, handler, shutdown_timeout=1)
                 await runner.setup()
+                self.apps.append(runner.app)
                 stack.push_async_callback(runner.cleanup)
                 await web.SockSite(runner, listener).start()
                 self.ports.append(listener.getsockname()[1])
@@ -376,3 +379,18 @@ async def test_revocation_and_suspension_count_within_one_tick_of_the_clock(edge
             edge.suspend(edge.id)
             (answer,) = await both.send(raw(plain(), key=other))
             assert b'"tenant_suspended"' in answer
+
+
+async def test_a_process_that_is_to_end_says_so_with_each_answer(edge):
+    """A keep-alive client learns between two requests that it must connect elsewhere, on the fast way too."""
+    request = raw(plain(), key=edge.key(edge.id))
+    both = Both(edge)
+    async with both.serving():
+        for draining in (False, False, True):
+            if draining:
+                for app in both.apps:
+                    app[DRAINING].set()
+            for answer in await both.send(request):
+                assert answer.startswith(b"HTTP/1.1 200")
+                assert (b"connection: close" in answer.lower()) is draining
+        assert both.paths[0].answered == 1
