@@ -108,6 +108,20 @@ def test_every_setting_is_explained():
     assert unexplained == []
 
 
+def test_every_decision_record_is_numbered_once_and_listed():
+    """The index names each record with its status, in order and without gap."""
+    records = sorted(path for path in (ROOT / "docs/adr").glob("*.md") if path.name != "README.md")
+    listed = re.findall(
+        r"^\| \[(\d{4})\]\((\S+)\) \| ([^|]+?) \| \S[^|]* \|$", (ROOT / "docs/adr/README.md").read_text(), re.MULTILINE
+    )
+    assert [(number, name) for number, name, _ in listed] == [(path.name[:4], path.name) for path in records]
+    assert [int(number) for number, _, _ in listed] == list(range(1, len(records) + 1))
+    for path, (number, _, status) in zip(records, listed, strict=True):
+        title, _, said, *_ = path.read_text().splitlines()
+        assert title.startswith(f"# {int(number)}. "), path.name
+        assert said == f"Status: {status}.", path.name
+
+
 def test_manifests_are_valid_yaml():
     """Every document of deploy/ parses and names its kind."""
     documents = [
