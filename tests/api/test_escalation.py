@@ -30,6 +30,15 @@ async def test_an_end_of_a_key_beyond_the_calendar_is_refused(admin: Service, mo
     assert (await admin.post(KEYS, {"name": "x", "expires_at": moment})).status == 400
 
 
+@pytest.mark.parametrize("name", ["%00", "a%00", "%C3%A9", "a" * 300, "_other", "ACME", "%ed%a0%80"])
+async def test_a_name_that_no_tenant_can_have_is_unknown(admin: Service, name: str) -> None:
+    """Also one that PostgreSQL cannot take as text: that is no outage."""
+    await admin.tenant("acme")
+    for path in (f"/v1/tenants/{name}", f"/v1/tenants/{name}/rules"):
+        answer = await admin.get(path)
+        assert (answer.status, answer.problem) == (404, "tenant-not-found"), path
+
+
 async def test_a_tenants_key_reaches_nothing_of_the_platform_whatever_its_scopes(admin: Service) -> None:
     """Scopes of platform routes on a tenant's key open none of them."""
     own = await admin.tenant("acme", "key:write", "tenant:read", "tenant:write", "policy:write", "metrics:read")
