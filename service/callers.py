@@ -6,8 +6,6 @@ request is `warm` (no I/O, for the decision path) or `authenticate` (looks up wh
 """
 
 import asyncio
-import hashlib
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -16,12 +14,11 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from authn.api_keys import hash_token, is_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
-
-TOKEN_PATTERN = re.compile(r"kasbah_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ class Callers:
             StorageUnavailableError: the key is not remembered and cannot be looked up.
             OverloadedError: too many lookups wait already.
         """
-        if TOKEN_PATTERN.match(token) is None:
+        if not is_token(token):
             raise NotAuthenticatedError
         key_hash = hash_token(token)
         remembered = self._remembered.get(key_hash)
@@ -244,11 +241,6 @@ class Callers:
         self._refused.move_to_end(key_hash)
         if len(self._refused) > self._limits.refused:
             self._refused.popitem(last=False)
-
-
-def hash_token(token: str) -> bytes:
-    """Return what is stored of a token: the SHA-256 of all of it (256 random bits need no slow hash)."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def bearer_token(values: list[str]) -> str:

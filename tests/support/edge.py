@@ -13,11 +13,12 @@ from uuid import UUID, uuid4
 import aiohttp
 from aiohttp import web
 
+from authn.api_keys import hash_token
 from authz.errors import StaleError, TenantNotFoundError
 from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord, TenantHead
 from service.app import build_app
-from service.callers import Callers, FoundApiKey, hash_token
+from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.health import Readiness

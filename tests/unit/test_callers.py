@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from authn.api_keys import hash_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
-from service.callers import CallerLimits, Callers, FoundApiKey, bearer_token, hash_token
+from service.callers import CallerLimits, Callers, FoundApiKey, bearer_token
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from service.callers import hash_token
+from authn.api_keys import hash_token
 from service.decision_log import DecisionLog
 from service.fast_answers import FastPath
 from service.fast_path import FastHandler
