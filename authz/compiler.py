@@ -10,7 +10,8 @@ from typing import Any
 
 from authz.errors import ModelError
 from authz.expressions import compile_positional
-from authz.matcher import MatcherError, parse_matcher
+from authz.matcher import parse_matcher
+from authz.matcher_text import MatcherError
 from authz.matching import MATCHING_FUNCTIONS
 from authz.served_model import ColumnMatch, PolicyEffect, Residual, ServedModel
 from authz.syntax_tree import (

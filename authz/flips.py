@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from authz.flip_answers import SetAnswers
 from authz.flip_sets import Content, Interner, PolicyState, Side, Universe, common_ranks, is_pattern, names_itself
 from authz.served_model import PolicyEffect, ServedModel
 
@@ -130,7 +131,6 @@ class _Comparison:
         self, before: PolicyState, after: PolicyState, model: ServedModel, *, now: datetime, limits: FlipLimits
     ) -> None:
         self._limits = limits
-        self._effect = model.effect
         self._universe = Universe.of((before, after), model)
         self._everyone = (1 << len(self._universe.subjects)) - 1
         self._contents = Interner()
@@ -140,6 +140,7 @@ class _Comparison:
             Side(state, model, self._universe, self._contents, now=now, mask_bytes=limits.mask_bytes, ranks=ranks)
             for state in (before, after)
         )
+        self._answers = SetAnswers(model.effect, self._sides, len(self._universe.subjects))
         old, new = self._sides
         touched = {role for _, role in old.roles.edges ^ new.roles.edges}
         self._moved_roles = old.roles.above(touched) | new.roles.above(touched)
@@ -154,7 +155,6 @@ class _Comparison:
             )
         )
         self._dirty = [self._is_dirty(content) for content in self._contents.contents]
-        self._work = 0
 
     def _is_dirty(self, content: Content) -> bool:
         """Whether an unchanged content may still answer differently."""
@@ -190,7 +190,7 @@ class _Comparison:
         for key, count in occurrences.items():
             if count == 0 or self._is_still(key):
                 continue
-            if self._work > self._limits.work_bytes:
+            if self._answers.work > self._limits.work_bytes:
                 note = note or "flips are counted in part: the policy is too large to count them all"
                 break
             masks = self._masks(key)
@@ -289,13 +289,13 @@ class _Comparison:
         old, new = self._sides
         before = self._entries(key[0])
         after = self._entries(key[1])
-        allow_before, depends_before = self._answers(old, before)
-        allow_after, depends_after = self._answers(new, after)
+        allow_before, depends_before = self._answers.allowed(old, before)
+        allow_after, depends_after = self._answers.allowed(new, after)
         deny_before = self._everyone & ~(allow_before | depends_before)
         deny_after = self._everyone & ~(allow_after | depends_after)
         unsettled = depends_before & depends_after
         if unsettled:
-            unsettled &= self._everyone if key[2] else self._different(before, after) | self._attributed_mask
+            unsettled &= self._everyone if key[2] else self._answers.different(before, after) | self._attributed_mask
         settling = (depends_before ^ depends_after) | unsettled
         return _Masks(
             gained=deny_before & allow_after,
@@ -308,62 +308,6 @@ class _Comparison:
     def _entries(self, numbers: Sequence[int]) -> Content:
         merged = {entry for number in numbers for entry in self._contents.contents[number]}
         return tuple(sorted(merged))
-
-    def _answers(self, side: Side, entries: Content) -> tuple[int, int]:
-        """Return the sets of subjects whose answer is allow, and of those where it depends on a condition."""
-        self._work += len(entries) * (len(self._universe.subjects) // 8 + 64)
-        if self._effect is PolicyEffect.PRIORITY:
-            return self._first_answers(side, entries)
-        allow = may_allow = deny = may_deny = 0
-        for entry in entries:
-            mask = side.subjects_of(entry.subject)
-            if entry.deny and entry.condition:
-                may_deny |= mask
-            elif entry.deny:
-                deny |= mask
-            elif entry.condition:
-                may_allow |= mask
-            else:
-                allow |= mask
-        if self._effect is PolicyEffect.ALLOW_OVERRIDE:
-            return allow, may_allow & ~allow
-        if self._effect is PolicyEffect.DENY_OVERRIDE:
-            allow = self._everyone
-        return allow & ~(deny | may_deny), ((allow & may_deny) | (may_allow & ~allow)) & ~deny
-
-    def _first_answers(self, side: Side, entries: Content) -> tuple[int, int]:
-        """Answer by the first match; a condition in error ends in deny, so a conditional rule may always deny."""
-        open_, allow, depends, may_allow, may_deny = self._everyone, 0, 0, 0, 0
-        for entry in entries:
-            mask = side.subjects_of(entry.subject) & open_
-            if entry.condition:
-                may_deny |= mask
-                may_allow |= 0 if entry.deny else mask
-                continue
-            other = may_allow if entry.deny else may_deny
-            depends |= mask & other
-            allow |= 0 if entry.deny else mask & ~other
-            open_ &= ~mask
-        return allow, depends | (open_ & may_allow)
-
-    def _different(self, before: Content, after: Content) -> int:
-        """Return the subjects for which not exactly the same rules, in the same order, take part."""
-        old, new = self._sides
-        stripped = tuple([(e.subject, e.deny, e.condition) for e in entries] for entries in (before, after))
-        common = set(stripped[0]) & set(stripped[1])
-        kept = tuple([e for e in entries if e in common] for entries in stripped)
-        if self._effect is PolicyEffect.PRIORITY and kept[0] != kept[1]:
-            return self._everyone
-        mask = 0
-        for subject, _, _ in set(stripped[0]) | set(stripped[1]):
-            self._work += len(self._universe.subjects) // 8
-            was = old.subjects_of(subject)
-            mask |= was ^ new.subjects_of(subject)
-        for side, entries in zip(self._sides, stripped, strict=True):
-            for entry in entries:
-                if entry not in common:
-                    mask |= side.subjects_of(entry[0])
-        return mask
 
     def _by_type(self, mask: int) -> dict[str, int]:
         counted: Counter[str] = Counter()

@@ -1,18 +1,24 @@
 """A matcher's text as a whitelisted syntax tree.
 
-PyCasbin rewrites a matcher as text (`r.sub` becomes `r_sub`, `&&` becomes `and`) and lets simpleeval walk Python's
-syntax tree. The same rewriting is done here, Python's parser reads the result, and only the nodes below survive: what
-is not one of them is refused with its reason and its column. Sources: `casbin.util.util`,
+PyCasbin lets simpleeval walk the syntax tree of a matcher rewritten as Python (`matcher_text`). Here only the nodes
+below survive: what is not one of them is refused with its reason and its column. Sources:
 `CoreEnforcer._get_expression` and `simpleeval` as PyCasbin 2.8 uses them.
 """
 
 import ast
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from authz.errors import ModelError
+from authz.matcher_text import (
+    MatcherError,
+    Rewritten,
+    escape,
+    in_parentheses,
+    operators,
+    parse_python,
+    plain,
+    without_comment,
+)
 from authz.syntax_tree import (
     And,
     Attribute,
@@ -36,7 +42,6 @@ from authz.syntax_tree import (
     Unary,
 )
 
-MAX_TEXT_LENGTH = 8192
 MAX_DEPTH = 64
 MAX_NODES = 2000
 
@@ -66,23 +71,6 @@ _PRIVATE_PREFIXES = ("_", "func_")
 _PRIVATE_NAMES = frozenset({"format", "format_map", "mro", "tb_frame", "gi_frame", "ag_frame", "cr_frame", "exec"})
 
 
-class MatcherError(ModelError):
-    """A matcher, or an expression in a policy cell, that is not allowed; `column` counts from 1."""
-
-    def __init__(self, reason: str, column: int) -> None:
-        super().__init__(f"{reason} (column {column})")
-        self.reason = reason
-        self.column = column
-
-
-@dataclass(frozen=True, slots=True)
-class _Rewritten:
-    """Rewritten text, and for each of its characters where it came from."""
-
-    text: str
-    origins: tuple[int, ...]
-
-
 def parse_matcher(text: str, scope: Scope, *, lazy_names: bool = False) -> Expression:
     """Return the tree of a matcher as `model.conf` holds it.
 
@@ -92,8 +80,7 @@ def parse_matcher(text: str, scope: Scope, *, lazy_names: bool = False) -> Expre
     Raises:
         MatcherError: syntax, an unknown name or function, or a construct that is not allowed.
     """
-    _check_length(text)
-    rewritten = _without_comment(_escape(_plain(text)))
+    rewritten = without_comment(escape(plain(text)))
     cells = list(_EVAL.finditer(rewritten.text))
     for match in cells:
         rule = match.group("rule")
@@ -101,9 +88,9 @@ def parse_matcher(text: str, scope: Scope, *, lazy_names: bool = False) -> Expre
             raise MatcherError(
                 f"eval() takes one column of the policy, not `{rule}`", rewritten.origins[match.start()] + 1
             )
-    rewritten = _operators(rewritten)
+    rewritten = operators(rewritten)
     reader = _Reader(scope, rewritten, lazy=False, lazy_names=lazy_names)
-    tree = reader.read(_parse(rewritten))
+    tree = reader.read(parse_python(rewritten))
     if reader.cells != len(cells):
         # PyCasbin pastes cells wherever the letters `eval(p.x)` stand, even inside a quoted text.
         raise MatcherError("eval() may not stand inside quotes or other words", 1)
@@ -118,83 +105,17 @@ def parse_cell(text: str, scope: Scope) -> Expression:
     Raises:
         MatcherError: the cell is not one complete expression.
     """
-    _check_length(text)
-    rewritten = _operators(_escape(_plain(text)))
-    tree = _parse(rewritten)
+    rewritten = operators(escape(plain(text)))
+    tree = parse_python(rewritten)
     # SECURITY: PyCasbin pastes the cell between parentheses, so `x) || (True` breaks out of them there. Alone, it does
     # not parse. A comment would swallow the closing parenthesis, so the cell must parse in parentheses as well.
-    enclosed = _parse(_Rewritten(f"({rewritten.text})", (0, *rewritten.origins, 0)))
+    enclosed = parse_python(in_parentheses(rewritten))
     if ast.dump(tree) != ast.dump(enclosed):
         raise MatcherError("the cell is not one complete expression", 1)
     return _Reader(scope, rewritten, lazy=True).read(tree)
 
 
 _EVAL = re.compile(r"\beval\((?P<rule>[^)]*)\)")
-_NEGATION = re.compile(r"!(?!=)")
-
-
-def _check_length(text: str) -> None:
-    if len(text) > MAX_TEXT_LENGTH:
-        raise MatcherError(f"the expression is longer than {MAX_TEXT_LENGTH} characters", MAX_TEXT_LENGTH)
-
-
-def _plain(text: str) -> _Rewritten:
-    return _Rewritten(text, tuple(range(len(text))))
-
-
-def _substitute(source: _Rewritten, pattern: re.Pattern[str], replacement: str) -> _Rewritten:
-    parts: list[str] = []
-    origins: list[int] = []
-    done = 0
-    for match in pattern.finditer(source.text):
-        parts += [source.text[done : match.start()], replacement]
-        origins += source.origins[done : match.start()]
-        origins += [source.origins[match.start()]] * len(replacement)
-        done = match.end()
-    parts.append(source.text[done:])
-    origins += source.origins[done:]
-    return _Rewritten("".join(parts), tuple(origins))
-
-
-def _escape(source: _Rewritten) -> _Rewritten:
-    """Rewrite `p.` and `r.` (with the number that stands first) as PyCasbin's `escape_assertion` does."""
-    for letter in ("p", "r"):
-        found = re.search(rf"\b{letter}(\d*)\.", source.text)
-        if found is not None:
-            name = letter + found.group(1)
-            source = _substitute(source, re.compile(rf"\b{name}\."), f"{name}_")
-    return source
-
-
-def _without_comment(source: _Rewritten) -> _Rewritten:
-    end = source.text.find("#")
-    return source if end == -1 else _Rewritten(source.text[:end], source.origins[:end])
-
-
-def _operators(source: _Rewritten) -> _Rewritten:
-    source = _substitute(source, re.compile("&&"), "and")
-    source = _substitute(source, re.compile(r"\|\|"), "or")
-    source = _substitute(source, _NEGATION, "not ")
-    start = len(source.text) - len(source.text.lstrip())
-    end = max(start, len(source.text.rstrip()))
-    return _Rewritten(source.text[start:end], source.origins[start:end])
-
-
-def _parse(source: _Rewritten) -> ast.expr:
-    if not source.text:
-        raise MatcherError("the expression is empty", 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source.text, mode="eval").body
-    except SyntaxError as error:
-        offset = min(max((error.offset or 1) - 1, 0), len(source.origins) - 1)
-        raise MatcherError(f"syntax error: {error.msg}", source.origins[offset] + 1) from error
-    except ValueError as error:
-        raise MatcherError(f"syntax error: {error}", 1) from error
-    except (MemoryError, RecursionError) as error:
-        raise MatcherError("the expression is nested too deeply", 1) from error
-
 
 _COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Eq: "==",
@@ -228,7 +149,7 @@ _UNARY: Mapping[type[ast.unaryop], str] = {ast.Not: "not", ast.USub: "-", ast.UA
 class _Reader:
     """Turns Python's tree into ours."""
 
-    def __init__(self, scope: Scope, source: _Rewritten, *, lazy: bool, lazy_names: bool = False) -> None:
+    def __init__(self, scope: Scope, source: Rewritten, *, lazy: bool, lazy_names: bool = False) -> None:
         self._names: dict[str, Expression] = {}
         for name in scope.request:
             self._names[f"{scope.request_type}_{name}"] = RequestValue(name)

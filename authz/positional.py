@@ -12,7 +12,8 @@ from authz.compiler import ParsedModel, policy_effect
 from authz.effects import RowEffect, RowOutcome, row_effect, settle
 from authz.errors import ModelError
 from authz.expressions import EVALUATION_ERRORS, Evaluator, ExpressionError, Function, compile_expression
-from authz.matcher import MatcherError, parse_cell, parse_matcher
+from authz.matcher import parse_cell, parse_matcher
+from authz.matcher_text import MatcherError
 from authz.matching import MATCHING_FUNCTIONS
 from authz.policy_order import PolicyOrderError, order_rows
 from authz.role_graph import Link, PatternMatcher, Reach, RoleGraph

@@ -7,10 +7,11 @@ from casbin import util
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz import matcher
+from authz import matcher_text
 from authz.errors import ModelError
 from authz.expressions import EVALUATION_ERRORS, compile_expression
-from authz.matcher import MatcherError, parse_cell, parse_matcher
+from authz.matcher import parse_cell, parse_matcher
+from authz.matcher_text import MatcherError
 from authz.matching import MATCHING_FUNCTIONS
 from authz.syntax_tree import (
     And,
@@ -50,7 +51,7 @@ def rewrite_as_casbin(text: str) -> str:
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
 def test_the_text_is_rewritten_as_pycasbin_does(text):
     """Letter by letter, inside quotes too; and every letter knows where it came from."""
-    rewritten = matcher._operators(matcher._without_comment(matcher._escape(matcher._plain(text))))
+    rewritten = matcher_text.operators(matcher_text.without_comment(matcher_text.escape(matcher_text.plain(text))))
     assert rewritten.text == rewrite_as_casbin(text)
     assert len(rewritten.origins) == len(rewritten.text)
     assert all(0 <= origin < len(text) for origin in rewritten.origins)
