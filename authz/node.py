@@ -52,6 +52,7 @@ class Node:
         self._max_staleness = float("inf") if settings.serve_stale else settings.max_staleness.total_seconds()
         self._read_timeout = settings.read_timeout.total_seconds()
         self._request_timeout = settings.request_timeout.total_seconds()
+        self._load_timeout = settings.load_timeout.total_seconds()
         self._min_revision_wait = settings.min_revision_wait.total_seconds()
         self._clock = DatabaseClock(self._monotonic)
         self._feed = ChangeFeed(reader, self._clock, settings, self._monotonic)
@@ -170,6 +171,23 @@ class Node:
         except (AuthzError, TimeoutError) as error:
             # It stays behind and unconfirmed until the poll has brought it up.
             _log.warning("authz.node.write_not_applied", tenant_id=str(head.tenant_id), error=str(error))
+
+    async def follow_write(self, tenant_id: TenantId, revision: int) -> None:
+        """Take in a write of another process of this machine, as `note_write` takes in an own one. Never fails.
+
+        It waits longer: what is written elsewhere is large, and is only loaded if the tenant is in use here.
+        """
+        held = self._states.get(tenant_id)
+        if held is not None and held.head.revision >= revision:
+            return
+        self._feed.wake()
+        if tenant_id == BASE_TENANT_ID or not self._tenants.in_use(tenant_id):
+            return
+        try:
+            async with asyncio.timeout(self._load_timeout):
+                await self._tenants.read_through(tenant_id, revision)
+        except (AuthzError, TimeoutError) as error:
+            _log.warning("authz.node.write_not_applied", tenant_id=str(tenant_id), error=str(error))
 
     # --- the service's side
 

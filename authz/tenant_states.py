@@ -62,6 +62,10 @@ class TenantStates:
         feed.on_back = self._start_over
         feed.in_use = self.held.__contains__
 
+    def in_use(self, tenant_id: TenantId) -> bool:
+        """Whether a state of the tenant is held, or is being brought up."""
+        return tenant_id in self.held or tenant_id in self._flights
+
     async def read_through(self, tenant_id: TenantId, min_revision: int | None) -> TenantState:
         """Ask PostgreSQL for the tenant until it is confirmed, and at `min_revision` if that is given.
 

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "cold": "the first answer about a tenant that the node does not hold",
     "memory": "a node's memory and start with 1,000 tenants of 10,000 members each",
     "propagation": "how soon a change through one process is used by another",
+    "stall": "answers about another tenant while one of 100,000 rules is planned, applied, rolled back and exported",
     "policy_import": "lint, plan and apply of 100,000 rules",
 }
 

@@ -33,7 +33,16 @@ class Asker:
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None
     ) -> tuple[Any, Mapping[str, str]]:
         """As `post`, with a body that is JSON already."""
-        self._connection.request("POST", path, body, self._headers | dict(headers or {}))
+        return self._exchange("POST", path, body, headers)
+
+    def get(self, path: str) -> Any:
+        """Return the JSON value of the answer; raises `RefusedError`."""
+        return self._exchange("GET", path, None, None)[0]
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
+    ) -> tuple[Any, Mapping[str, str]]:
+        self._connection.request(method, path, body, self._headers | dict(headers or {}))
         response = self._connection.getresponse()
         data = response.read()
         if not 200 <= response.status < 300:

@@ -144,7 +144,7 @@ class Pools:
 @contextlib.contextmanager
 def kasbah(installation: Installation, pools: Pools, core: int, *, fast: bool) -> Iterator[list[Contender]]:
     """Run one worker, with the fast way through aiohttp or without."""
-    with installation.service(KASBAH_FAST_PATH="on" if fast else "off") as service:
+    with installation.service(KASBAH_FAST_PATH="on" if fast else "off", KASBAH_BULK_WORKER="off") as service:
         workers = service.workers() or [service.process.pid]
         pin(workers, core)
         name = "Kasbah" if fast else "Kasbah, fast path off"

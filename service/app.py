@@ -15,7 +15,19 @@ from service.callers import Caller, bearer_token
 from service.edge_errors import MissingScopeError, OtherTenantError
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
-from service.keys import CALLER, CALLERS, DRAINING, HTTP_SETTINGS, METRICS, REQUEST_ID, ROUTE, ROUTES, TENANT, TENANTS
+from service.keys import (
+    BULK,
+    CALLER,
+    CALLERS,
+    DRAINING,
+    HTTP_SETTINGS,
+    METRICS,
+    REQUEST_ID,
+    ROUTE,
+    ROUTES,
+    TENANT,
+    TENANTS,
+)
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
 from service.time_limits import answered_in_time
@@ -159,7 +171,8 @@ def guarded(route: Route) -> Handler:
             structlog.contextvars.bind_contextvars(caller=caller.actor)
             if needs is not None:
                 await admit(request, caller, needs)
-            return await handler(request)
+            forwarder = request.app.get(BULK) if route.bulk else None
+            return await (handler if forwarder is None else forwarder.forward)(request)
 
     return open_handler if needs is None else keyed_handler
 

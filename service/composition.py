@@ -17,6 +17,7 @@ from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.app import Part, build_app
+from service.bulk import BulkForwarder
 from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
 from service.decision_log import DecisionLog
@@ -51,16 +52,26 @@ MAX_KNOWN_SLUGS = 10_000
 _log = structlog.get_logger()
 
 
-def compose(settings: Settings, sampler: Sampler | None = None) -> tuple[web.Application, KasbahRunner]:
-    """Return the application with everything behind it, and what runs it. Nothing is opened before it starts."""
-    app = build_app(settings.http, parts_of(settings), all_routes())
+def compose(
+    settings: Settings, sampler: Sampler | None = None, *, forwarder: BulkForwarder | None = None, public: bool = True
+) -> tuple[web.Application, KasbahRunner]:
+    """Return the application with everything behind it, and what runs it. Nothing is opened before it starts.
+
+    Args:
+        settings: All of them.
+        sampler: Takes answers that are compared with PyCasbin's.
+        forwarder: Hands bulk routes to the bulk worker; without one they are answered here.
+        public: Whether this process counts in metrics. What the bulk worker does, its callers have counted.
+    """
+    parts = parts_of(settings, public=public)
+    app = build_app(settings.http, parts if forwarder is None else (*parts, forwarder.part), all_routes())
     app[SAMPLER] = sampler or Sampler(None, 0)
     handler_class = FastHandler if settings.fast_path else DeadlineHandler
     runner = KasbahRunner(app, settings.http, handler_class, shutdown_timeout=settings.drain_seconds)
     return app, runner
 
 
-def parts_of(settings: Settings) -> tuple[Part, ...]:
+def parts_of(settings: Settings, *, public: bool = True) -> tuple[Part, ...]:
     """Return the parts in the order in which they open."""
 
     async def observation(app: web.Application) -> AsyncIterator[None]:
@@ -69,10 +80,11 @@ def parts_of(settings: Settings) -> tuple[Part, ...]:
         app[READINESS] = Readiness()
         metrics.add_source(log.totals)
         log.start()
-        flushing = asyncio.create_task(_flush(metrics), name="metrics-flush")
+        flushing = asyncio.create_task(_flush(metrics), name="metrics-flush") if public else None
         yield
-        await _cancelled(flushing)
-        metrics.flush()
+        if flushing is not None:
+            await _cancelled(flushing)
+            metrics.flush()
         await asyncio.to_thread(log.close)
 
     async def database(app: web.Application) -> AsyncIterator[None]:

@@ -55,5 +55,9 @@ class UnsupportedEncodingError(EdgeError):
     """A compressed body: Kasbah takes none, so that none can be a bomb."""
 
 
+class BulkUnavailableError(EdgeError):
+    """The bulk worker did not answer. What it was asked to write is written whole or not at all; which is not known."""
+
+
 class OverloadedError(EdgeError):
     """Too much of this work is under way; try again soon."""

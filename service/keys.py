@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
     from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
+    from service.bulk import BulkForwarder
     from service.cross_check import Sampler
     from service.decision_log import DecisionLog
     from service.health import Readiness
@@ -34,6 +35,8 @@ PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")
+BULK: web.AppKey["BulkForwarder"] = web.AppKey("BULK")
+"""There when another process answers the routes that are marked `bulk`."""
 READINESS: web.AppKey["Readiness"] = web.AppKey("READINESS")
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("DRAINING")
 """Set when the process was told to end: /readyz answers 503 from then on."""

@@ -7,6 +7,7 @@ or bodies.
 import json
 import logging
 import sys
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -14,18 +15,21 @@ import structlog
 QUIET_LOGGERS = ("aiohttp.access",)
 
 
-def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+def configure_logging(level: str = "INFO", stream: TextIO | None = None, process: str | None = None) -> None:
     """Send structlog's and the standard library's records to `stream` as JSON lines.
 
     Args:
         level: Name of the lowest level that is written.
         stream: Standard error when None.
+        process: What this process is called in each of its records.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if process is not None:
+        shared.append(partial(_name_process, process))
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         processors=[
@@ -47,6 +51,13 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         cache_logger_on_first_use=False,
     )
+
+
+def _name_process(
+    process: str, _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event["process"] = process
+    return event
 
 
 def render_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> str:

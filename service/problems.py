@@ -69,6 +69,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.OverloadedError: Problem(
         "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests under way", tells=False
     ),
+    edge_errors.BulkUnavailableError: Problem(
+        "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the worker for large requests"
+    ),
     tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
     tenancy_errors.SlugTakenError: Problem("slug-taken", HTTPStatus.CONFLICT, "Tenant name is taken"),
     tenancy_errors.UnknownTenantError: TENANT_NOT_FOUND,

@@ -53,7 +53,8 @@ class Route:
     """One line of the table.
 
     `path` is aiohttp's pattern, `body_limit` is in bytes. `seconds` bounds what the service waits for; None where
-    the work is large, lasts by nature, or writes and must not be broken off.
+    the work is large, lasts by nature, or writes and must not be broken off. `bulk`: it may keep the interpreter busy
+    for long, so the bulk worker answers it where there is one (`service/bulk.py`).
     """
 
     method: str
@@ -62,6 +63,7 @@ class Route:
     access: Access
     body_limit: int = DEFAULT_BODY_LIMIT
     seconds: float | None = ANSWER_SECONDS
+    bulk: bool = False
     label: str = field(init=False, compare=False)
     """The path without regular expressions: OpenAPI's, and a metric's label."""
 

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """`on`: complete decision requests are answered without aiohttp's request objects. `off`: the ordinary way."""
     cross_check_per_second: float = Field(default=1.0, ge=0, le=100)
     """Answers per second and worker that another process compares with PyCasbin's; 0 turns it off."""
+    bulk_worker: bool = True
+    """`on`: one more process plans, applies, rolls back and exports, so that decisions do not wait for it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of log records: DEBUG, INFO, WARNING or ERROR."""
     drain_seconds: float = Field(default=10.0, ge=0, le=300)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -36,7 +36,7 @@ WorkerMain = Callable[[socket.socket, int, int], int]
 class Worker:
     """One worker's place: its socket stays, its process may change. The service does not wait for side workers."""
 
-    number: int
+    name: int | str
     listener: socket.socket
     main: WorkerMain
     side: bool = False
@@ -88,7 +88,7 @@ class Supervisor:
         *,
         stop_seconds: float,
         on_worker_end: Callable[[int], None] = lambda _pid: None,
-        side: Sequence[tuple[socket.socket, WorkerMain]] = (),
+        side: Mapping[str, tuple[socket.socket, WorkerMain]] | None = None,
     ) -> None:
         """Prepare; nothing is forked yet.
 
@@ -97,11 +97,12 @@ class Supervisor:
             main: What a worker runs.
             stop_seconds: How long workers may take to end after SIGTERM.
             on_worker_end: Called with the process id of a worker that has ended.
-            side: Sockets and main functions of workers that only watch; they are replaced too, whatever they do.
+            side: Sockets and main functions of workers that take no connection from outside, by name; they are
+                replaced too, whatever they do.
         """
         self._on_worker_end = on_worker_end
         self._workers = [Worker(number, listener, main) for number, listener in enumerate(listeners)]
-        self._workers += [Worker(-number, watched, what, side=True) for number, (watched, what) in enumerate(side, 1)]
+        self._workers += [Worker(name, own, what, side=True) for name, (own, what) in (side or {}).items()]
         self._stop_seconds = stop_seconds
         self._stopping_since: float | None = None
         self._alive_read, self._alive_write = os.pipe()
@@ -226,7 +227,7 @@ class Supervisor:
             self._status = self._status or (0 if code in {0, -signal.SIGTERM} else 1)
             return
         worker.failures = 0 if lived > STABLE_SECONDS else worker.failures + 1
-        _log.error("serve.worker_ended", worker=worker.number, pid=pid, status=code, lived_seconds=round(lived, 3))
+        _log.error("serve.worker_ended", worker=worker.name, pid=pid, status=code, lived_seconds=round(lived, 3))
         if not (self._was_ready or worker.side) and worker.failures >= FAILURES_BEFORE_GIVING_UP:
             self._stopping_since = time.monotonic()
             self._status = 1
@@ -240,7 +241,7 @@ class Supervisor:
         for worker in self._workers:
             if worker.start_again_at and now >= worker.start_again_at and self._stopping_since is None:
                 self._start(worker)
-                _log.info("serve.worker_started", worker=worker.number, pid=worker.pid)
+                _log.info("serve.worker_started", worker=worker.name, pid=worker.pid)
 
     def _kill_late(self) -> None:
         if self._stopping_since is None:

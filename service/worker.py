@@ -7,18 +7,27 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import structlog
 import uvloop
 from aiohttp import web
 
+from service.bulk import BulkForwarder
 from service.composition import compose
 from service.cross_check import Sampler, compare_samples
 from service.keys import DRAINING
+from service.logging import configure_logging
+from service.server import KasbahRunner
 from service.settings import Settings
 
 GC_THRESHOLDS = (50_000, 25, 100)
 """Most garbage here is freed by reference counts; the collector looks rarely, so that it stops decisions rarely."""
+
+Composed = Callable[[], tuple[web.Application, KasbahRunner]]
+SiteOf = Callable[[KasbahRunner], web.BaseSite]
 
 _log = structlog.get_logger()
 
@@ -27,14 +36,34 @@ def run_worker(  # noqa: PLR0917 (the last three are the supervisor's)
     settings: Settings,
     tls: ssl.SSLContext | None,
     samples: socket.socket | None,
+    bulk_socket: Path | None,
     listener: socket.socket,
     ready_pipe: int,
     alive_pipe: int,
 ) -> int:
     """Serve until SIGTERM, or until the supervisor is gone; returns the exit status."""
-    sampler = Sampler(samples, settings.cross_check_per_second)
+    composed = partial(
+        compose,
+        settings,
+        Sampler(samples, settings.cross_check_per_second),
+        forwarder=None if bulk_socket is None else BulkForwarder(bulk_socket),
+    )
+    site_of = partial(web.SockSite, sock=listener, ssl_context=tls)
+    return _run(settings, composed, site_of, (ready_pipe, alive_pipe))
+
+
+def run_bulk_worker(
+    settings: Settings, bulk_socket: Path, _unused: socket.socket, ready_pipe: int, alive_pipe: int
+) -> int:
+    """As `run_worker`, on a Unix socket, for what public workers forward."""
+    configure_logging(settings.log_level, process="bulk")
+    composed = partial(compose, settings, public=False)
+    return _run(settings, composed, partial(web.UnixSite, path=bulk_socket), (ready_pipe, alive_pipe))
+
+
+def _run(settings: Settings, composed: Composed, site_of: SiteOf, pipes: tuple[int, int]) -> int:
     try:
-        uvloop.run(_serve(settings, tls, sampler, listener, ready_pipe, alive_pipe))
+        uvloop.run(_serve(settings, composed, site_of, pipes))
     except Exception:  # noqa: BLE001 - the last line of a process says why it ended
         _log.exception("serve.worker_failed")
         return 1
@@ -81,20 +110,13 @@ def _say_ready(ready_pipe: int) -> None:
     os.close(ready_pipe)
 
 
-async def _serve(  # noqa: PLR0917 (as above)
-    settings: Settings,
-    tls: ssl.SSLContext | None,
-    sampler: Sampler,
-    listener: socket.socket,
-    ready_pipe: int,
-    alive_pipe: int,
-) -> None:
+async def _serve(settings: Settings, composed: Composed, site_of: SiteOf, pipes: tuple[int, int]) -> None:
+    ready_pipe, alive_pipe = pipes
     stop = _stop_event(alive_pipe)
-    app, runner = compose(settings, sampler)
+    app, runner = composed()
     await runner.setup()
     try:
-        site = web.SockSite(runner, listener, ssl_context=tls)
-        await site.start()
+        await site_of(runner).start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import shutil
+import socket
 import ssl
 import sys
 import tempfile
@@ -47,19 +48,21 @@ def serve(host: str | None, port: int | None, workers: int | None) -> None:
         )
     for line in unknown_variables(os.environ):
         click.echo(f"warning: {line}", err=True)
-    with metrics_directory():
+    with contextlib.ExitStack() as directories:
+        directories.enter_context(metrics_directory())
         try:
-            sys.exit(_serve(settings, started))
+            sys.exit(_serve(settings, started, directories))
         except StartError as error:
             fail(str(error))
 
 
-def _serve(settings: Settings, started: float) -> int:
+def _serve(settings: Settings, started: float, directories: contextlib.ExitStack) -> int:
     """Check, listen, fork; returns the exit status."""
+    from service.bulk import bulk_socket, unused_socket
     from service.cross_check import sample_sockets
     from service.logging import configure_logging
-    from service.supervisor import Supervisor, open_listeners
-    from service.worker import run_cross_check, run_worker, tls_context
+    from service.supervisor import Supervisor, WorkerMain, open_listeners
+    from service.worker import run_bulk_worker, run_cross_check, run_worker, tls_context
 
     configure_logging(settings.log_level)
     require_port(settings.host, settings.port)
@@ -70,12 +73,18 @@ def _serve(settings: Settings, started: float) -> int:
     _preflight(settings)
     listeners = open_listeners(settings.host, settings.port, settings.workers)
     sender, receiver = sample_sockets() if settings.cross_check_per_second else (None, None)
+    bulk = directories.enter_context(bulk_socket()) if settings.bulk_worker else None
+    side: dict[str, tuple[socket.socket, WorkerMain]] = {}
+    if bulk is not None:
+        side["bulk"] = (unused_socket(), partial(run_bulk_worker, settings, bulk))
+    if receiver is not None:
+        side["cross-check"] = (receiver, partial(run_cross_check, settings))
     supervisor = Supervisor(
         listeners,
-        partial(run_worker, settings, tls, sender),
+        partial(run_worker, settings, tls, sender, bulk),
         stop_seconds=settings.unready_seconds + settings.drain_seconds,
         on_worker_end=_forget_gauges,
-        side=() if receiver is None else [(receiver, partial(run_cross_check, settings))],
+        side=side,
     )
     return supervisor.run(partial(_say_ready, settings, started))
 

@@ -121,7 +121,7 @@ def test_a_misspelt_setting_is_told(start_service):
 
 def test_a_dead_worker_is_replaced_and_its_port_stays(start_service):
     """Connections that arrive meanwhile wait for the new one."""
-    service = start_service(KASBAH_WORKERS="2")
+    service = start_service(KASBAH_WORKERS="2", KASBAH_BULK_WORKER="off")
     before = set(service.workers())
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)

@@ -45,6 +45,7 @@ class FakeNode:
     heads: dict[TenantId, TenantHead] = field(default_factory=dict)
     failure: Exception | None = None
     is_fresh: bool = True
+    followed: list[tuple[TenantId, int]] = field(default_factory=list)
 
     def now(self) -> datetime:
         return NOW
@@ -56,6 +57,9 @@ class FakeNode:
         if tenant_id == PLATFORM_TENANT_ID:
             self.heads[tenant_id] = head_of(PLATFORM_TENANT_ID, "_platform")
         return self.heads[tenant_id]
+
+    async def follow_write(self, tenant_id: TenantId, revision: int) -> None:
+        self.followed.append((tenant_id, revision))
 
     def warm(self, tenant_id: TenantId) -> OfflinePolicy | None:
         return self.tenants.get(tenant_id)
