@@ -725,6 +725,66 @@ def test_own_writes_are_used_at_once_and_told():
     on_bench(body)
 
 
+def test_writes_of_another_process_are_used_at_once():
+    """After `follow_write` returns this node decides at that revision, though no poll has told of it."""
+
+    async def body(bench: Bench) -> None:
+        await bench.allows()
+        head = bench.world.grant(bench.tenant, ALICE)
+        await bench.node.follow_write(bench.tenant, head.revision)
+        state = bench.node.warm(bench.tenant)
+        assert state is not None
+        assert state.head.revision == 2
+        assert bench.cache.published == []
+
+    on_bench(body)
+
+
+def test_a_load_under_way_does_not_bring_an_older_state_than_the_write():
+    """A tenant that is being loaded for the first time when another process writes it."""
+
+    async def body(bench: Bench) -> None:
+        release = asyncio.Event()
+
+        async def slow(name: str) -> None:
+            if name == "load_rules":
+                await release.wait()
+
+        bench.reader.after = slow
+        asking = asyncio.create_task(bench.allows())
+        await asyncio.sleep(0.1)
+        head = bench.world.commit(bench.tenant, rules=())
+        following = asyncio.create_task(bench.node.follow_write(bench.tenant, head.revision))
+        await asyncio.sleep(0.01)
+        release.set()
+        await following
+        state = bench.node.warm(bench.tenant)
+        assert state is not None
+        assert state.head.revision == head.revision
+        await asking
+
+    on_bench(body)
+
+
+def test_a_write_of_another_process_that_cannot_be_followed_is_no_error():
+    """PostgreSQL gone: bounded, and right when it is back; a tenant that is not in use is not loaded."""
+
+    async def body(bench: Bench) -> None:
+        await bench.node.follow_write(bench.tenant, 1)
+        assert bench.count("find_tenant") == 0
+        await bench.allows()
+        head = bench.world.grant(bench.tenant, ALICE)
+        bench.reader.hanging = True
+        began = loop_time()
+        await bench.node.follow_write(bench.tenant, head.revision)
+        assert loop_time() - began <= 10.1
+        bench.reader.hanging = False
+        await asyncio.sleep(2)
+        assert await bench.allows() == (False, 2)
+
+    on_bench(body)
+
+
 def test_a_write_that_cannot_be_applied_is_no_error():
     """The write is committed: PostgreSQL gone right after it does not fail the request."""
 
