@@ -6,9 +6,10 @@ import binascii
 import gc
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -54,31 +55,48 @@ class Notices(Protocol):
 class Work:
     """One thread for what would stall decisions: parsing large bodies, comparing policies.
 
-    At most `WAITING_WORK` requests hold a large body at once; more are refused, so that memory stays bounded.
+    At most `WAITING_WORK` requests hold a large body at once, and half as many of one tenant; more are refused, so that
+    memory stays bounded and no tenant takes the places of the others.
     """
 
     def __init__(self, waiting: int = WAITING_WORK) -> None:
-        self._waiting = waiting
+        self._share = max(1, waiting // 2)
+        self._held: Counter[TenantId] = Counter()
+        self._resting = 0
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="administration")
         self._left = waiting
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold one of the places for heavy requests; raises `OverloadedError` when none is left.
-
-        Meanwhile the garbage collector rests: with a million live rows one full collection would stop decisions for
-        half a second, and rows form no cycles, so reference counts free them.
-        """
-        if self._left <= 0:
+    async def place(self, tenant_id: TenantId) -> AsyncIterator[None]:
+        """Hold one of the places for heavy requests; raises `OverloadedError` when none is left for this tenant."""
+        if self._left <= 0 or self._held[tenant_id] >= self._share:
             raise OverloadedError
-        if self._left == self._waiting:
-            gc.disable()
         self._left -= 1
+        self._held[tenant_id] += 1
         try:
             yield
         finally:
             self._left += 1
-            if self._left == self._waiting:
+            self._held[tenant_id] -= 1
+            if not self._held[tenant_id]:
+                del self._held[tenant_id]
+
+    @contextmanager
+    def many_rows(self) -> Iterator[None]:
+        """Let the garbage collector rest while a request holds rows; not while its body is still awaited.
+
+        With a million live rows one full collection would stop decisions for half a second, and rows form no cycles,
+        so reference counts free them. SECURITY: a body may come slowly, and one after the other must not keep the
+        collector from all else for ever.
+        """
+        if not self._resting:
+            gc.disable()
+        self._resting += 1
+        try:
+            yield
+        finally:
+            self._resting -= 1
+            if not self._resting:
                 gc.enable()
 
     async def run(self, task: Callable[[], _Result]) -> _Result:

@@ -100,8 +100,10 @@ async def plan_policy(request: web.Request) -> web.Response:
     What apply would refuse, a plan refuses: the same checks run on the same rows.
     """
     admin = request.app[ADMINISTRATION]
-    async with admin.work.place():
-        head, answer = await _planned(admin, request[TENANT], await read_json_body(request))
+    async with admin.work.place(request[TENANT]):
+        body = await read_json_body(request)
+        with admin.work.many_rows():
+            head, answer = await _planned(admin, request[TENANT], body)
     return raw_answer(answer, head=head)
 
 
@@ -197,8 +199,11 @@ def _cut_short(flips: Sequence[TenantFlips]) -> tuple[TenantFlips, ...]:
 
 async def apply(request: web.Request) -> web.Response:
     """POST the rows of a plan; makes the file-owned rows exactly those, or changes nothing."""
-    async with request.app[ADMINISTRATION].work.place():
-        result = await _applied(request, await read_json_body(request))
+    work = request.app[ADMINISTRATION].work
+    async with work.place(request[TENANT]):
+        body = await read_json_body(request)
+        with work.many_rows():
+            result = await _applied(request, body)
     await written(request, result.head)
     return change_answer(result)
 
@@ -228,14 +233,15 @@ async def rollback(request: web.Request) -> web.Response:
     """POST an earlier revision; its file-owned rows become a new revision, what the API owns stays."""
     admin = request.app[ADMINISTRATION]
     asked = read_struct(await read_json_body(request), _rollback_decoder)
-    async with admin.work.place():
-        result = await rollback_policy(
-            request[TENANT],
-            asked.to_revision,
-            expected_revision=expected_revision(request),
-            meta=meta_of(request, asked.reason),
-            writer=admin.writer,
-        )
+    async with admin.work.place(request[TENANT]):
+        with admin.work.many_rows():
+            result = await rollback_policy(
+                request[TENANT],
+                asked.to_revision,
+                expected_revision=expected_revision(request),
+                meta=meta_of(request, asked.reason),
+                writer=admin.writer,
+            )
     await written(request, result.head)
     return change_answer(result)
 
@@ -243,8 +249,9 @@ async def rollback(request: web.Request) -> web.Response:
 async def export(request: web.Request) -> web.Response:
     """GET every row of the tenant, whoever owns it, at one revision, with the model."""
     admin = request.app[ADMINISTRATION]
-    async with admin.work.place():
-        head, answer = await _encoded_rows(admin, request[TENANT])
+    async with admin.work.place(request[TENANT]):
+        with admin.work.many_rows():
+            head, answer = await _encoded_rows(admin, request[TENANT])
     return raw_answer(answer, head=head)
 
 
