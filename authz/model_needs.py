@@ -44,6 +44,11 @@ def lack(need: Need, columns: PolicyColumns) -> str | None:
     return None if met(columns) else clause
 
 
+def offers_as_much(columns: PolicyColumns, others: PolicyColumns) -> bool:
+    """Whether whatever fits a model with the other columns fits one with these."""
+    return all(lack(need, columns) is None for need in Need if lack(need, others) is None)
+
+
 def unmet(needs: Iterable[StoredNeed], columns: PolicyColumns) -> str | None:
     """Return why stored rows keep a model with these columns from being taken, or None."""
     faults = [
