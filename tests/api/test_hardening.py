@@ -224,7 +224,7 @@ async def test_every_route_that_needs_a_key_refuses_without_one(edge):
     for route in all_routes():
         if not isinstance(route.access, Needs):
             continue
-        path = route.path.replace("{tenant}", "acme").replace("{key_id}", "00000000-0000-0000-0000-000000000000")
+        path = re.sub(r"\{\w+\}", "1", route.path.replace("{tenant}", "acme"))  # a brace itself matches no variable
         async with edge.client.request(route.method, path, data=b"{}") as response:
             assert response.status == 401, route.path
             assert response.headers["Content-Type"] == "application/problem+json"
