@@ -68,7 +68,8 @@ def run(*, quick: bool = False) -> Result:
             time.sleep(2.0)
             phases = [timed("idle", lambda: time.sleep(IDLE_SECONDS))]
             phases += changes(asker, large, Workload("large", count, 100), "cold")
-            bring_up(asker, body_of(Workload("large", count, 100).questions(1)[0]))
+            question = body_of(Workload("large", count, 100).questions(1)[0])
+            phases.append(timed("first question", lambda: bring_up(asker, question)))
             phases += changes(asker, large, Workload("large", count + 10, 100), "asked about")
             stop.set()
             found: Samples = samples.get()

@@ -187,7 +187,7 @@ def test_ctrl_c_ends_it_cleanly(start_service):
     """SIGINT is as good as SIGTERM."""
     service = start_service(KASBAH_WORKERS="2")
     service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(15) == 0
+    assert service.process.wait(15) == 0, service.output()
     assert "Traceback" not in service.output()
 
 
