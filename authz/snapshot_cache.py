@@ -172,9 +172,11 @@ class ValkeySnapshotCache:
             try:
                 async with asyncio.timeout(self._timeout):
                     await channel.subscribe(self._channel)
+                _end_if_cancelled()
                 pause = FIRST_RECONNECT_SECONDS
                 while True:
                     message = await channel.get_message(timeout=LISTEN_SECONDS)
+                    _end_if_cancelled()
                     if message is None:
                         async with asyncio.timeout(self._timeout):
                             await channel.ping()
@@ -183,6 +185,7 @@ class ValkeySnapshotCache:
                     if tenant_id is not None:
                         yield tenant_id
             except (RedisError, OSError, TimeoutError):
+                _end_if_cancelled()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LAST_RECONNECT_SECONDS)
             finally:
@@ -310,6 +313,13 @@ class NoSnapshotCache:
         """Wait for ever."""
         await asyncio.Event().wait()
         yield TenantId(UUID(int=0))
+
+
+def _end_if_cancelled() -> None:
+    """Raise a cancellation that was swallowed on the way, as seen while redis-py connects: the task would go on for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def build_cache(settings: CacheSettings) -> ValkeySnapshotCache:

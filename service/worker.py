@@ -28,8 +28,8 @@ GC_THRESHOLDS = (50_000, 25, 100)
 """Most garbage here is freed by reference counts; the collector looks rarely, so that it stops decisions rarely."""
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread that builds or encodes a snapshot keeps the interpreter while the event loop wants it. With Python's
-own five milliseconds, at each step of an answer, others' answers waited for 100 ms at p99 during a build; now for 25."""
+"""How long a thread that builds a snapshot keeps the interpreter while the event loop wants it. With Python's own five
+milliseconds, at each step of an answer, others' answers waited for 100 ms at p99 during a build; now for 25."""
 
 Composed = Callable[[], tuple[web.Application, KasbahRunner]]
 SiteOf = Callable[[KasbahRunner], web.BaseSite]
