@@ -316,7 +316,7 @@ class NoSnapshotCache:
 
 
 def _end_if_cancelled() -> None:
-    """Raise a cancellation that was swallowed on the way, as seen while redis-py connects: the task would go on for ever."""
+    """Raise a cancellation that was swallowed on the way, as while redis-py connects: the task would go on for ever."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
