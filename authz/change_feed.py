@@ -16,6 +16,7 @@ from authz.errors import StorageUnavailableError
 from authz.node_clock import DatabaseClock
 from authz.ports import FeedPage, PolicyReader, TenantHead
 from authz.settings import AuthzSettings
+from authz.tracked import Changes, Tracked
 from tenancy.ids import TenantId
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +35,9 @@ class ChangeFeed:
         self._timeout = settings.poll_timeout.total_seconds()
         self._spacing = settings.notice_spacing.total_seconds()
         self._max_watched = settings.max_watched_tenants
-        self.heads: dict[TenantId, TenantHead] = {}
+        self.changes = Changes()
+        """Counts what can end the truth of something remembered: heads here, states where they are held."""
+        self.heads: dict[TenantId, TenantHead] = Tracked(self.changes)
         """The newest head of every watched tenant that PostgreSQL told us of."""
         self.confirmed_at: float | None = None
         """Monotonic time at which the last good poll began."""

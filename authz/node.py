@@ -71,6 +71,10 @@ class Node:
         )
         self._tenants = TenantStates(reader, self._loader, self._feed, settings, self._monotonic)
         self._states = self._tenants.held
+        self.changes = self._feed.changes
+        """Counts every change of a head or a state: as long as it stands still, what `warm_until` promised holds."""
+        self.elapsed = self._monotonic
+        """The clock of `warm_until`: seconds, monotonic."""
         self._publishing: set[asyncio.Task[None]] = set()
         self.heads: dict[TenantId, TenantHead] = self._feed.heads
         """Newest known head of every watched tenant, also of those without a snapshot."""
@@ -99,6 +103,17 @@ class Node:
             return None
         state.used_at = now
         return state
+
+    def warm_until(self, tenant_id: TenantId) -> float:
+        """Return until when, by `elapsed`, `warm` and `fresh` say what they say now if `changes` stands still."""
+        state, confirmed_at = self._states.get(tenant_id), self._feed.confirmed(tenant_id)
+        if state is None or confirmed_at is None:
+            return float("-inf")
+        return min(state.confirmed_at, confirmed_at) + self._max_staleness
+
+    def recall(self, state: TenantState, subject: Ref) -> Facts | None:
+        """Return a subject's facts if what `state` keeps is enough to make them; `state` is one that `warm` gave."""
+        return self._subjects(state, [subject], None).get(subject)
 
     async def state(self, tenant_id: TenantId, min_revision: int | None = None) -> TenantState:
         """Return a confirmed state at `min_revision` or later, reading through to PostgreSQL when it must.

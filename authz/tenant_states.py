@@ -11,6 +11,7 @@ from authz.ports import PolicyReader, TenantHead
 from authz.settings import AuthzSettings
 from authz.snapshot_loader import SnapshotLoader, bounded
 from authz.tenant_state import TenantState
+from authz.tracked import Tracked
 from tenancy.ids import TenantId, TenantStatus
 
 _log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class TenantStates:
         self._idle_rebuild = settings.idle_rebuild.total_seconds()
         self._max_bytes = settings.snapshot_cache_bytes
         self._max_tenants = settings.max_warm_tenants
-        self.held: dict[TenantId, TenantState] = {}
+        self.held: dict[TenantId, TenantState] = Tracked(feed.changes)
         self.size_bytes = 0
         self.on_reset: list[Callable[[], None]] = []
         self.loads = 0

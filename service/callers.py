@@ -17,6 +17,7 @@ from uuid import UUID
 from authn.api_keys import hash_token, is_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
+from authz.tracked import Changes
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
@@ -66,6 +67,9 @@ class KeyDirectory(Protocol):
 
 class Heads(Protocol):
     """What of the node decides whether a remembered key still holds."""
+
+    changes: Changes
+    """Counts whatever can end it, but for time."""
 
     @property
     def heads(self) -> Mapping[TenantId, TenantHead]:
@@ -143,6 +147,7 @@ class Callers:
     def forget_all(self) -> None:
         """Forget every key: the database is another one, or an older copy, whose keys may be others."""
         self._generation += 1
+        self._node.changes.count += 1
         self._remembered.clear()
         self._refused.clear()
 

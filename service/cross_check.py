@@ -7,7 +7,6 @@ dropped: nothing here ever makes a decision wait.
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -30,7 +29,7 @@ _decoder = msgspec.msgpack.Decoder(Sample)
 
 
 class Sampler:
-    """Sends at most so many samples a second. `due` is when the next one may go, on `time.perf_counter`."""
+    """Sends at most so many samples a second. `due` is when the next one may go, by the caller's monotonic clock."""
 
     __slots__ = ("_interval", "_sender", "due")
 
@@ -39,9 +38,9 @@ class Sampler:
         self._interval = 1.0 / per_second if per_second > 0 else 0.0
         self.due = 0.0 if sender is not None and per_second > 0 else float("inf")
 
-    def offer(self, sample: Sample) -> None:
+    def offer(self, sample: Sample, now: float) -> None:
         """Send one sample, or drop it; call it when `due` has passed."""
-        self.due = time.perf_counter() + self._interval
+        self.due = now + self._interval
         if self._sender is None:
             return
         with contextlib.suppress(OSError):

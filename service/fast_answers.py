@@ -1,4 +1,4 @@
-"""What the fast way answers: plain, warm decision requests, from their parsed head and body to the bytes of the answer.
+"""What the fast way answers: plain, warm decision requests, from their head and body to the bytes of the answer.
 
 Synchronous, without a request object, a task or a future. Whatever is not plain (a header out of the ordinary, a fault
 of any kind, a name that must be looked up) is left to the ordinary way, which alone produces refusals and errors.
@@ -6,10 +6,9 @@ of any kind, a name that must be looked up) is left to the ordinary way, which a
 
 from datetime import datetime
 from email.utils import formatdate
-from time import perf_counter, time
-from typing import Protocol
+from time import time
+from typing import Any, Protocol
 
-from aiohttp.http_parser import RawRequestMessage
 from msgspec import UNSET
 
 from authz.cross_check import Sample
@@ -19,12 +18,13 @@ from authz.evaluate import Missing, StateView, evaluate_in
 from authz.hierarchy import NEVER
 from authz.request import NO_PROPERTIES, Ref
 from authz.snapshot import ALLOWED, DENIED, NO_MATCH, UNDECIDED, Facts, Quick
+from authz.tracked import Changes
 from service.app import new_request_id
-from service.callers import Caller, Callers, Remembered
+from service.callers import Caller, Callers
 from service.cross_check import Sampler
 from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError
-from service.fast_heads import PlainHeads
+from service.fast_heads import PlainHead, PlainHeads
 from service.http.authzen_batch import WireBatch, decode_plain_batch
 from service.http.authzen_wire import (
     GROUPING_TYPES,
@@ -32,6 +32,8 @@ from service.http.authzen_wire import (
     WireEvaluation,
     check_action_name,
     check_entity,
+    check_names,
+    decode_bare,
     decode_evaluation,
     encode_decision,
     request_of,
@@ -43,19 +45,32 @@ from tenancy.ids import TenantId, TenantStatus
 
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
-MAX_KEYS = 512
-"""Keys whose hash is not made anew for each request; forgotten every second."""
+PATHS = frozenset({EVALUATION, EVALUATIONS})
 
 _ALLOW = OUTCOMES.index(("allow", Reason.RULE.value))
 _DENY = OUTCOMES.index(("deny", Reason.RULE.value))
 _NO_MATCH = OUTCOMES.index(("deny", Reason.NO_MATCH.value))
 
+_NOT_HELD = float("-inf")
+
 
 class WarmNode(Protocol):
     """What of the node answers without waiting."""
 
+    changes: Changes
+    """Counts every change of what the node holds."""
+
+    def elapsed(self) -> float:
+        """Return monotonic seconds."""
+
     def warm(self, tenant_id: TenantId) -> StateView | None:
         """Return the confirmed state, or None."""
+
+    def warm_until(self, tenant_id: TenantId) -> float:
+        """Return until when, by `elapsed`, `warm` holds if `changes` stands still."""
+
+    def recall(self, state: Any, subject: Ref) -> Facts | None:
+        """Return facts that can be made from what a warm state keeps, or None."""
 
     def now(self) -> datetime:
         """Return the node's time."""
@@ -75,103 +90,118 @@ class FastPath:
         base_domain: str | None = None,
     ) -> None:
         self._node = node
+        self._changes = node.changes
+        self._elapsed = node.elapsed
         self._callers = callers
         self._metrics = metrics
         self._log = log
         self._sampler = sampler
+        self.heads = PlainHeads(hosts=base_domain is None)
         self.answered = 0
         """Requests answered this way, for metrics and tests."""
-        self._second = 0
+        self._second_ends = _NOT_HELD
         self._date = b""
         self._singles = metrics.request_cell(EVALUATION, 200)
         self._batches = metrics.request_cell(EVALUATIONS, 200)
-        self._heads = PlainHeads(hosts=base_domain is None)
-        self._keys: dict[bytes, Remembered] = {}
 
-    def answer(self, message: RawRequestMessage, body: bytes, whole: bytes = b"") -> bytes | None:
+    def answer(self, head: PlainHead, request_id: str | None, body: bytes) -> bytes | None:
         """Return the whole HTTP response, or None when the request must take the ordinary way.
 
         Args:
-            message: What the parser made of the request's head.
+            head: What the request's head says.
+            request_id: As the caller gave it.
             body: The request's body.
-            whole: The bytes of the request, if all of them are known, from the first on.
         """
-        started = perf_counter()
-        plain = self._heads.read(message.raw_headers, whole)
-        if plain is None:
+        started = self._elapsed()
+        if started >= self._second_ends:
+            self._begin_second(started, head)
+        # SECURITY: who calls and what is held is asked anew as soon as anything changed: a revocation that was
+        # acknowledged counts for the next request. (A turn of the loop is no measure: uvloop's clock stands still in it.)
+        if (head.changes != self._changes.count or started > head.holds_until) and not self._stand(head):
             return None
-        token, request_id, tenant, min_revision, _ = plain
-        caller = self._caller(token)
-        if caller is None or not caller.may_check or caller.tenant_id is None:
-            return None
-        state = self._node.warm(caller.tenant_id)
-        if state is None or state.head.status is not TenantStatus.ACTIVE:
-            return None
-        if state.head.revision < min_revision or (tenant is not None and tenant != caller.slug):
-            return None
-        if request_id is None:
-            request_id = new_request_id()
         try:
-            if message.path == EVALUATION:
-                content = self._evaluation(body, caller, state, request_id, started)
+            if head.path == EVALUATION:
+                answer = self._evaluation(body, head, request_id or new_request_id(), started)
                 counted = self._singles
-            elif message.path == EVALUATIONS:
-                content = self._evaluations(body, caller, state, started)
-                counted = self._batches
             else:
-                return None
+                answer = self._evaluations(body, head, request_id or new_request_id(), started)
+                counted = self._batches
         except (EdgeError, StaleError):
             # The ordinary way finds the same fault again, and says it.
             return None
-        if content is None:
-            return None
-        self.answered += 1
-        counted[0] += 1
-        return self._response(request_id, state.head.revision, content)
+        if answer is not None:
+            self._callers.hits += 1
+            self.answered += 1
+            counted[0] += 1
+        return answer
 
-    def _caller(self, token: bytes) -> Caller | None:
-        """Return who calls, if the key is remembered and still holds.
+    def _stand(self, head: PlainHead) -> bool:
+        """Note in `head` who calls and what the node holds for them, and how long that is known to stay so."""
+        remembered = self._callers.remembered(head.token.decode("latin-1"))
+        if remembered is None or not self._callers.holds(remembered):
+            return False
+        caller = remembered.caller
+        tenant_id = caller.tenant_id
+        if tenant_id is None or not caller.may_check or head.tenant not in {None, caller.slug}:
+            return False
+        state = self._node.warm(tenant_id)
+        if state is None or state.head.status is not TenantStatus.ACTIVE or state.head.revision < head.min_revision:
+            return False
+        head.caller, head.state = caller, state
+        head.frames = [None] * len(OUTCOMES)
+        head.changes = self._changes.count
+        # A key's expiry is judged by the database's clock, which no promise can be made about.
+        head.holds_until = _NOT_HELD if remembered.expires_at is not None else self._node.warm_until(tenant_id)
+        return True
 
-        SECURITY: only the way from token to key is kept. Whether the key and its tenant's state hold is asked for every
-        request: no clock tells turns of the loop apart (uvloop's stands still for a millisecond), and a revocation
-        that was acknowledged within it must count.
-        """
-        found = self._keys.get(token)
-        if found is None:
-            found = self._callers.remembered(token.decode("latin-1"))
-            if found is None:
+    def _begin_second(self, now: float, head: PlainHead) -> None:
+        second, fraction = divmod(time(), 1.0)
+        self._second_ends = now + 1.0 - fraction
+        self._date = formatdate(second, usegmt=True).encode()
+        self.heads.forget()
+        head.changes = -1
+
+    def _evaluation(self, body: bytes, head: PlainHead, request_id: str, started: float) -> bytes | None:
+        wire = decode_bare(body)
+        if wire is None:
+            wire = decode_evaluation(body)
+            if wire.options is not UNSET and wants_explanation(wire.options):
                 return None
-        if not self._callers.holds(found):
-            self._keys.pop(token, None)
-            return None
-        if len(self._keys) < MAX_KEYS:
-            self._keys[token] = found
-        self._callers.hits += 1
-        return found.caller
-
-    def _evaluation(
-        self, body: bytes, caller: Caller, state: StateView, request_id: str, started: float
-    ) -> bytes | None:
-        wire = decode_evaluation(body)
-        if wire.options is not UNSET and wants_explanation(wire.options):
-            return None
-        facts = self._facts(state, wire.subject, caller)
+        else:
+            check_names(wire)
+        state = head.state
+        facts = self._facts(state, wire.subject, head.caller)
         if facts is None:
             return None
         resource = wire.resource
         quick = state.snapshot.decide(facts.names, f"{resource.type}:{resource.id}", wire.action.name)
-        if quick is not UNDECIDED and not self._log.enabled:
-            outcome = _ALLOW if quick is ALLOWED else _DENY if quick is DENIED else _NO_MATCH
-            self._metrics.count_decision(outcome, perf_counter() - started)
-            if started >= self._sampler.due:
-                self._sampler.offer(self._sample(state, wire, allowed=quick is ALLOWED))
-            return encode_quick(quick, state.head.revision)
+        if quick is UNDECIDED or self._log.enabled:
+            return self._evaluated(wire, head, facts, request_id, started)
+        outcome = _ALLOW if quick is ALLOWED else _DENY if quick is DENIED else _NO_MATCH
+        self._metrics.count_decision(outcome, self._elapsed() - started)
+        if started >= self._sampler.due:
+            self._sampler.offer(self._sample(state, wire, allowed=quick is ALLOWED), started)
+        frame = head.frames[outcome] or self._frame(head, outcome, quick)
+        return b"%b%b%b" % (frame[0], request_id.encode(), frame[1])
+
+    def _frame(self, head: PlainHead, outcome: int, quick: Quick) -> tuple[bytes, bytes]:
+        """Return what is before and behind the request's id in an answer of the index, and keep it for a second."""
+        revision = head.state.head.revision
+        before, _, after = self._response("\0", revision, encode_quick(quick, revision)).partition(b"\0")
+        frame = head.frames[outcome] = (before, after)
+        return frame
+
+    def _evaluated(
+        self, wire: WireEvaluation, head: PlainHead, facts: Facts, request_id: str, started: float
+    ) -> bytes | None:
+        """Answer a question that the index alone does not decide, or that is to be logged."""
+        caller, state = head.caller, head.state
         request = request_of(wire, may_assert=caller.may_assert)
         now = self._node.now()
         decision = evaluate_in(state, request, now=now)
         if isinstance(decision, Missing):
             return None
-        self._metrics.count_decision(outcome_of(decision), perf_counter() - started)
+        self._metrics.count_decision(outcome_of(decision), self._elapsed() - started)
         if self._log.enabled and self._log.wants(allowed=decision.allowed):
             ignored = ignored_of(wire, caller)
             self._log.record(
@@ -188,7 +218,7 @@ class FastPath:
                     stored_resource=state.resources.get(request.resource.ref, NO_PROPERTIES),
                 )
             )
-        return encode_decision(decision)
+        return self._response(request_id, state.head.revision, encode_decision(decision))
 
     def _sample(self, state: StateView, wire: WireEvaluation, *, allowed: bool) -> Sample:
         head, subject, resource = state.head, wire.subject, wire.resource
@@ -202,10 +232,11 @@ class FastPath:
             self._node.now(),
         )
 
-    def _evaluations(self, body: bytes, caller: Caller, state: StateView, started: float) -> bytes | None:
+    def _evaluations(self, body: bytes, head: PlainHead, request_id: str, started: float) -> bytes | None:
         """Answer a batch whose every item the index decides."""
         if self._log.enabled:
             return None
+        caller, state = head.caller, head.state
         wire = decode_plain_batch(body)
         if wire is None or wire.evaluations is UNSET:
             return None
@@ -245,26 +276,21 @@ class FastPath:
                 return None
         for outcome, count in ((_ALLOW, allowed), (_DENY, denied), (_NO_MATCH, len(answers) - allowed - denied)):
             self._metrics.count_outcomes(outcome, count)
-        self._metrics.observe(perf_counter() - started)
-        return b'{"evaluations":[%b]}' % b",".join(answers)
+        self._metrics.observe(self._elapsed() - started)
+        return self._response(request_id, state.head.revision, b'{"evaluations":[%b]}' % b",".join(answers))
 
     def _facts(self, state: StateView, subject: WireEntity, caller: Caller) -> Facts | None:
         """Return the facts of a checked subject that is held and that the caller may ask about, or None."""
         if subject.type in GROUPING_TYPES and not caller.may_assert:
             return None
-        facts = state.subjects.get(Ref(f"{subject.type}:{subject.id}"))
+        ref: Any = f"{subject.type}:{subject.id}"
+        facts = state.subjects.get(ref)
         if facts is None or (facts.valid_until != NEVER and facts.valid_until <= self._node.now().timestamp()):
-            return None
+            return self._node.recall(state, ref)
         return facts
 
     def _response(self, request_id: str, revision: int, content: bytes) -> bytes:
         """Return status line, headers and body; the same headers as the ordinary way sends."""
-        second = int(time())
-        if second != self._second:
-            self._second = second
-            self._heads.forget()
-            self._keys.clear()
-            self._date = formatdate(second, usegmt=True).encode()
         return _RESPONSE % (len(content), revision, request_id.encode(), self._date, content)
 
 

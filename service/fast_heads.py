@@ -1,9 +1,15 @@
-"""Plain heads of decision requests: which headers matter to a decision, and what each said the last time."""
+"""Plain heads of decision requests: which headers matter to a decision, and what was read from heads that came before."""
 
+import re
+
+from authz.evaluate import StateView
 from service.app import request_id_of
+from service.callers import Caller
 
 MAX_REVISION_DIGITS = 18
 MAX_REMEMBERED = 512
+MAX_BODY = 64 * 1024
+"""Longest body that is waited for outside of aiohttp's parser."""
 
 _AUTHORIZATION, _CONTENT_TYPE, _REQUEST_ID, _TENANT, _MIN_REVISION, _HOST, _NOT_PLAIN = range(7)
 _HEADERS = {
@@ -25,6 +31,11 @@ _MAX_SPELLINGS = 256
 _spellings: dict[bytes, int] = {}
 """What each spelling of a header's name is; clients use few, and a look-up is cheaper than lowering every name."""
 
+# A whole header line behind another line, its value without space around it, and no continuation after it.
+_REQUEST_ID_LINE = re.compile(rb"\r\n[Xx]-[Rr]equest-[Ii][Dd]: ?([!-~](?:[ -~]{0,198}[!-~])?)(?=\r\n(?![ \t]))")
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
 
 def _kind_of(name: bytes) -> int:
     kind = _HEADERS.get(name.lower(), _OTHER)
@@ -33,48 +44,81 @@ def _kind_of(name: bytes) -> int:
     return kind
 
 
-RawHeaders = tuple[tuple[bytes, bytes], ...]
+class PlainHead:
+    """What a head says, and (from `changes` on) who that is and what may be asked; see `service/fast_answers.py`."""
 
-Plain = tuple[bytes, str | None, str | None, int, int]
-"""Token, given request id, named tenant, demanded revision, number of headers; a tuple, for speed."""
+    __slots__ = (
+        "caller",
+        "changes",
+        "frames",
+        "holds_until",
+        "length",
+        "min_revision",
+        "path",
+        "request_id",
+        "state",
+        "tenant",
+        "token",
+    )
+
+    def __init__(self, path: str, token: bytes, request_id: str | None, tenant: str | None, min_revision: int) -> None:
+        self.path = path
+        self.token = token
+        self.request_id = request_id
+        self.tenant = tenant
+        self.min_revision = min_revision
+        self.length = 0
+        """Of the body, as `Content-Length` says; of remembered heads only."""
+        self.changes = -1
+        self.holds_until = 0.0
+        self.caller: Caller
+        self.state: StateView
+        self.frames: list[tuple[bytes, bytes] | None] = []
 
 
 class PlainHeads:
     """Reads heads that aiohttp's parser has parsed, and remembers them for a while.
 
-    A client that keeps its connection sends the same head again and again. What was read from a head holds for the same
-    bytes, since one parser read them. Heads hold keys: `forget` is called at least once a second.
+    A client that keeps its connection sends the same head again and again. What the parser made of a head at the
+    beginning of a message, it makes of the same bytes there again, so they need not be parsed. Heads hold keys:
+    `forget` is called at least once a second.
     """
 
-    __slots__ = ("_hosts", "_remembered")
+    __slots__ = ("_hosts", "known")
 
     def __init__(self, *, hosts: bool) -> None:
         """Keep whether the `Host` header means nothing (no subdomain names a tenant)."""
         self._hosts = hosts
-        self._remembered: dict[bytes, Plain] = {}
+        self.known: dict[bytes, PlainHead] = {}
+        """By their bytes, the empty line included."""
 
-    def read(self, raw_headers: RawHeaders, whole: bytes = b"") -> Plain | None:
-        """Return what a head says, or None when it is not plain.
+    def with_request_id(self, head: bytes) -> tuple[PlainHead, str] | None:
+        """Return a head that is known but for its `X-Request-ID`, and that id."""
+        line = _REQUEST_ID_LINE.search(head)
+        if line is None:
+            return None
+        known = self.known.get(head[: line.start()] + head[line.end() :])
+        return None if known is None else (known, line[1].decode("ascii"))
 
-        Args:
-            raw_headers: As the parser gives them.
-            whole: The bytes of the request from its first on, if all of them are known.
-        """
-        head = whole[: whole.find(b"\r\n\r\n")]
-        plain = self._remembered.get(head)
-        # SECURITY: behind the beginning of a head that came before, the same bytes mean another: one header more.
-        if plain is not None and plain[4] == len(raw_headers):
-            return plain
-        plain = self._plain(raw_headers)
-        if plain is not None and head and plain[1] is None and len(self._remembered) < MAX_REMEMBERED:
-            self._remembered[head] = plain
-        return plain
+    def learn(self, plain: PlainHead, head: bytes, length: int) -> None:
+        """Remember a head that the parser took for the whole head of a message with `length` bytes of body."""
+        if len(self.known) >= MAX_REMEMBERED or length > MAX_BODY:
+            return
+        if plain.request_id is not None:
+            line = _REQUEST_ID_LINE.search(head)
+            if line is None or line[1].decode("ascii") != plain.request_id:
+                return
+            head = head[: line.start()] + head[line.end() :]
+            plain.request_id = None
+        plain.length = length
+        self.known[head] = plain
 
     def forget(self) -> None:
         """Forget every head."""
-        self._remembered.clear()
+        self.known.clear()
 
-    def _plain(self, raw_headers: RawHeaders) -> Plain | None:
+    def read(self, path: str, raw_headers: RawHeaders) -> PlainHead | None:
+        """Return what a head says, or None when it is not plain; headers as the parser gives them."""
         token: bytes | None = None
         request_id: bytes | None = None
         tenant: bytes | None = None
@@ -112,4 +156,4 @@ class PlainHeads:
             return None
         identifier = None if request_id is None else request_id_of([request_id.decode("latin-1")])
         named = None if tenant is None else tenant.decode("latin-1")
-        return token, identifier, named, int(min_revision), len(raw_headers)
+        return PlainHead(path, token, identifier, named, int(min_revision))

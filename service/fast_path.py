@@ -1,9 +1,12 @@
 """The fast way through aiohttp for warm decisions: parse, decide and answer inside `data_received`.
 
-One plain, complete `POST /access/v1/evaluation` or `/evaluations` on an idle connection is answered without a request
-object, a task or a future. aiohttp's own parser has read it, as it reads everything, so there is no second parser to
-smuggle past. Whatever is not plain (a header out of the ordinary, a fault of any kind, a name that must be looked up)
-is handed, already parsed, to the ordinary way, which alone produces refusals and errors.
+One plain, complete `POST /access/v1/evaluation` or `/evaluations` on a connection at rest is answered without a request
+object, a task or a future. Whatever is not plain (a header out of the ordinary, a fault of any kind, a name that must be
+looked up) is handed to the ordinary way, which alone produces refusals and errors.
+
+There is no second parser to smuggle past. Heads are parsed by aiohttp's own parser; what it made of a head, where it was
+known to stand at the beginning of a message, is remembered for a second by the head's exact bytes, and the same bytes at
+such a place are not parsed again.
 
 This leans on internals of aiohttp's `RequestHandler`; `tests/unit/test_fast_path_internals.py` fails when they change,
 and the setting `KASBAH_FAST_PATH=off` turns it off.
@@ -14,13 +17,17 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from service.fast_answers import FastPath
+from service.fast_answers import PATHS, FastPath
 from service.keys import CALLERS, DECISION_LOG, DRAINING, HTTP_SETTINGS, METRICS, NODE, SAMPLER
 from service.server import DeadlineHandler
 
-PREFIX = b"POST /access/v1/evaluation"
+HEAD_END = b"\r\n\r\n"
+
+LOST = -1
+"""`owed` when it is not known where in a message the parser stands."""
 
 
 class _Replay:
@@ -42,9 +49,18 @@ class _Replay:
 
 
 class FastHandler(DeadlineHandler):
-    """aiohttp's connection with the fast way in front."""
+    """aiohttp's connection with the fast way in front.
 
-    __slots__ = ()
+    `at_rest` says that no earlier request is under way. aiohttp's own sign of it, a waiting `start`, comes a turn of the
+    loop after the answer: a quick client's next request is then there already, and would go the ordinary way, and so
+    would all that follow. A new connection is in the same position.
+
+    `owed` is how many bytes of a body the parser still waits for: with 0 it stands at the beginning of a message.
+    `held` is a known head with the beginning of its body, which the parser has not seen; many clients send the two
+    apart.
+    """
+
+    __slots__ = ("at_rest", "held", "owed")
 
     fast_path: FastPath
     draining: asyncio.Event
@@ -62,21 +78,86 @@ class FastHandler(DeadlineHandler):
         )
         return type(cls.__name__, (cls,), {"fast_path": path, "draining": app[DRAINING], "__slots__": ()})
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin at rest."""
+        super().connection_made(transport)
+        self.at_rest = True
+        self.owed = 0
+        self.held = b""
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Come to rest when the answer is written, the request was read to its end and the connection stays."""
+        sent, broken = await super().finish_response(request, resp, start_time)
+        # SECURITY: with a request in the queue, or bytes of this one's body to come, what arrives is no new request.
+        self.at_rest = not (broken or self._messages) and bool(sent.keep_alive) and request._payload.is_eof()  # noqa: SLF001
+        return sent, broken
+
     def data_received(self, data: bytes) -> None:
-        """Answer one plain, complete decision request on an idle connection; hand on everything else."""
-        waiter = self._waiter
+        """Answer one plain, complete decision request on a connection at rest; hand on everything else."""
+        if self.held:
+            data, self.held = self.held + data, b""
         if (
-            not data.startswith(PREFIX)
-            or waiter is None
-            or waiter.done()
-            or self._messages
-            or self._payload_parser is not None
-            or self._upgraded
+            not self.at_rest
             or self._force_close
             or self._close
-            or self.draining.is_set()  # the ordinary way says that this connection ends
             or self._paused  # the peer does not read: the ordinary way waits until it does
+            or self._reading_paused
+            or self._upgraded
+            or self._payload_parser is not None
+            or self.draining.is_set()  # the ordinary way says that this connection ends
         ):
+            self._parse(data)
+            return
+        if self.owed:
+            self._parse(data, fast=True)
+            return
+        path = self.fast_path
+        end = data.find(HEAD_END) + 4
+        request_id: str | None = None
+        head = path.heads.known.get(data[:end])
+        if head is None:
+            found = path.heads.with_request_id(data[:end])
+            if found is None:
+                self._parse(data, fast=True)
+                return
+            head, request_id = found
+        missing = head.length - len(data) + end
+        if missing > 0:
+            self._hold(data)
+            return
+        answer = None if missing else path.answer(head, request_id, data[end:])
+        if answer is None:
+            self._parse(data)
+        else:
+            self._answered(answer)
+
+    def late(self) -> None:
+        """Let the ordinary way judge a body that does not come; close what has not even a head."""
+        if self.held:
+            data, self.held = self.held, b""
+            self.incomplete_since = 0.0
+            self._parse(data)
+        else:
+            super().late()
+
+    def _hold(self, data: bytes) -> None:
+        self.held = data
+        now = self._loop.time()
+        if not self.incomplete_since:
+            self.incomplete_since = now
+        self._next_keepalive_close_time = now + self._keepalive_timeout
+
+    def _answered(self, answer: bytes) -> None:
+        self._request_count += 1
+        self.incomplete_since = 0.0
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self.transport.write(answer)  # type: ignore[union-attr]  # it has just given us data
+
+    def _parse(self, data: bytes, *, fast: bool = False) -> None:
+        """Feed the parser, answer a plain request if that is `fast`, and hand on everything else as it was parsed."""
+        if self._force_close or self._close or self._upgraded or self._payload_parser is not None:
             super().data_received(data)
             return
         parser: Any = self._parser
@@ -85,37 +166,79 @@ class FastHandler(DeadlineHandler):
             outcome = parser.feed_data(data)
         except HttpProcessingError as error:
             outcome = error
+            self.owed = LOST
         else:
-            answer = self._answer(outcome, b"" if self.incomplete_since else data)
-            if answer is not None:
+            began, self.owed = self.owed, _owed_after(self.owed, data, outcome)
+            if fast and self._answered_as_parsed(outcome, data if began == 0 else b""):
                 parser.message_consumed()
-                self._request_count += 1
-                self.incomplete_since = 0.0
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                self.transport.write(answer)  # type: ignore[union-attr]  # it has just given us data
                 return
         self._parser = _Replay(parser, outcome)  # type: ignore[assignment]
         try:
             super().data_received(data)
         finally:
             self._parser = parser
+        if self._messages:
+            self.at_rest = False
 
-    def _answer(self, outcome: Any, whole: bytes) -> bytes | None:
+    def _answered_as_parsed(self, outcome: Any, whole: bytes) -> bool:
+        """Answer what the parser has read if it is one plain, complete request.
+
+        Args:
+            outcome: What the parser gave.
+            whole: The bytes it was given, if they began a message.
+        """
         messages, upgraded, tail = outcome
         if len(messages) != 1 or upgraded or tail:
-            return None
+            return False
+        message: RawRequestMessage
         message, payload = messages[0]
         # INVARIANT: the body is only looked at, so that the ordinary way can still read it.
         if (
             payload is EMPTY_PAYLOAD
             or message.method != "POST"
-            or not payload.is_eof()
+            or message.path not in PATHS
             or message.should_close
             or message.chunked
             or message.compression
         ):
-            return None
+            return False
+        path = self.fast_path
+        plain = path.heads.read(message.path, message.raw_headers)
+        if plain is None:
+            return False
+        request_id = plain.request_id
+        if whole and self.owed != LOST:
+            end = whole.find(HEAD_END) + 4
+            path.heads.learn(plain, whole[:end], len(whole) - end + self.owed)
         chunks = payload._buffer  # noqa: SLF001  # see the module's docstring
-        if len(chunks) != 1 or self._reading_paused:
-            return None
-        return self.fast_path.answer(message, chunks[0], whole)
+        if not payload.is_eof() or len(chunks) != 1 or self._reading_paused:
+            return False
+        answer = path.answer(plain, request_id, chunks[0])
+        if answer is None:
+            return False
+        self._answered(answer)
+        return True
+
+
+def _owed_after(owed: int, data: bytes, outcome: Any) -> int:
+    """Return how many bytes of a body the parser waits for after `data`, or `LOST`.
+
+    Only what is certain counts: a message that begins with `data`, whose head is in it as a whole, and whose body has a
+    stated length that agrees with what the parser has put into the payload; or more of such a body.
+    """
+    messages, upgraded, tail = outcome
+    if upgraded or tail or owed == LOST:
+        return LOST
+    if owed:
+        return owed - len(data) if not messages and len(data) <= owed else LOST
+    if len(messages) != 1:
+        return LOST
+    message, payload = messages[0]
+    body = len(data) - data.find(HEAD_END) - 4
+    if payload is EMPTY_PAYLOAD:
+        return LOST if body else 0
+    lengths = [value for name, value in message.raw_headers if name.lower() == b"content-length"]
+    if message.chunked or len(lengths) != 1 or not lengths[0].isdigit() or payload.total_bytes != body:
+        return LOST
+    left = int(lengths[0]) - body
+    return left if left >= 0 and payload.is_eof() == (left == 0) else LOST

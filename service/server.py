@@ -61,6 +61,10 @@ class DeadlineHandler(RequestHandler):
         elif not self.incomplete_since:
             self.incomplete_since = self._loop.time()
 
+    def late(self) -> None:
+        """End the connection of a peer that does not finish a head."""
+        self.force_close()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
@@ -106,7 +110,7 @@ class KasbahServer(web.Server):
                 transport.abort()
                 closed += 1
             elif handler.incomplete_since and now - handler.incomplete_since > head_seconds:
-                handler.force_close()
+                handler.late()
                 closed += 1
         return closed
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +18,9 @@ from authn.api_keys import hash_token
 from authz.errors import StaleError, TenantNotFoundError
 from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord, TenantHead
+from authz.request import Ref
+from authz.snapshot import Facts
+from authz.tracked import Changes, Tracked
 from service.app import build_app
 from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
@@ -41,14 +45,27 @@ ALL_SCOPES = frozenset(
 class FakeNode:
     """Tenants in memory; also the reader of candidates and the directory of tenants."""
 
-    tenants: dict[TenantId, OfflinePolicy] = field(default_factory=dict)
-    heads: dict[TenantId, TenantHead] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
+    tenants: dict[TenantId, OfflinePolicy] = field(init=False)
+    heads: dict[TenantId, TenantHead] = field(init=False)
     failure: Exception | None = None
     is_fresh: bool = True
     followed: list[tuple[TenantId, int]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.tenants, self.heads = Tracked(self.changes), Tracked(self.changes)
+
     def now(self) -> datetime:
         return NOW
+
+    def elapsed(self) -> float:
+        return time.monotonic()
+
+    def warm_until(self, tenant_id: TenantId) -> float:
+        return float("inf")
+
+    def recall(self, state: OfflinePolicy, subject: Ref) -> Facts | None:
+        return None
 
     def fresh(self, tenant_id: TenantId) -> bool:
         return self.is_fresh
