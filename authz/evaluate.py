@@ -26,6 +26,9 @@ MAX_ROUNDS = 5
 """How often a batch may find that yet more must be loaded before it gives up (503)."""
 
 
+# Bound once: looking an enum member up is a call.
+_ACTIVE = TenantStatus.ACTIVE
+
 SLICE = timedelta(milliseconds=10)
 """How long a batch keeps the event loop before it lets other requests pass."""
 
@@ -116,7 +119,7 @@ def evaluate_in(
         whole: The work that the conditions of a batch may still do.
     """
     head = state.head
-    if head.status is not TenantStatus.ACTIVE:
+    if head.status is not _ACTIVE:
         return Decision(Effect.DENY, Reason.TENANT_SUSPENDED, head.revision)
     subject = request.subject.ref
     facts = state.subjects.get(subject)
@@ -137,11 +140,26 @@ def evaluate_in(
     return _decide(snapshot, facts, outcomes, head.revision, now)
 
 
-@lru_cache(maxsize=4096)
 def _plain(quick: Quick, revision: int) -> Decision:
     """Return the decision of the index alone; equal ones are one object, which is cheaper than a new one."""
-    effect = Effect.ALLOW if quick is ALLOWED else Effect.DENY
-    return Decision(effect, Reason.NO_MATCH if quick is NO_MATCH else Reason.RULE, revision)
+    if quick is ALLOWED:
+        return _allow(revision)
+    return _no_match(revision) if quick is NO_MATCH else _deny(revision)
+
+
+@lru_cache(maxsize=4096)
+def _allow(revision: int) -> Decision:
+    return Decision(Effect.ALLOW, Reason.RULE, revision)
+
+
+@lru_cache(maxsize=4096)
+def _deny(revision: int) -> Decision:
+    return Decision(Effect.DENY, Reason.RULE, revision)
+
+
+@lru_cache(maxsize=4096)
+def _no_match(revision: int) -> Decision:
+    return Decision(Effect.DENY, Reason.NO_MATCH, revision)
 
 
 async def evaluate(

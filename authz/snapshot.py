@@ -61,7 +61,7 @@ ALLOWED, DENIED, NO_MATCH, UNDECIDED = Quick
 
 
 class Entry:
-    """What all rows of one (resource key, action key) say. Equal entries of a snapshot are one object."""
+    """What all rows of one (resource key, action key) say, where they do more than allow."""
 
     __slots__ = ("allow", "conditional", "deny")
 
@@ -69,6 +69,11 @@ class Entry:
         self.allow = allow
         self.deny = deny
         self.conditional = conditional
+
+
+Group = frozenset[str] | Entry
+"""What one group of rows says: nearly all just allow, and then the set of subjects is enough, and one object less to
+find in memory. Equal groups of a snapshot are one object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,9 @@ class Snapshot:
     """Immutable once built. Use `build_snapshot`."""
 
     __slots__ = (
-        "_entries",
-        "_prefix_lengths",
+        "_groups",
+        "_only_named",
+        "_prefix_ends",
         "_resource_roles",
         "_rows",
         "_subject_patterns",
@@ -120,8 +126,9 @@ class Snapshot:
             self.conditions[text] = _compiled(text)
         builder = _Builder(self)
         self._rows, self._subject_patterns = builder.file_all()
-        self._entries = builder.entries(self._rows)
-        self._prefix_lengths = tuple(sorted({len(prefix) for prefix in self._rows.prefixes}))
+        self._groups = builder.groups(self._rows)
+        self._prefix_ends = _ends_of(self._rows.prefixes)
+        self._only_named = self._resource_roles is None and not self._rows.any_action and not self._rows.prefixes
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         """Return what `subject` is at `now`, given what is stored about it."""
@@ -140,15 +147,28 @@ class Snapshot:
 
     def decide(self, names: frozenset[str], resource: str, action: str) -> Quick:
         """Answer from unconditional rows alone, as far as they can."""
+        if self._only_named:
+            group = self._groups.named.get(f"{action}\0{resource}")
+            if group is None:
+                return NO_MATCH
+            if isinstance(group, frozenset):
+                return NO_MATCH if group.isdisjoint(names) else ALLOWED
+            groups: list[Group] = [group]
+        else:
+            groups = self._find(self._groups, resource, action)
         answer = NO_MATCH
-        for entry in self._find(self._entries, resource, action):
+        for group in groups:
+            if isinstance(group, frozenset):
+                if answer is NO_MATCH and not group.isdisjoint(names):
+                    answer = ALLOWED
+                continue
             # An empty set is told by its truth, which is cheaper than a comparison.
-            if entry.conditional and not entry.conditional.isdisjoint(names):
+            if group.conditional and not group.conditional.isdisjoint(names):
                 return UNDECIDED
-            if entry.deny and not entry.deny.isdisjoint(names):
-                # A later entry may hold a conditional row, but a deny stays a deny.
+            if group.deny and not group.deny.isdisjoint(names):
+                # A later group may hold a conditional row, but a deny stays a deny.
                 return DENIED
-            if answer is NO_MATCH and not entry.allow.isdisjoint(names):
+            if answer is NO_MATCH and not group.allow.isdisjoint(names):
                 answer = ALLOWED
         return answer
 
@@ -169,9 +189,11 @@ class Snapshot:
                 value = filed.any_action.get(name)
                 if value is not None:
                     found.append(value)
-        for length in self._prefix_lengths:
+        for length, ends in self._prefix_ends:
             if length > len(resource):
                 break
+            if length and resource[length - 1] not in ends:
+                continue
             by_action = filed.prefixes.get(resource[:length])
             if by_action is not None:
                 value = by_action.get(action)
@@ -230,7 +252,7 @@ class _Builder:
         self._model = snapshot.model
         # Under a priority effect, and with a residual, no set can answer: every row is looked at.
         self._by_row = self._model.residual is not None or self._model.effect is PolicyEffect.PRIORITY
-        self._shared: dict[tuple[frozenset[str], frozenset[str], frozenset[str]], Entry] = {}
+        self._shared: dict[tuple[frozenset[str], frozenset[str], frozenset[str]], Group] = {}
 
     def file_all(self) -> "tuple[_Filed[Positions], tuple[tuple[str, str], ...]]":
         """Return the rows under their keys, and the patterns among the subjects with their prefixes."""
@@ -259,18 +281,18 @@ class _Builder:
                 before.append(position)
         return filed, tuple(patterns.items())
 
-    def entries(self, filed: "_Filed[Positions]") -> "_Filed[Entry]":
+    def groups(self, filed: "_Filed[Positions]") -> "_Filed[Group]":
         """Return what each group of rows says."""
         return _Filed(
-            {key: self._entry(rows) for key, rows in filed.named.items()},
-            {key: self._entry(rows) for key, rows in filed.any_action.items()},
+            {key: self._group(rows) for key, rows in filed.named.items()},
+            {key: self._group(rows) for key, rows in filed.any_action.items()},
             {
-                prefix: {action: self._entry(rows) for action, rows in by_action.items()}
+                prefix: {action: self._group(rows) for action, rows in by_action.items()}
                 for prefix, by_action in filed.prefixes.items()
             },
         )
 
-    def _entry(self, rows: Positions) -> Entry:
+    def _group(self, rows: Positions) -> Group:
         allow: list[str] = []
         deny: list[str] = []
         conditional: list[str] = []
@@ -284,10 +306,21 @@ class _Builder:
             else:
                 (deny if rule.effect is Effect.DENY else allow).append(name)
         key = (frozenset(allow), frozenset(deny), frozenset(conditional))
-        entry = self._shared.get(key)
-        if entry is None:
-            entry = self._shared[key] = Entry(*key)
-        return entry
+        group = self._shared.get(key)
+        if group is None:
+            group = self._shared[key] = Entry(*key) if deny or conditional else key[0]
+        return group
+
+
+def _ends_of(prefixes: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """Return the lengths of prefixes, ascending, each with the characters that prefixes of this length end with.
+
+    Most patterns end at a separator, so that most lengths are told apart from a resource by one character.
+    """
+    ends: dict[int, set[str]] = {}
+    for prefix in prefixes:
+        ends.setdefault(len(prefix), set()).add(prefix[-1:])
+    return tuple((length, "".join(sorted(found))) for length, found in sorted(ends.items()))
 
 
 def _resource_key(column: ColumnMatch, value: str) -> tuple[str, bool]:

@@ -32,7 +32,7 @@ class Tracked(dict[K, V]):
         self.changes.count += 1
         super().__delitem__(key)
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # `dict` overloads it
         self.changes.count += 1
         return super().__ior__(other)
 

@@ -1,4 +1,4 @@
-"""Plain heads of decision requests: which headers matter to a decision, and what was read from heads that came before."""
+"""Plain heads of decision requests: which headers matter to a decision, and what heads that came before said."""
 
 import re
 
@@ -45,7 +45,7 @@ def _kind_of(name: bytes) -> int:
 
 
 class PlainHead:
-    """What a head says, and (from `changes` on) who that is and what may be asked; see `service/fast_answers.py`."""
+    """What a head says; from `changes` on, what `FastPath` found out about who that is."""
 
     __slots__ = (
         "caller",

@@ -1,12 +1,12 @@
 """The fast way through aiohttp for warm decisions: parse, decide and answer inside `data_received`.
 
 One plain, complete `POST /access/v1/evaluation` or `/evaluations` on a connection at rest is answered without a request
-object, a task or a future. Whatever is not plain (a header out of the ordinary, a fault of any kind, a name that must be
-looked up) is handed to the ordinary way, which alone produces refusals and errors.
+object, a task or a future. Whatever is not plain (a header out of the ordinary, a fault of any kind, a name that must
+be looked up) is handed to the ordinary way, which alone produces refusals and errors.
 
-There is no second parser to smuggle past. Heads are parsed by aiohttp's own parser; what it made of a head, where it was
-known to stand at the beginning of a message, is remembered for a second by the head's exact bytes, and the same bytes at
-such a place are not parsed again.
+There is no second parser to smuggle past. aiohttp's own parser reads every head; what it made of a head that was known
+to stand at the beginning of a message is remembered by the head's exact bytes, for a second, and the same bytes at such
+a place are not parsed again.
 
 This leans on internals of aiohttp's `RequestHandler`; `tests/unit/test_fast_path_internals.py` fails when they change,
 and the setting `KASBAH_FAST_PATH=off` turns it off.
@@ -51,9 +51,9 @@ class _Replay:
 class FastHandler(DeadlineHandler):
     """aiohttp's connection with the fast way in front.
 
-    `at_rest` says that no earlier request is under way. aiohttp's own sign of it, a waiting `start`, comes a turn of the
-    loop after the answer: a quick client's next request is then there already, and would go the ordinary way, and so
-    would all that follow. A new connection is in the same position.
+    `at_rest` says that no earlier request is under way. aiohttp's own sign of it, a waiting `start`, comes a turn of
+    the loop after the answer: a quick client's next request is then there already, and would go the ordinary way, and
+    so would all that follow. A new connection is in the same position.
 
     `owed` is how many bytes of a body the parser still waits for: with 0 it stands at the beginning of a message.
     `held` is a known head with the beginning of its body, which the parser has not seen; many clients send the two
@@ -229,7 +229,7 @@ def _owed_after(owed: int, data: bytes, outcome: Any) -> int:
     messages, upgraded, tail = outcome
     if upgraded or tail or owed == LOST:
         return LOST
-    if owed:
+    if owed or not data:  # aiohttp feeds nothing to ask whether the parser holds more messages
         return owed - len(data) if not messages and len(data) <= owed else LOST
     if len(messages) != 1:
         return LOST

@@ -44,7 +44,7 @@ async def read_body(request: web.Request) -> bytes:
                 return await _read(request.content, limit, too_large)
     except TimeoutError:
         raise BodyTimeoutError("the body did not arrive in time") from None
-    except (web.RequestPayloadError, asyncio.IncompleteReadError):
+    except (web.RequestPayloadError, asyncio.IncompleteReadError, ConnectionError):
         raise InvalidRequestError("the body is incomplete") from None
 
 

@@ -137,19 +137,29 @@ def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
     return Batch(items, None, semantic, explain)
 
 
-def decode_plain_batch(body: bytes) -> WireBatch | None:
-    """Return a batch that is well-formed, runs to its end and asks for no explanation; None for any other.
+def decode_loose_batch(body: bytes) -> WireBatch | None:
+    """Return a batch whose repeated and unknown members nobody has looked for yet; None when it is no batch.
 
-    Names are not checked. Raises `InvalidRequestError` as `decode_batch` does.
+    `members_of_entities` lets a caller who goes through the items anyway find out that there are none.
     """
-    wire = parse_typed(body, _decoder, _encoder, _free_values)
+    try:
+        wire = _decoder.decode(body)
+    except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
+        return None
     if wire.evaluations is UNSET or not 0 < len(wire.evaluations) <= MAX_ITEMS:
         return None
-    if wire.options is not UNSET and (
-        wants_explanation(wire.options) or _semantic_of(wire.options) is not Semantic.EXECUTE_ALL
-    ):
-        return None
     return wire
+
+
+def is_plain_batch(body: bytes) -> bool:
+    """Whether a batch is well-formed, runs to its end and asks for no explanation.
+
+    Raises `InvalidRequestError` as `decode_batch` does; names are not checked.
+    """
+    wire = parse_typed(body, _decoder, _encoder, _free_values)
+    return wire.options is UNSET or (
+        not wants_explanation(wire.options) and _semantic_of(wire.options) is Semantic.EXECUTE_ALL
+    )
 
 
 def merge(batch: Batch, decisions: Sequence[Decision]) -> Iterator[Decision | ItemError]:

@@ -22,6 +22,7 @@ from authz.request import (
     check_id,
     check_type,
 )
+from authz.snapshot import ALLOWED, DENIED, Quick
 from service.edge_errors import InvalidRequestError, MissingScopeError
 from service.json_body import parse_typed
 
@@ -34,7 +35,8 @@ _encoder = msgspec.json.Encoder()
 BARE_MEMBERS = 8
 """Members of a question of nothing but types, ids and a name: each has one structural colon."""
 _MAX_KNOWN_TYPES = 256
-_known_types: set[str] = set()
+known_types: set[str] = set()
+"""Types that were found good before."""
 
 
 class WireEntity(Struct, omit_defaults=True, gc=False):
@@ -186,8 +188,8 @@ def check_names(wire: WireEvaluation) -> None:
     subject, resource = wire.subject, wire.resource
     sub, name, obj = subject.id, wire.action.name, resource.id
     if not (
-        subject.type in _known_types
-        and resource.type in _known_types
+        subject.type in known_types
+        and resource.type in known_types
         and sub
         and name
         and obj
@@ -205,14 +207,14 @@ def check_names(wire: WireEvaluation) -> None:
 
 def check_type_name(kind: str, pointer: str) -> None:
     """Refuse a type that does not match `[A-Za-z][A-Za-z0-9_.-]*`."""
-    if kind in _known_types:
+    if kind in known_types:
         return
     try:
         check_type(kind)
     except InvalidNameError as error:
         raise InvalidRequestError(str(error), f"{pointer}/type") from None
-    if len(_known_types) < _MAX_KNOWN_TYPES:
-        _known_types.add(kind)
+    if len(known_types) < _MAX_KNOWN_TYPES:
+        known_types.add(kind)
 
 
 def check_action_name(wire: WireAction, pointer: str) -> None:
@@ -242,3 +244,12 @@ def decision_json(decision: Decision) -> Json:
         "decision": decision.allowed,
         "context": {"kasbah": {"revision": decision.revision, "reason": decision.reason.value}},
     }
+
+
+def encode_quick(quick: Quick, revision: int) -> bytes:
+    """Return what `encode_decision` says of a decision of the index."""
+    if quick is ALLOWED:
+        return b'{"decision":true,"context":{"kasbah":{"revision":%d,"reason":"rule"}}}' % revision
+    if quick is DENIED:
+        return b'{"decision":false,"context":{"kasbah":{"revision":%d,"reason":"rule"}}}' % revision
+    return b'{"decision":false,"context":{"kasbah":{"revision":%d,"reason":"no_match"}}}' % revision

@@ -11,6 +11,7 @@ import pytest
 from authn.api_keys import hash_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
+from authz.tracked import Changes
 from service.callers import CallerLimits, Callers, FoundApiKey, bearer_token
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
@@ -25,6 +26,7 @@ class FakeNode:
     """Heads that the test moves."""
 
     def __init__(self):
+        self.changes = Changes()
         self.heads = {}
         self.is_fresh = True
         self.watched = []

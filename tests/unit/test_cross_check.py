@@ -1,7 +1,6 @@
 """The live cross-check: what it compares, and what it leaves alone."""
 
 import socket
-import time
 from dataclasses import replace
 from datetime import timedelta
 

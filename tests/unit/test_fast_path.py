@@ -14,6 +14,7 @@ from aiohttp import web
 from authn.api_keys import hash_token
 from service.decision_log import DecisionLog
 from service.fast_answers import FastPath
+from service.fast_heads import PlainHeads
 from service.fast_path import FastHandler
 from service.http.authzen import ROUTES
 from service.http_settings import DecisionLogSettings, HttpSettings
@@ -65,6 +66,7 @@ class Both:
         self.ports: list[int] = []
         self.paths: list[FastPath] = []
         self.apps: list[web.Application] = []
+        self.runners: list[KasbahRunner] = []
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -75,6 +77,7 @@ class Both:
                 runner = KasbahRunner(self.edge.app(), self.edge.settings, handler, shutdown_timeout=1)
                 await runner.setup()
                 self.apps.append(runner.app)
+                self.runners.append(runner)
                 stack.push_async_callback(runner.cleanup)
                 await web.SockSite(runner, listener).start()
                 self.ports.append(listener.getsockname()[1])
@@ -103,6 +106,36 @@ class Both:
             writer.close()
             found.append(VARYING.sub(b"", received))
         return found
+
+
+class Line:
+    """One connection that is kept: sends pieces, reads one answer at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, *pieces: bytes) -> bytes:
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+            await asyncio.sleep(0.005 if len(pieces) > 1 else 0)
+        received = b""
+        async with asyncio.timeout(5):
+            while not complete(received, 1):
+                chunk = await self.reader.read(65536)
+                assert chunk, "the connection was closed"
+                received += chunk
+        return received
+
+
+@contextlib.asynccontextmanager
+async def line_to(port: int):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.close()
 
 
 def complete(received: bytes, answers: int) -> bool:
@@ -275,6 +308,113 @@ async def test_pipelined_requests_are_answered_in_order(edge):
     for stream, count in ((yes + no + yes, 3), (no + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" + yes, 3)):
         await check(edge, stream, answers=count)
         await check(edge, stream, answers=count, cuts=[len(yes) + 40])
+
+
+def halves(data: bytes) -> tuple[bytes, bytes]:
+    head, mark, body = data.partition(b"\r\n\r\n")
+    return head + mark, body
+
+
+async def test_one_question_out_of_the_ordinary_does_not_slow_the_next(edge):
+    """A new connection is fast from its first request on, and is fast again right after an ordinary answer."""
+    key = edge.key(edge.id)
+    both = Both(edge)
+    async with both.serving():
+        async with line_to(both.ports[0]) as line:
+            await line.ask(raw(plain(), key=key))
+        path = both.paths[0]
+        assert path.answered == 0
+        for asked in range(1, 4):
+            async with line_to(both.ports[0]) as line:
+                await line.ask(raw(plain(), key=key))
+                assert b" 405 " in await line.ask(raw(plain(), key=key, method="PUT"))
+                await line.ask(raw(plain(), key=key))
+            assert path.answered == 2 * asked
+
+
+async def test_a_known_head_that_comes_before_its_body_waits_for_it(edge, monkeypatch):
+    """Many clients send the two apart; from the second time on, the fast way puts them together."""
+    key = edge.key(edge.id)
+    yes, no = raw(plain(), key=key), raw(plain(resource="record:2", action="reads"), key=key)
+    both = Both(edge)
+    async with both.serving(), line_to(both.ports[0]) as line:
+        path = both.paths[0]
+        monkeypatch.setattr(PlainHeads, "forget", lambda _: None)
+        head, body = halves(yes)
+        for answered in (0, 1, 2):
+            assert b'"decision":true' in await line.ask(head, body)
+            assert path.answered == answered
+        before = path.answered
+        assert b'"decision":true' in await line.ask(head, body[:5], body[5:])
+        assert b'"decision":true' in await line.ask(head + body[:5], body[5:])
+        assert path.answered == before + 2
+        # What comes with the end of the body, or instead of it, is the parser's to tell.
+        line.writer.write(head)
+        await asyncio.sleep(0.005)
+        assert b'"decision":true' in await line.ask(body + no[:30])
+        assert b'"decision":false' in await line.ask(no[30:])
+        assert path.answered == before + 3  # as the parser read it
+        assert b'"decision":true' in await line.ask(yes)
+
+
+async def test_a_body_that_does_not_come_is_left_to_the_ordinary_way(edge, monkeypatch):
+    """The sweeper hands on what was held; the connection goes on."""
+    key = edge.key(edge.id)
+    head, body = halves(raw(plain(), key=key))
+    both = Both(edge)
+    async with both.serving(), line_to(both.ports[0]) as line:
+        monkeypatch.setattr(PlainHeads, "forget", lambda _: None)
+        await line.ask(head + body)
+        await line.ask(head + body)
+        line.writer.write(head + body[:10])
+        await asyncio.sleep(0.05)
+        server = both.runners[0].server
+        (connection,) = server.connections
+        assert connection.held
+        server.close_late(0.0, 10.0)
+        assert not connection.held
+        answered = both.paths[0].answered
+        assert b'"decision":true' in await line.ask(body[10:])
+        assert both.paths[0].answered == answered
+
+
+@pytest.mark.parametrize("spelling", ["X-Request-ID", "X-Request-Id", "x-request-id"])
+async def test_heads_that_differ_by_their_request_id_alone_are_known(edge, spelling, monkeypatch):
+    """Each answer has the id of its request."""
+    key = edge.key(edge.id)
+    both = Both(edge)
+    async with both.serving(), line_to(both.ports[0]) as line:
+        path = both.paths[0]
+        monkeypatch.setattr(PlainHeads, "forget", lambda _: None)
+        for number in range(4):
+            answer = await line.ask(raw(plain(), f"{spelling}: id {number}!", "Accept: */*", key=key))
+            assert f"X-Request-ID: id {number}!\r\n".encode() in answer
+        assert len(path.heads.known) == 1
+        assert path.answered == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("X-Request-ID: a", "X-Request-ID: b"),
+        ("X-Request-ID: a", "x-request-id: a"),
+        ("X-Request-ID: a\r\n b",),
+        ("X-Request-ID: a", " b: c"),
+        ("X-Request-ID: \x7f",),
+        ("X-Request-ID: a\t",),
+        ("X-Request-ID:  a  ",),
+        ("X-Request-ID: " + "a" * 201,),
+        ("A: X-Request-ID: a",),
+        ("X-Request-ID: a", "X-Tenant-ID: other"),
+        ("X-Request-ID: a", "Transfer-Encoding: chunked"),
+        ("X-Request-ID: a", "Content-Length: 5"),
+    ],
+)
+async def test_odd_request_ids_do_not_make_a_head_another(edge, headers):
+    """Behind heads that are known without and with an id, both ways still answer alike."""
+    key = edge.key(edge.id)
+    known = [raw(plain(), key=key), raw(plain(), "X-Request-ID: a", key=key)]
+    await check(edge, *known, *known, raw(plain(), *headers, key=key))
 
 
 async def test_a_head_in_pieces_is_read_as_a_whole(edge):
