@@ -1,9 +1,10 @@
 """Decisions over HTTP: one worker on one core, beside a bare aiohttp server and PyCasbin behind aiohttp.
 
 Ten tenants with 1,000 rules and 1,000 users of three roles each; half the answers are true, and each is checked. Kasbah
-checks the key of every request, makes request ids, counts metrics. Servers run on one core, the load generator on
-another; rounds alternate over the servers, and the figure is the median round. Beside the requests per second stands
-what a server answers for each second of its own processor time, which a busy machine distorts less.
+checks the key of every request, makes request ids, counts metrics. Callers who send tracing headers, and those whose
+heads differ otherwise each time, are measured beside those who send the same head again. Servers run on one core, the
+load generator on another; rounds alternate over the servers, and the figure is the median round. Beside the requests
+per second stands what a server answers for each second of its own processor time, which a busy machine distorts less.
 """
 
 import contextlib
@@ -100,10 +101,10 @@ def run(*, quick: bool = False) -> Result:
         workloads = [Workload(f"tenant-{number}", RULES, USERS) for number in range(TENANTS)]
         tenants = installation.create(workloads)
         pools.write(workloads, tenants)
-        single_fast, batch_fast = stack.enter_context(kasbah(installation, pools, server_core, fast=True))
+        single_fast, *others = stack.enter_context(kasbah(installation, pools, server_core, fast=True))
         ordinary = stack.enter_context(kasbah(installation, pools, server_core, fast=False))
         bare, pycasbin = stack.enter_context(peers(pools, tenants, server_core))
-        contenders = [single_fast, bare, batch_fast, *ordinary, pycasbin]
+        contenders = [single_fast, bare, *others, *ordinary, pycasbin]
         generator = stack.enter_context(running_generator(generator_core))
         say("http: every subject is asked about once, so that all is warm")
         for contender in contenders:
@@ -120,6 +121,8 @@ class Pools:
 
     def __init__(self, directory: Path) -> None:
         self.single = directory / "single"
+        self.traced = directory / "traced"
+        self.differing = directory / "differing"
         self.batch = directory / "batch"
         self.keys = directory / "keys.json"
 
@@ -132,6 +135,12 @@ class Pools:
             for number in range(len(tenants))
         ]
         write_pool(self.single, [single(question, tenant.key) for tenant, question in turns])
+        ids = [f"{number:032x}" for number in range(len(turns))]
+        tracing = "X-Request-ID: {0}\r\ntraceparent: 00-{0}-00f067aa0ba902b7-01"
+        headers = {self.traced: tracing, self.differing: "X-Number: {}"}
+        for path, header in headers.items():
+            asked_with = zip(turns, ids, strict=True)
+            write_pool(path, [single(question, t.key, header.format(i)) for (t, question), i in asked_with])
         batches = [
             batch(asked[number][start : start + BATCH], tenants[number].key)
             for start in range(0, QUESTIONS_PER_TENANT, BATCH)
@@ -148,10 +157,16 @@ def kasbah(installation: Installation, pools: Pools, core: int, *, fast: bool) -
         workers = service.workers() or [service.process.pid]
         pin(workers, core)
         name = "Kasbah" if fast else "Kasbah, fast path off"
-        yield [
+        contenders = [
             Contender(name, service.port, workers, pools.single),
             Contender(f"{name}, batches of {BATCH}", service.port, workers, pools.batch, BATCH, BATCH_CONNECTIONS),
         ]
+        if fast:
+            contenders += [
+                Contender(f"{name}, tracing headers", service.port, workers, pools.traced),
+                Contender(f"{name}, every head another", service.port, workers, pools.differing),
+            ]
+        yield contenders
 
 
 @contextlib.contextmanager

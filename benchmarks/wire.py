@@ -33,9 +33,9 @@ class Evaluation(msgspec.Struct):
     context: dict[str, Any] = {}
 
 
-def single(question: Question, key: str) -> Prepared:
-    """Return one access evaluation request."""
-    return Prepared(_request("/access/v1/evaluation", body_of(question), key), int(question.allowed))
+def single(question: Question, key: str, *headers: str) -> Prepared:
+    """Return one access evaluation request, with more headers."""
+    return Prepared(_request("/access/v1/evaluation", body_of(question), key, *headers), int(question.allowed))
 
 
 def batch(questions: Sequence[Question], key: str) -> Prepared:
@@ -55,10 +55,11 @@ def body_of(question: Question) -> dict[str, Any]:
     }
 
 
-def _request(path: str, body: dict[str, Any], key: str) -> bytes:
+def _request(path: str, body: dict[str, Any], key: str, *headers: str) -> bytes:
     data = msgspec.json.encode(body)
+    more = "".join(f"{header}\r\n" for header in headers)
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nAccept: */*\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nAccept: */*\r\n{more}"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode("ascii") + data

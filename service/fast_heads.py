@@ -8,6 +8,8 @@ from service.callers import Caller
 
 MAX_REVISION_DIGITS = 18
 MAX_REMEMBERED = 512
+MAX_REQUEST_ID = 200
+"""Characters; as `request_id_of` has it."""
 MAX_BODY = 64 * 1024
 """Longest body that is waited for outside of aiohttp's parser."""
 
@@ -31,10 +33,29 @@ _MAX_SPELLINGS = 256
 _spellings: dict[bytes, int] = {}
 """What each spelling of a header's name is; clients use few, and a look-up is cheaper than lowering every name."""
 
-# A whole header line behind another line, its value without space around it, and no continuation after it.
-_REQUEST_ID_LINE = re.compile(rb"\r\n[Xx]-[Rr]equest-[Ii][Dd]: ?([!-~](?:[ -~]{0,198}[!-~])?)(?=\r\n(?![ \t]))")
+# Whole header lines behind another line, without space around their values, and without a continuation after them.
+_VARYING_LINES = re.compile(
+    rb"\r\n(?i:(x-request-id)|traceparent|tracestate|baggage|b3|x-b3-[a-z]{1,20}|x-amzn-trace-id|x-cloud-trace-context)"
+    rb": ?([!-~](?:[ -~]{0,510}[!-~])?)(?=\r\n(?![ \t]))"
+)
+"""Headers whose values differ with each request, and mean nothing to a decision."""
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
+def _strip(head: bytes) -> tuple[bytes, str | None]:
+    """Return a head without what differs with each request, and its request id; one that is out of order stays in."""
+    request_id: str | None = None
+    kept = []
+    start = 0
+    for line in _VARYING_LINES.finditer(head):
+        if line[1] is not None:
+            if request_id is not None or len(line[2]) > MAX_REQUEST_ID:
+                continue
+            request_id = line[2].decode("ascii")
+        kept.append(head[start : line.start()])
+        start = line.end()
+    return b"".join((*kept, head[start:])), request_id
 
 
 def _kind_of(name: bytes) -> int:
@@ -92,26 +113,22 @@ class PlainHeads:
         self.known: dict[bytes, PlainHead] = {}
         """By their bytes, the empty line included."""
 
-    def with_request_id(self, head: bytes) -> tuple[PlainHead, str] | None:
-        """Return a head that is known but for its `X-Request-ID`, and that id."""
-        line = _REQUEST_ID_LINE.search(head)
-        if line is None:
-            return None
-        known = self.known.get(head[: line.start()] + head[line.end() :])
-        return None if known is None else (known, line[1].decode("ascii"))
+    def without_varying(self, head: bytes) -> tuple[PlainHead, str | None] | None:
+        """Return a head that is known but for what differs with each request, and this one's `X-Request-ID`."""
+        stripped, request_id = _strip(head)
+        known = self.known.get(stripped)
+        return None if known is None else (known, request_id)
 
     def learn(self, plain: PlainHead, head: bytes, length: int) -> None:
         """Remember a head that the parser took for the whole head of a message with `length` bytes of body."""
         if len(self.known) >= MAX_REMEMBERED or length > MAX_BODY:
             return
-        if plain.request_id is not None:
-            line = _REQUEST_ID_LINE.search(head)
-            if line is None or line[1].decode("ascii") != plain.request_id:
-                return
-            head = head[: line.start()] + head[line.end() :]
-            plain.request_id = None
+        stripped, request_id = _strip(head)
+        if request_id != plain.request_id:
+            return
+        plain.request_id = None
         plain.length = length
-        self.known[head] = plain
+        self.known[stripped] = plain
 
     def forget(self) -> None:
         """Forget every head."""

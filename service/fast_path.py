@@ -118,7 +118,7 @@ class FastHandler(DeadlineHandler):
         request_id: str | None = None
         head = path.heads.known.get(data[:end])
         if head is None:
-            found = path.heads.with_request_id(data[:end])
+            found = path.heads.without_varying(data[:end])
             if found is None:
                 self._parse(data, fast=True)
                 return

@@ -379,7 +379,7 @@ async def test_a_body_that_does_not_come_is_left_to_the_ordinary_way(edge, monke
 
 
 @pytest.mark.parametrize("spelling", ["X-Request-ID", "X-Request-Id", "x-request-id"])
-async def test_heads_that_differ_by_their_request_id_alone_are_known(edge, spelling, monkeypatch):
+async def test_heads_that_differ_by_ids_of_requests_and_traces_alone_are_known(edge, spelling, monkeypatch):
     """Each answer has the id of its request."""
     key = edge.key(edge.id)
     both = Both(edge)
@@ -387,7 +387,8 @@ async def test_heads_that_differ_by_their_request_id_alone_are_known(edge, spell
         path = both.paths[0]
         monkeypatch.setattr(PlainHeads, "forget", lambda _: None)
         for number in range(4):
-            answer = await line.ask(raw(plain(), f"{spelling}: id {number}!", "Accept: */*", key=key))
+            trace = f"traceparent: 00-{number:032}-00f067aa0ba902b7-01"
+            answer = await line.ask(raw(plain(), trace, f"{spelling}: id {number}!", "Accept: */*", key=key))
             assert f"X-Request-ID: id {number}!\r\n".encode() in answer
         assert len(path.heads.known) == 1
         assert path.answered == 3
@@ -408,12 +409,16 @@ async def test_heads_that_differ_by_their_request_id_alone_are_known(edge, spell
         ("X-Request-ID: a", "X-Tenant-ID: other"),
         ("X-Request-ID: a", "Transfer-Encoding: chunked"),
         ("X-Request-ID: a", "Content-Length: 5"),
+        ("traceparent: 00-a-b-01", "X-Request-ID: a", "tracestate: x=1", "B3: 0"),
+        ("traceparent: 00-a-b-01", " X-Tenant-ID: other"),
+        ("traceparent: 00\r\n",),
+        ("baggage: a=1, b=2", "Host: other.example"),
     ],
 )
 async def test_odd_request_ids_do_not_make_a_head_another(edge, headers):
     """Behind heads that are known without and with an id, both ways still answer alike."""
     key = edge.key(edge.id)
-    known = [raw(plain(), key=key), raw(plain(), "X-Request-ID: a", key=key)]
+    known = [raw(plain(), key=key), raw(plain(), "X-Request-ID: a", "traceparent: 00-0-0-01", key=key)]
     await check(edge, *known, *known, raw(plain(), *headers, key=key))
 
 
