@@ -65,7 +65,7 @@ class ChangeFeed:
         self._waiting: dict[TenantId, list[tuple[int, asyncio.Future[None]]]] = {}
         self._failing = False
         self._raised: dict[TenantId, int] = {}
-        # Revisions that reads and writes told of since the last poll began: the next one must tell of them too.
+        """Revisions that reads and writes told of since the last poll began: the next one must tell of them too."""
 
     @contextmanager
     def expecting(self, tenant_id: TenantId) -> Iterator[None]:

@@ -25,7 +25,6 @@ from tenancy.ids import TenantId, TenantStatus
 MAX_ROUNDS = 5
 """How often a batch may find that yet more must be loaded before it gives up (503)."""
 
-
 # Bound once: looking an enum member up is a call.
 _ACTIVE = TenantStatus.ACTIVE
 
@@ -51,10 +50,6 @@ class StateView(Protocol):
     @property
     def resources(self) -> Mapping[Ref, Properties]:
         """Stored properties of the resources that were loaded."""
-
-
-class LoadedView(StateView, Protocol):
-    """A state together with what was asked for, held past any eviction."""
 
 
 class EvaluationNode(Protocol):

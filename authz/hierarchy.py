@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from authz.ports import Grant
-from authz.request import Ref
 from authz.rules import RoleLink
 
 NEVER = math.inf
@@ -15,16 +14,13 @@ NEVER = math.inf
 class Hierarchy:
     """Links between roles and groups (or resources). Chains are followed to their end; cycles do no harm."""
 
-    __slots__ = ("_memo", "_parents", "children")
+    __slots__ = ("_memo", "_parents")
 
     def __init__(self, links: Iterable[RoleLink]) -> None:
         parents: dict[str, list[tuple[str, float]]] = {}
-        children: dict[str, list[str]] = {}
         for link in links:
             parents.setdefault(link.member, []).append((link.role, _epoch(link.expires_at)))
-            children.setdefault(link.role, []).append(link.member)
         self._parents = parents
-        self.children = children
         self._memo: dict[str, frozenset[str]] = {}
 
     def closure(self, member: str, grants: Sequence[Grant], now: float) -> tuple[set[str], float]:
@@ -82,18 +78,7 @@ class Hierarchy:
 
     def names(self) -> set[str]:
         """Return every name that stands in a link."""
-        return {*self._parents, *self.children}
-
-    def descendants(self, role: Ref | str) -> set[str]:
-        """Return all names that reach `role` through links, itself included."""
-        found = {str(role)}
-        waiting = [str(role)]
-        while waiting:
-            for child in self.children.get(waiting.pop(), ()):
-                if child not in found:
-                    found.add(child)
-                    waiting.append(child)
-        return found
+        return {*self._parents, *(role for links in self._parents.values() for role, _ in links)}
 
 
 def _epoch(moment: datetime | None) -> float:

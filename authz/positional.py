@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authz.compiler import ParsedModel, policy_effect
-from authz.effects import RowEffect, RowOutcome, row_effect, settle
+from authz.effects import RowOutcome, row_effect, settle
 from authz.errors import ModelError
 from authz.expressions import EVALUATION_ERRORS, Evaluator, ExpressionError, Function, compile_expression
 from authz.matcher import parse_cell, parse_matcher
@@ -367,15 +367,3 @@ def _certain(tree: Expression, *, certain: bool = True) -> Expression:
         case _:
             pass
     return Literal(not certain) if mentions_policy(tree) else tree
-
-
-__all__ = [
-    "Answer",
-    "Context",
-    "PolicyRow",
-    "PositionalEngine",
-    "RoleFunction",
-    "RowEffect",
-    "Unanswered",
-    "choose_context",
-]

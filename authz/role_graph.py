@@ -5,13 +5,11 @@ is answered on the graph of the links alone. PyCasbin also stops after nine link
 Source: `casbin.rbac.default_role_manager` of PyCasbin 2.8.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from authz.matching import MATCHING_FUNCTIONS
 from authz.pattern_machine import UnsupportedPatternError
-
-MatchingFunction = Callable[[str, str], bool]
 
 MAX_CACHED_HIERARCHIES = 1024
 

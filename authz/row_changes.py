@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from authz.errors import ConflictError
 from authz.row_codec import canonical_json
-from authz.rules import Owner, RoleLink, Row, Rule, RuleId, StoredEntity, row_id
+from authz.rules import HIERARCHY_PREFIXES, Owner, RoleLink, Row, Rule, RuleId, StoredEntity, row_id
 
 MAX_NAMED_CONFLICTS = 10
 
@@ -69,7 +69,7 @@ def kind_of_key(key: tuple[str, ...]) -> str:
             return "rules"
         case ("e", *_):
             return "entities"
-        case ("g", str(member), str()) if not member.startswith(("role:", "group:")):
+        case ("g", str(member), str()) if not member.startswith(HIERARCHY_PREFIXES):
             return "memberships"
         case _:
             return "links"

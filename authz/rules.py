@@ -19,7 +19,6 @@ BASE_DOMAIN = "*"
 """`dom` of a row that every tenant inherits; only the platform writes it."""
 
 BASE_SLUG = "_base"
-PLATFORM_SLUG = "_platform"
 
 
 class Effect(StrEnum):

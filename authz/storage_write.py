@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import func, select
 
 from authz.errors import LimitExceededError, RevisionConflictError, TenantNotFoundError
-from authz.policy_limits import PolicyLimits as PolicyLimits  # noqa: PLC0414 - part of the constructor
+from authz.policy_limits import PolicyLimits
 from authz.ports import StoredModel, TenantHead
 from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id

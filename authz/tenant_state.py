@@ -23,7 +23,6 @@ RESOURCE_BYTES = 200
 GRANT_BYTES = 250
 """Estimated memory of one grant: the grant, its source, the role's name and its place in the set of names."""
 
-
 HISTORY_STEPS = 16
 """How many of its last advances a state remembers."""
 

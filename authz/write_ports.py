@@ -1,4 +1,4 @@
-"""What the policy administration point needs from storage. Implementation: `authz/storage.py`.
+"""What the policy administration point needs from storage. Implementation: `authz/storage_write.py`.
 
 Every write is one transaction: the tenant's row is locked and its revisions raised first, then rows, then one change
 with its items. Nothing is half applied.

@@ -12,11 +12,12 @@ from authz.errors import (
     RevisionNotFoundError,
     TenantNotFoundError,
 )
+from authz.policy_limits import PolicyLimits
 from authz.ports import StoredModel
 from authz.request import Ref
 from authz.row_codec import row_to_json
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
-from authz.storage_write import PolicyLimits, PostgresPolicyWriter
+from authz.storage_write import PostgresPolicyWriter
 from authz.write_ports import ChangeKind
 from tenancy.create_tenant import create_tenant
 from tenancy.ids import BASE_TENANT_ID, TenantId
