@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from authz.rules import Source
+from authz.rules import RoleLink, Rule, Source
 from benchmarks.asking import Asker, RefusedError, asking
 from benchmarks.installation import Tenant, new_installation
 from benchmarks.latencies import Latencies
@@ -81,10 +81,8 @@ def run(*, quick: bool = False) -> Result:
 def changes(asker: Asker, large: Tenant, workload: Workload, state: str) -> list[Phase]:
     """Plan, apply, export and roll back `workload`; `state` says whether the worker holds the tenant's rules."""
     base = f"/v1/tenants/{large.slug}"
-    rows = [
-        sent_row(replace(row, source=Source("large/policy.csv", line)))
-        for line, row in enumerate((*workload.rules, *workload.hierarchy), 1)
-    ]
+    policy: list[Rule | RoleLink] = [*workload.rules, *workload.hierarchy]
+    rows = [sent_row(replace(row, source=Source("large/policy.csv", line))) for line, row in enumerate(policy, 1)]
     encoded = msgspec.json.encode(rows)
     answers: dict[str, Any] = {}
 
