@@ -264,13 +264,13 @@ def _migrate(database_url: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from sqlalchemy.exc import DBAPIError
 
-    from migrations.runner import SchemaTooNewError, upgrade
+    from migrations.runner import SchemaTooNewError, ServerTooOldError, upgrade
     from migrations.service_role import ServiceRoleError
 
     owner_url = os.environ.get(f"{PREFIX}MIGRATION_DATABASE_URL") or database_url
     try:
         upgrade(owner_url)
-    except (ServiceRoleError, SchemaTooNewError) as error:
+    except (ServiceRoleError, SchemaTooNewError, ServerTooOldError) as error:
         raise StartError(str(error)) from error
     except DBAPIError as error:
         raise StartError(f"the database was not migrated: {str(error.orig).strip().partition(chr(10))[0]}") from error
