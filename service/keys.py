@@ -13,7 +13,7 @@ from tenancy.ids import TenantId
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-    from authz.node import Node  # type: ignore[import-not-found,unused-ignore]
+    from authz.node import Node
     from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
     from service.bulk import BulkForwarder

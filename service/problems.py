@@ -74,7 +74,6 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
     tenancy_errors.SlugTakenError: Problem("slug-taken", HTTPStatus.CONFLICT, "Tenant name is taken"),
-    tenancy_errors.UnknownTenantError: TENANT_NOT_FOUND,
     tenancy_errors.IdempotencyConflictError: Problem(
         "idempotency-conflict", HTTPStatus.CONFLICT, "Idempotency key was used for another request"
     ),

@@ -2,12 +2,10 @@
 
 import asyncio
 import re
-from typing import Any
 
 from aiohttp import StreamReader, web
 
 from service.edge_errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
-from service.json_body import parse_json
 from service.keys import HTTP_SETTINGS, ROUTE
 from service.time_limits import on_the_callers_time
 
@@ -57,8 +55,3 @@ async def _read(content: StreamReader, limit: int, too_large: BodyTooLargeError)
         body += chunk
         if len(body) > limit:
             raise too_large
-
-
-async def read_json(request: web.Request) -> Any:
-    """Return the parsed JSON body; raises as `read_json_body` and `parse_json` do."""
-    return parse_json(await read_json_body(request))

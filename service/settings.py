@@ -24,7 +24,7 @@ MIN_SECRET_CHARACTERS = 32
 MIN_DISTINCT_CHARACTERS = 12
 
 OTHER_VARIABLES = frozenset(
-    {"KASBAH_URL", "KASBAH_API_KEY", "KASBAH_STATE_DIR", "KASBAH_POLICIES", "KASBAH_SHARED_DATA", "KASBAH_PLATFORM_KEY"}
+    {"KASBAH_URL", "KASBAH_API_KEY", "KASBAH_STATE_DIR", "KASBAH_POLICIES", "KASBAH_SHARED_DATA"}
 )
 """Variables that begin like settings and are read by the command line or the tests."""
 
@@ -157,11 +157,6 @@ class Settings(BaseSettings):
         if value is not None and not os.access(value, os.R_OK):
             raise ValueError(f"cannot read `{value}`")
         return value
-
-    @property
-    def owner_database_url(self) -> SecretStr:
-        """The URL that migrations use."""
-        return self.migration_database_url or self.database_url
 
 
 def load_settings(**given: Any) -> Settings:

@@ -21,9 +21,5 @@ class SlugTakenError(TenancyError):
         self.slug = slug
 
 
-class UnknownTenantError(TenancyError):
-    """No tenant has this id."""
-
-
 class IdempotencyConflictError(TenancyError):
     """The same idempotency key came with another request, or its first request is still under way."""

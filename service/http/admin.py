@@ -7,7 +7,7 @@ import gc
 import hashlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -263,9 +263,3 @@ class Cursor:
 async def heavy(request: web.Request, task: Callable[[], _Result]) -> _Result:
     """Run `task` off the event loop."""
     return await request.app[ADMINISTRATION].work.run(task)
-
-
-async def awaited(value: Awaitable[_Result], seconds: float) -> _Result:
-    """Await with a bound; a passed bound is `TimeoutError`."""
-    async with asyncio.timeout(seconds):
-        return await value

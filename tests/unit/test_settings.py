@@ -107,7 +107,6 @@ def test_shared_values_reach_each_part(environment):
     assert settings.http.public_url == "http://127.0.0.1:9000"
     assert settings.http.base_domain == "kasbah.example"
     assert settings.authz.max_staleness == timedelta(seconds=2.5)
-    assert settings.owner_database_url == settings.database_url
 
 
 def test_the_public_url_is_that_of_the_setting(environment):
