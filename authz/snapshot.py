@@ -95,7 +95,7 @@ class Snapshot:
     __slots__ = (
         "_groups",
         "_only_named",
-        "_prefix_ends",
+        "_prefixes",
         "_resource_roles",
         "_rows",
         "_subject_patterns",
@@ -127,7 +127,7 @@ class Snapshot:
         builder = _Builder(self)
         self._rows, self._subject_patterns = builder.file_all()
         self._groups = builder.groups(self._rows)
-        self._prefix_ends = _ends_of(self._rows.prefixes)
+        self._prefixes = _Prefixes(self._rows.prefixes)
         self._only_named = self._resource_roles is None and not self._rows.any_action and not self._rows.prefixes
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
@@ -149,27 +149,15 @@ class Snapshot:
         """Answer from unconditional rows alone, as far as they can."""
         if self._only_named:
             group = self._groups.named.get(f"{action}\0{resource}")
-            if group is None:
-                return NO_MATCH
             if isinstance(group, frozenset):
                 return NO_MATCH if group.isdisjoint(names) else ALLOWED
-            groups: list[Group] = [group]
-        else:
-            groups = self._find(self._groups, resource, action)
+            return NO_MATCH if group is None else _joined(NO_MATCH, group, names)
         answer = NO_MATCH
-        for group in groups:
-            if isinstance(group, frozenset):
-                if answer is NO_MATCH and not group.isdisjoint(names):
-                    answer = ALLOWED
-                continue
-            # An empty set is told by its truth, which is cheaper than a comparison.
-            if group.conditional and not group.conditional.isdisjoint(names):
-                return UNDECIDED
-            if group.deny and not group.deny.isdisjoint(names):
-                # A later group may hold a conditional row, but a deny stays a deny.
-                return DENIED
-            if answer is NO_MATCH and not group.allow.isdisjoint(names):
-                answer = ALLOWED
+        for group in self._find(self._groups, resource, action):
+            answer = _joined(answer, group, names)
+            # A later group may hold a conditional row, but a deny stays a deny.
+            if answer is DENIED or answer is UNDECIDED:
+                return answer
         return answer
 
     def candidates(self, names: frozenset[str] | None, resource: str, action: str) -> Iterator[int]:
@@ -189,12 +177,8 @@ class Snapshot:
                 value = filed.any_action.get(name)
                 if value is not None:
                     found.append(value)
-        for length, ends in self._prefix_ends:
-            if length > len(resource):
-                break
-            if length and resource[length - 1] not in ends:
-                continue
-            by_action = filed.prefixes.get(resource[:length])
+        for prefix in self._prefixes.of(resource):
+            by_action = filed.prefixes.get(prefix)
             if by_action is not None:
                 value = by_action.get(action)
                 if value is not None:
@@ -228,6 +212,53 @@ class Snapshot:
         except Exception as error:
             raise ModelError(f"matcher: {type(error).__name__}: {error}") from error
         return outcome is True
+
+
+class _Prefixes:
+    """Which beginnings of a resource may be prefixes that rows use: nearly all patterns end at a separator."""
+
+    __slots__ = ("_empty", "_ends", "_lengths", "_separator")
+
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        ends: dict[int, set[str]] = {}
+        for prefix in prefixes:
+            ends.setdefault(len(prefix), set()).add(prefix[-1:])
+        self._empty = ("",) if ends.pop(0, None) else ()
+        characters = set().union(*ends.values())
+        self._separator = characters.pop() if len(characters) == 1 else ""
+        self._lengths = frozenset(ends)
+        self._ends = tuple((length, "".join(sorted(found))) for length, found in sorted(ends.items()))
+
+    def of(self, resource: str) -> Sequence[str]:
+        """Return beginnings of `resource`, every one that a row uses among them."""
+        found = list(self._empty)
+        separator = self._separator
+        if separator:
+            at = resource.find(separator)
+            while at >= 0:
+                at += 1
+                if at in self._lengths:
+                    found.append(resource[:at])
+                at = resource.find(separator, at)
+            return found
+        for length, ends in self._ends:
+            if length > len(resource):
+                break
+            if resource[length - 1] in ends:
+                found.append(resource[:length])
+        return found
+
+
+def _joined(answer: Quick, group: Group, names: frozenset[str]) -> Quick:
+    """Return `answer`, which is none or an allow, joined with what one more group says."""
+    if isinstance(group, frozenset):
+        return answer if answer is ALLOWED or group.isdisjoint(names) else ALLOWED
+    # An empty set is told by its truth, which is cheaper than a comparison.
+    if group.conditional and not group.conditional.isdisjoint(names):
+        return UNDECIDED
+    if group.deny and not group.deny.isdisjoint(names):
+        return DENIED
+    return answer if answer is ALLOWED or group.allow.isdisjoint(names) else ALLOWED
 
 
 def build_snapshot(rule_set: RuleSet, model: ServedModel) -> Snapshot:
@@ -310,17 +341,6 @@ class _Builder:
         if group is None:
             group = self._shared[key] = Entry(*key) if deny or conditional else key[0]
         return group
-
-
-def _ends_of(prefixes: Iterable[str]) -> tuple[tuple[int, str], ...]:
-    """Return the lengths of prefixes, ascending, each with the characters that prefixes of this length end with.
-
-    Most patterns end at a separator, so that most lengths are told apart from a resource by one character.
-    """
-    ends: dict[int, set[str]] = {}
-    for prefix in prefixes:
-        ends.setdefault(len(prefix), set()).add(prefix[-1:])
-    return tuple((length, "".join(sorted(found))) for length, found in sorted(ends.items()))
 
 
 def _resource_key(column: ColumnMatch, value: str) -> tuple[str, bool]:

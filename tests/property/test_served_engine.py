@@ -25,7 +25,7 @@ m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.d
 
 SUBJECTS = ["user:a", "user:ab", "user:b", "service:a", "user:*", "user:a*", "*"]
 ROLES = ["role:r", "role:s", "role:t", "group:g"]
-RESOURCES = ["doc:1", "doc:10", "doc:2", "doc:*", "doc:1*", "*", "docs:1"]
+RESOURCES = ["doc:1", "doc:10", "doc:2", "doc:*", "doc:1*", "*", "docs:1", "doc:a/*", "doc:a/b/*", "doc:/*", "d:*"]
 ACTIONS = ["read", "write", "*"]
 
 rule_lines = st.builds(
@@ -43,7 +43,7 @@ policies = st.lists(st.one_of(rule_lines, link_lines), max_size=14, unique=True)
 QUESTIONS = [
     (subject, resource, action)
     for subject in ["user:a", "user:ab", "user:b", "user:x", "service:a", "role:r", "group:g"]
-    for resource in ["doc:1", "doc:10", "doc:2", "docs:1", "other:1"]
+    for resource in ["doc:1", "doc:10", "doc:2", "docs:1", "other:1", "doc:a/b/c", "doc:a/", "doc://a", "d:e:f"]
     for action in ["read", "write", "delete"]
 ]
 
