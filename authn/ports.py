@@ -6,6 +6,7 @@ from typing import Protocol
 
 from authn.api_keys import ApiKey, ApiKeyId
 from tenancy.ids import Slug, TenantId
+from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
 
 
@@ -32,8 +33,13 @@ class ApiKeys(Protocol):
     async def find_by_hash(self, key_hash: bytes) -> FoundKey | None:
         """Return the key with this hash, also an expired or revoked one: the caller checks `is_live`."""
 
-    async def create(self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta) -> TenantHead:
-        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`."""
+    async def create(
+        self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
+    ) -> TenantHead:
+        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`.
+
+        With `once`, it acts once for its request.
+        """
 
     async def list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:
         """Return keys of a tenant, with the ended ones."""

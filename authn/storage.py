@@ -17,6 +17,8 @@ from authn.ports import ApiKeyPage, FoundKey
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.heads import head_of, lock_head, raise_head, record_change
 from tenancy.ids import Slug, TenantId
+from tenancy.kept_answers import claim, keep
+from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session, within
 
@@ -42,9 +44,14 @@ class ApiKeyStore:
         """Return the key with this hash, also an expired or revoked one: the caller checks `is_live`."""
         return await self._bounded(lambda: self._find_by_hash(key_hash))
 
-    async def create(self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta) -> TenantHead:
-        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`."""
-        return await self._bounded(lambda: self._create(key, key_hash, meta))
+    async def create(
+        self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
+    ) -> TenantHead:
+        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`.
+
+        With `once`, it acts once for its request.
+        """
+        return await self._bounded(lambda: self._create(key, key_hash, meta, once))
 
     async def list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:
         """Return keys of a tenant, with the ended ones."""
@@ -67,8 +74,11 @@ class ApiKeyStore:
             row = (await session.execute(query, {"key_hash": key_hash})).one_or_none()
         return None if row is None else FoundKey(_key(row), Slug(row.slug), head_of(row))
 
-    async def _create(self, key: ApiKey, key_hash: bytes, meta: ChangeMeta) -> TenantHead:
+    async def _create(
+        self, key: ApiKey, key_hash: bytes, meta: ChangeMeta, once: Once[TenantHead] | None
+    ) -> TenantHead:
         async with tenant_unit_of_work(self._sessions, key.tenant_id) as work:
+            await claim(work, once)
             await _lock(work)
             live = await work.session.execute(
                 text(
@@ -100,6 +110,7 @@ class ApiKeyStore:
                 },
             )
             await record_change(work.session, head, "key", meta, added=1)
+            await keep(work, once, head)
             return head
 
     async def _list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:

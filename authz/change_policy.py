@@ -10,6 +10,7 @@ from authz.row_checks import check_hierarchy, check_rows
 from authz.rules import Owner, RoleLink, Row
 from authz.write_ports import ChangeMeta, ChangeResult, CurrentRows, PolicyWriter
 from tenancy.ids import TenantId
+from tenancy.once import Once
 
 _ATTEMPTS = 5
 _LARGE = 1000
@@ -25,6 +26,7 @@ async def change_policy(
     meta: ChangeMeta,
     expected_revision: int | None = None,
     writer: PolicyWriter,
+    once: Once[ChangeResult] | None = None,
 ) -> ChangeResult:
     """Add rows and remove rows by key, all or nothing.
 
@@ -36,6 +38,7 @@ async def change_policy(
         meta: Who and why.
         expected_revision: Refuse if the tenant is elsewhere; None takes it as it is.
         writer: Storage.
+        once: Has it act once for a request that may be sent twice.
 
     Raises:
         InvalidRowError: a row may not stand in this tenant's policy.
@@ -66,6 +69,7 @@ async def change_policy(
                 meta=meta,
                 expected_revision=checked_revision,
                 checked_model=checked_model,
+                once=once,
             )
         except (RevisionConflictError, ModelConflictError):
             if expected_revision is not None or attempt == _ATTEMPTS - 1:

@@ -21,6 +21,8 @@ from authz.storage_tables import read_rows, write_changes, write_items
 from authz.write_ports import ChangeKind, ChangeResult
 from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
 from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.kept_answers import claim, keep
+from tenancy.once import Once
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
@@ -47,6 +49,7 @@ class _Write:
     checked_model: str | None
     seconds: float
     rolled_back_to: int | None = None
+    once: Once[ChangeResult] | None = None
 
 
 class PostgresPolicyWriter(PostgresPolicyHistory):
@@ -79,10 +82,11 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         meta: ChangeMeta,
         expected_revision: int | None = None,
         checked_model: str | None = None,
+        once: Once[ChangeResult] | None = None,
     ) -> ChangeResult:
         """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change."""
         seconds = self._seconds_for(tenant_id, len(add) + len(remove))
-        write = _Write(owner, ChangeKind.API, meta, expected_revision, checked_model, seconds)
+        write = _Write(owner, ChangeKind.API, meta, expected_revision, checked_model, seconds, once=once)
         desired = await self._indexed(add, owner, tenant_id)
         removed = {row_id(key): kind_of_key(key) for key in remove}
 
@@ -171,6 +175,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         ) as work:
             if is_base:
                 await _wait_for_locks(work, BASE_SECONDS)
+            await claim(work, write.once)
             locked = await lock_head(work)
             if locked is None:
                 raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
@@ -181,12 +186,15 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 await require_same_model(work.session, write.checked_model)
             changes = await find(work, counts)
             if changes.is_empty:
-                return ChangeResult(head, 0, 0)
-            growth = changes.growth()
-            self._require_room(counts, growth)
-            head = await raise_head(work, rules=is_base or changes.touches_rules, counts=growth)
-            await write_changes(work, changes, head.revision)
-            return await self._conclude(work, head, changes, write)
+                result = ChangeResult(head, 0, 0)
+            else:
+                growth = changes.growth()
+                self._require_room(counts, growth)
+                head = await raise_head(work, rules=is_base or changes.touches_rules, counts=growth)
+                await write_changes(work, changes, head.revision)
+                result = await self._conclude(work, head, changes, write)
+            await keep(work, write.once, result)
+            return result
 
     async def _conclude(
         self, work: TenantUnitOfWork, head: TenantHead, changes: RowChanges, write: _Write

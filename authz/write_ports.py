@@ -14,6 +14,7 @@ from authz.ports import StoredModel
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from tenancy.ids import TenantId
+from tenancy.once import Once
 from tenancy.tenant import ChangeMeta as ChangeMeta  # noqa: PLC0414 - part of these ports
 from tenancy.tenant import TenantHead
 
@@ -101,11 +102,12 @@ class PolicyWriter(Protocol):
         meta: ChangeMeta,
         expected_revision: int | None = None,
         checked_model: str | None = None,
+        once: Once[ChangeResult] | None = None,
     ) -> ChangeResult:
         """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change.
 
         `checked_model` is the digest of the model that the rows were checked against: raises `ModelConflictError` when
-        it is another by now.
+        it is another by now. With `once`, it acts once for its request.
         """
 
     async def replace_file_rows(

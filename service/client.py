@@ -19,6 +19,7 @@ DEFAULT_STATE_DIR = ".kasbah"
 DEV_FILE = "dev.json"
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 120.0
+RETRY_SECONDS = 1.0
 
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 _T = TypeVar("_T")
@@ -126,13 +127,15 @@ class Client:
         return await self._ask("POST", path, body=body, headers=headers)
 
     async def create(self, path: str, body: Any) -> Any:
-        """POST a creation that may be sent twice: it carries an idempotency key and is tried again once."""
+        """POST a creation that may be sent twice: it carries an idempotency key and is tried again once.
+
+        Also after a 503: the service itself may not know whether PostgreSQL committed.
+        """
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         try:
             return await self._ask("POST", path, body=body, headers=headers)
-        except UnavailableError:
-            raise
         except UnreachableError:
+            await asyncio.sleep(RETRY_SECONDS)
             return await self._ask("POST", path, body=body, headers=headers)
 
     async def put(self, path: str, body: Any) -> Any:

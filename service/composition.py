@@ -16,6 +16,7 @@ from authz.ports import PolicyReader, TenantHead
 from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
+from service.answer_seal import AnswerSeal
 from service.app import Part, build_app
 from service.bulk import BulkForwarder
 from service.callers import Callers, FoundApiKey
@@ -25,6 +26,7 @@ from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.admin_part import administration
 from service.keys import (
+    ANSWER_SEAL,
     CALLERS,
     DECISION_LOG,
     METRICS,
@@ -116,12 +118,13 @@ def parts_of(settings: Settings, *, public: bool = True) -> tuple[Part, ...]:
         app[METRICS].add_source(callers.totals)
         yield
 
-    async def paging(app: web.Application) -> AsyncIterator[None]:
+    async def sealing(app: web.Application) -> AsyncIterator[None]:
+        app[ANSWER_SEAL] = AnswerSeal(settings.secret_key.get_secret_value().encode())
         secret = settings.http.page_token_secret or settings.secret_key
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
         yield
 
-    return (observation, database, decisions, identity, paging, administration)
+    return (observation, database, decisions, identity, sealing, administration)
 
 
 class StoredKeys:

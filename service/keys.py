@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from authz.node import Node
     from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
+    from service.answer_seal import AnswerSeal
     from service.bulk import BulkForwarder
     from service.cross_check import Sampler
     from service.decision_log import DecisionLog
@@ -32,6 +33,7 @@ READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
+ANSWER_SEAL: web.AppKey["AnswerSeal"] = web.AppKey("ANSWER_SEAL")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")

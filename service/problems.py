@@ -75,7 +75,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
     tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
     tenancy_errors.SlugTakenError: Problem("slug-taken", HTTPStatus.CONFLICT, "Tenant name is taken"),
     tenancy_errors.IdempotencyConflictError: Problem(
-        "idempotency-conflict", HTTPStatus.CONFLICT, "Idempotency key was used for another request"
+        "idempotency-conflict", HTTPStatus.CONFLICT, "Answered before, and the answer is lost"
+    ),
+    tenancy_errors.IdempotencyKeyReusedError: Problem(
+        "idempotency-key-reused", HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency key was used for another request"
     ),
     tenancy_errors.UnsafeDatabaseRoleError: INTERNAL,
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr
     """Valkey or Redis: `redis://`, `rediss://` (TLS) or `unix://`. Its `maxmemory-policy` must be `noeviction`."""
     secret_key: SecretStr
-    """At least 32 random characters, the same on every node: keys of cached snapshots and page tokens come from it."""
+    """At least 32 random characters, the same on every node: it seals cached rules, page tokens and kept answers."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""

@@ -1,8 +1,9 @@
 """Enter a new tenant."""
 
 from tenancy.ids import parse_slug
+from tenancy.once import Once
 from tenancy.ports import TenantRegistry
-from tenancy.tenant import ChangeMeta, TenantHead
+from tenancy.tenant import ChangeMeta, Tenant, TenantHead
 
 MAX_DISPLAY_NAME_LENGTH = 200
 
@@ -12,7 +13,12 @@ class InvalidDisplayNameError(ValueError):
 
 
 async def create_tenant(
-    slug: str, display_name: str | None = None, *, meta: ChangeMeta, tenants: TenantRegistry
+    slug: str,
+    display_name: str | None = None,
+    *,
+    meta: ChangeMeta,
+    tenants: TenantRegistry,
+    once: Once[Tenant] | None = None,
 ) -> TenantHead:
     """Create a tenant that starts with the base rules.
 
@@ -21,6 +27,7 @@ async def create_tenant(
         display_name: For people; the slug when None or blank.
         meta: Who and why, for its history.
         tenants: The registry.
+        once: Has it act once for a request that may be sent twice.
 
     Raises:
         InvalidSlugError: not a slug.
@@ -31,4 +38,4 @@ async def create_tenant(
     shown = (display_name or "").strip() or slug
     if len(shown) > MAX_DISPLAY_NAME_LENGTH or not shown.isprintable():
         raise InvalidDisplayNameError(f"a display name has at most {MAX_DISPLAY_NAME_LENGTH} printable characters")
-    return (await tenants.create(parsed, shown, meta=meta)).head
+    return (await tenants.create(parsed, shown, meta=meta, once=once)).head

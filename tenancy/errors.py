@@ -22,4 +22,8 @@ class SlugTakenError(TenancyError):
 
 
 class IdempotencyConflictError(TenancyError):
-    """The same idempotency key came with another request, or its first request is still under way."""
+    """The request was answered before, and the answer cannot be given again."""
+
+
+class IdempotencyKeyReusedError(TenancyError):
+    """The same idempotency key came with another request."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tenancy.ids import Slug, TenantId
+from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, Tenant
 
 
@@ -19,8 +20,10 @@ class TenantPage:
 class TenantRegistry(Protocol):
     """The registry of tenants. Every method raises `DatabaseUnavailableError` when PostgreSQL cannot answer."""
 
-    async def create(self, slug: Slug, display_name: str, *, meta: ChangeMeta) -> Tenant:
-        """Enter a tenant at revision 1; raises `SlugTakenError`."""
+    async def create(
+        self, slug: Slug, display_name: str, *, meta: ChangeMeta, once: Once[Tenant] | None = None
+    ) -> Tenant:
+        """Enter a tenant at revision 1; raises `SlugTakenError`. With `once`, it acts once for its request."""
 
     async def find(self, tenant_id: TenantId) -> Tenant | None:
         """Return a tenant, or None."""

@@ -9,6 +9,8 @@ from sqlalchemy.exc import IntegrityError
 from tenancy.errors import SlugTakenError
 from tenancy.heads import HEAD_COLUMNS, head_of, record_change, share_base_lock
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId
+from tenancy.kept_answers import claim, keep
+from tenancy.once import Once
 from tenancy.ports import TenantPage
 from tenancy.tenant import ChangeMeta, Tenant
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session, within
@@ -27,9 +29,11 @@ class TenantStore:
         self._sessions = sessions
         self._seconds = request_seconds
 
-    async def create(self, slug: Slug, display_name: str, *, meta: ChangeMeta) -> Tenant:
-        """Enter a tenant at revision 1; raises `SlugTakenError`."""
-        return await within(self._seconds, lambda: self._create(slug, display_name, meta))
+    async def create(
+        self, slug: Slug, display_name: str, *, meta: ChangeMeta, once: Once[Tenant] | None = None
+    ) -> Tenant:
+        """Enter a tenant at revision 1; raises `SlugTakenError`. With `once`, it acts once for its request."""
+        return await within(self._seconds, lambda: self._create(slug, display_name, meta, once))
 
     async def find(self, tenant_id: TenantId) -> Tenant | None:
         """Return a tenant, or None."""
@@ -43,9 +47,10 @@ class TenantStore:
         """Return tenants whose slug comes after `after`; the two reserved entries are left out."""
         return await within(self._seconds, lambda: self._list(after, limit))
 
-    async def _create(self, slug: Slug, display_name: str, meta: ChangeMeta) -> Tenant:
+    async def _create(self, slug: Slug, display_name: str, meta: ChangeMeta, once: Once[Tenant] | None) -> Tenant:
         try:
             async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as work:
+                await claim(work, once)
                 await share_base_lock(work.session)
                 now = (await work.session.execute(text("SELECT clock_timestamp()"))).scalar_one()
                 query = text(
@@ -60,6 +65,7 @@ class TenantStore:
                 }
                 tenant = _tenant((await work.session.execute(query, parameters)).one())
                 await record_change(work.session, tenant.head, "tenant", meta)
+                await keep(work, once, tenant)
                 return tenant
         except IntegrityError as error:
             if getattr(getattr(error.orig, "diag", None), "constraint_name", None) == _SLUG_CONSTRAINT:

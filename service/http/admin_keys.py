@@ -14,10 +14,11 @@ from authn.ports import ApiKeys
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
 from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
 from service.http.admin_errors import KeyScopeError
-from service.http.idempotency import idempotent
+from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.tenant import TenantHead
 from tenancy.uuid7 import make_uuid7
 
 API_KEYS: web.AppKey[ApiKeys] = web.AppKey("API_KEYS")
@@ -41,14 +42,9 @@ def _home(request: web.Request) -> TenantId:
     return tenant_id
 
 
-def _without_token(body: bytes) -> bytes:
-    """SECURITY: a token is said once and kept nowhere, so its repetition is without it."""
-    return msgspec.json.encode(msgspec.json.decode(body) | {"token": None})
-
-
-@idempotent(kept=_without_token)
-async def create(request: web.Request, body: bytes) -> web.Response:
-    """POST a key; its token is in this answer and nowhere else."""
+@idempotent
+async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
+    """POST a key; its token is in this answer, and in what a repeated request is answered, nowhere else."""
     wanted = read_struct(body, _decoder)
     now = request.app[ADMINISTRATION].node.now()
     scopes = frozenset(wanted.scopes)
@@ -75,9 +71,13 @@ async def create(request: web.Request, body: bytes) -> web.Response:
         ttl=ttl,
         created_by=meta.actor,
     )
-    head = await request.app[API_KEYS].create(key, key_hash, meta=meta)
+
+    def answer(head: TenantHead) -> web.Response:
+        return json_answer(_shown(key) | {"token": token}, status=201, head=head)
+
+    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once_for(answer))
     await written(request, head)
-    return json_answer(_shown(key) | {"token": token}, status=201, head=head)
+    return answer(head)
 
 
 async def list_keys(request: web.Request) -> web.Response:

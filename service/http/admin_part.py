@@ -11,9 +11,9 @@ from authz.storage_write import PostgresPolicyWriter
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
-from service.http.idempotency import IDEMPOTENCY
+from service.http.idempotency import KEPT_ANSWERS
 from service.keys import NODE, POLICY_LIMITS, SESSIONS
-from tenancy.idempotency import IdempotencyStore
+from tenancy.kept_answers import KeptAnswers
 from tenancy.storage import TenantStore
 
 
@@ -29,7 +29,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
         work=work,
     )
     app[API_KEYS] = ApiKeyStore(sessions)
-    app[IDEMPOTENCY] = IdempotencyStore(sessions)
+    app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield
     work.close()

@@ -22,9 +22,9 @@ from service.http.admin import (
     parameter,
     written,
 )
+from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_rows, read_struct, to_wire
 from service.keys import TENANT
-from service.request_body import read_json_body
 
 
 class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,24 +67,28 @@ async def list_entities(request: web.Request) -> web.Response:
     return _page("entities", page, cursor)
 
 
-async def change_rules(request: web.Request) -> web.Response:
+@idempotent
+async def change_rules(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
     """POST rules, hierarchy links and groups of resources to add and remove."""
-    return await _change(request, (Rule, RoleLink), memberships=False)
+    return await _change(request, body, once_for, (Rule, RoleLink), memberships=False)
 
 
-async def change_memberships(request: web.Request) -> web.Response:
+@idempotent
+async def change_memberships(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
     """POST direct roles and groups of subjects to add and remove."""
-    return await _change(request, (RoleLink,), memberships=True)
+    return await _change(request, body, once_for, (RoleLink,), memberships=True)
 
 
-async def change_entities(request: web.Request) -> web.Response:
+@idempotent
+async def change_entities(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
     """POST stored attributes to add and remove."""
-    return await _change(request, (StoredEntity,), memberships=False)
+    return await _change(request, body, once_for, (StoredEntity,), memberships=False)
 
 
-async def _change(request: web.Request, kinds: Sequence[type[Row]], *, memberships: bool) -> web.Response:
+async def _change(
+    request: web.Request, body: bytes, once_for: OnceFor, kinds: Sequence[type[Row]], *, memberships: bool
+) -> web.Response:
     expected = expected_revision(request)
-    body = await read_json_body(request)
     base = is_base(request)
 
     def read() -> tuple[BatchBody, list[Row], list[Row]]:
@@ -105,6 +109,7 @@ async def _change(request: web.Request, kinds: Sequence[type[Row]], *, membershi
         meta=meta_of(request, batch.reason),
         expected_revision=expected,
         writer=request.app[ADMINISTRATION].writer,
+        once=once_for(change_answer),
     )
     await written(request, result.head)
     return change_answer(result)

@@ -5,7 +5,7 @@ from aiohttp import web
 
 from service.edge_errors import NoSuchTenantError
 from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
-from service.http.idempotency import idempotent
+from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import TENANT
 from tenancy.create_tenant import create_tenant
@@ -31,19 +31,24 @@ async def list_tenants(request: web.Request) -> web.Response:
     return json_answer(said)
 
 
-@idempotent()
-async def create(request: web.Request, body: bytes) -> web.Response:
+@idempotent
+async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
     """POST a new tenant; it starts with the base rules."""
     wanted = read_struct(body, _decoder)
     tenants = request.app[ADMINISTRATION].tenants
     meta = meta_of(request, wanted.reason)
-    head = await create_tenant(wanted.slug, wanted.display_name, meta=meta, tenants=tenants)
+    once = once_for(_created)
+    head = await create_tenant(wanted.slug, wanted.display_name, meta=meta, tenants=tenants, once=once)
     await written(request, head)
     tenant = await tenants.find(head.tenant_id)
     if tenant is None:
         raise NoSuchTenantError
-    response = json_answer(_shown(tenant), status=201, head=head)
-    response.headers["Location"] = f"/v1/tenants/{head.slug}"
+    return _created(tenant)
+
+
+def _created(tenant: Tenant) -> web.Response:
+    response = json_answer(_shown(tenant), status=201, head=tenant.head)
+    response.headers["Location"] = f"/v1/tenants/{tenant.head.slug}"
     return response
 
 

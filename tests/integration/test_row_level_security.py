@@ -29,7 +29,7 @@ TABLES = (
     "change_items",
     "api_keys",
     "platform_model",
-    "idempotency_keys",
+    "kept_answers",
     "casbin_rule",
 )
 POLICY_TABLES = ("rules", "role_links", "memberships", "entities")
@@ -101,7 +101,7 @@ async def test_a_tenant_sees_its_own_rows_and_the_base_rules(store, two):
                 assert seen == {"user:one", "role:one", "role:b", "role:c"}
             elif table == "platform_model":
                 assert len(seen) == 1
-            elif table != "idempotency_keys":
+            elif table != "kept_answers":
                 assert seen == {one}, table
 
 

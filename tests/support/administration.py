@@ -24,6 +24,7 @@ from authz.ports import RuleSet, TenantHead
 from authz.settings import AuthzSettings
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
+from service.answer_seal import AnswerSeal
 from service.app import build_app
 from service.bootstrap import Bootstrap
 from service.callers import Callers
@@ -32,7 +33,18 @@ from service.decision_log import DecisionLog
 from service.health import Readiness
 from service.http.admin_part import administration
 from service.http_settings import HttpSettings
-from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, SESSIONS, TENANTS
+from service.keys import (
+    ANSWER_SEAL,
+    CALLERS,
+    DECISION_LOG,
+    METRICS,
+    NODE,
+    PAGE_TOKENS,
+    READER,
+    READINESS,
+    SESSIONS,
+    TENANTS,
+)
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.server import KasbahRunner
@@ -87,6 +99,7 @@ class Service:
     def __init__(self, database_url: str) -> None:
         self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
         self.bootstrap = Bootstrap(self._engine)
+        self.seal = AnswerSeal(secrets.token_bytes(32))
         self.platform = ""
         self.url = ""
         self.client: aiohttp.ClientSession
@@ -123,6 +136,7 @@ class Service:
             app[METRICS] = Metrics()
             app[DECISION_LOG] = DecisionLog(settings.decision_log)
             app[READINESS] = Readiness()
+            app[ANSWER_SEAL] = self.seal
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
             await node.start()
             running = asyncio.create_task(node.run())
