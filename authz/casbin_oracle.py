@@ -109,7 +109,8 @@ class CasbinOracle:
     """PyCasbin, loaded with exactly the given rows; asking leaves nothing behind.
 
     Role managers keep every name they were asked about, so that later answers depend on it and memory grows: each name
-    is taken out again after its question.
+    is taken out again. Where names are patterns, one matters to the next, so it goes as soon as it was asked about;
+    else when the whole question is answered, since getting to know a name is what takes PyCasbin the longest.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class CasbinOracle:
             else:
                 enforcer.add_named_matching_func(function.definition, match)
         for assertion in (enforcer.model["g"] or {}).values():
-            assertion.rm = _Forgetful(assertion.rm)
+            assertion.rm = _Forgetful(assertion.rm, at_once=bool(functions))
         if context:
             chosen = choose_context(parse_model(model_text), context)
             self._context = casbin.core_enforcer.EnforceContext(
@@ -150,14 +151,21 @@ class CasbinOracle:
             )
         self._enforcer = enforcer
 
-    def ask(self, request: Sequence[object]) -> OracleAnswer:
-        """Return what `enforce_ex` answers, or raises, for the request."""
+    def ask(self, request: Sequence[object], links: Sequence[PolicyRow] = ()) -> OracleAnswer:
+        """Return what `enforce_ex` answers, or raises, for the request.
+
+        Args:
+            request: Its values.
+            links: Rows of role definitions that hold for this question alone.
+        """
         if self.load_error:
             return OracleAnswer(None, error=self.load_error)
         values = list(request) if self._context is None else [self._context, *request]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                for link in links:
+                    self._enforcer.model["g"][link.kind].rm.add(*link.values)
                 decision, rule = self._enforcer.enforce_ex(*values)
         except Exception as error:  # noqa: BLE001 - as above
             return OracleAnswer(None, error=f"{type(error).__name__}: {error}")
@@ -198,43 +206,70 @@ class _Rows(Adapter):  # type: ignore[misc]  # PyCasbin is untyped
 
 
 class _Forgetful:
-    """A role manager that takes out the names and domains it got to know by being asked."""
+    """A role manager that takes out the names, links and domains it got to know by being asked."""
 
-    def __init__(self, manager: Any) -> None:
+    def __init__(self, manager: Any, *, at_once: bool) -> None:
         self._manager = manager
+        self._at_once = at_once
+        self._names: list[tuple[Any, list[Any]]] = []
+        self._links: list[tuple[Any, Any, Any]] = []
         self._domains: list[Any] = []
 
     def has_link(self, name: Any, role: Any, *domain: Any) -> bool:
+        manager, rest = self._manager_of(domain)
+        new = self._unknown(manager, name, role)
+        try:
+            return bool(manager.has_link(name, role, *rest))
+        finally:
+            if self._at_once:
+                self._take_out(manager, new)
+            elif new:
+                self._names.append((manager, new))
+
+    def add(self, name: Any, role: Any, *domain: Any) -> None:
+        """Add a link until `forget`, if there is none."""
+        manager, _ = self._manager_of(domain)
+        if (name, role) in manager.all_links:
+            return
+        self._names.append((manager, self._unknown(manager, name, role)))
+        self._links.append((manager, name, role))
+        manager.add_link(name, role)
+
+    def forget(self) -> None:
+        """Drop what came of a question."""
+        for manager, name, role in self._links:
+            manager.delete_link(name, role)
+        for manager, names in self._names:
+            self._take_out(manager, names)
+        for domain in self._domains:
+            self._manager.rm_map.pop(domain, None)
+        for known in (self._links, self._names, self._domains):
+            known.clear()
+
+    def _manager_of(self, domain: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Return the manager that knows the names, and what it wants to be told besides them."""
         managers = getattr(self._manager, "rm_map", None)
         if managers is None:
-            return self._ask(self._manager, name, role, domain)
+            return self._manager, domain
         where = domain[0] if domain else ""
         if where not in managers and where not in self._manager.all_links:
             self._domains.append(where)
-        manager = self._manager._get_role_manager(*domain)  # noqa: SLF001 - what DomainManager.has_link does
-        return self._ask(manager, name, role, ())
+        return self._manager._get_role_manager(*domain), ()  # noqa: SLF001 - what DomainManager.has_link does
 
     @staticmethod
-    def _ask(manager: Any, name: Any, role: Any, domain: tuple[Any, ...]) -> bool:
-        known = manager.all_roles
-        new = [one for one in dict.fromkeys((name, role)) if one not in known]
-        try:
-            return bool(manager.has_link(name, role, *domain))
-        finally:
-            for one in new:
-                entry = known.pop(one, None)
-                if entry is None:
-                    continue
-                for other in list(entry.roles):
-                    other.users.discard(entry)
-                for other in list(entry.users):
-                    other.roles.discard(entry)
+    def _unknown(manager: Any, name: Any, role: Any) -> list[Any]:
+        return [one for one in dict.fromkeys((name, role)) if one not in manager.all_roles]
 
-    def forget(self) -> None:
-        """Drop what was built for domains without links of their own."""
-        for domain in self._domains:
-            self._manager.rm_map.pop(domain, None)
-        self._domains.clear()
+    @staticmethod
+    def _take_out(manager: Any, names: list[Any]) -> None:
+        for name in names:
+            entry = manager.all_roles.pop(name, None)
+            if entry is None:
+                continue
+            for other in list(entry.roles):
+                other.users.discard(entry)
+            for other in list(entry.users):
+                other.roles.discard(entry)
 
 
 PYCASBIN_FUNCTIONS = {

@@ -3,20 +3,24 @@
 Only what the index alone decided is compared: rows with a condition, which PyCasbin cannot read, took no part in it.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 
-from authz.ports import Grant, PolicyReader, RuleSet
+from authz.ports import Grant, Lookup, RuleSet
 from authz.request import Ref
 from authz.rules import BASE_DOMAIN, RoleLink, Rule
 from tenancy.ids import Slug, TenantId
 
-MAX_ROWS = 20_000
-"""PyCasbin takes time in proportion to the rows; larger tenants are not compared."""
+MAX_RULES = 5_000
+MAX_LINKS = 1_000
+"""Rules, and links between roles, of the tenants that are compared, the base rows included. PyCasbin looks at every
+rule for each question, and at every link for each other link while it loads: about a second at these sizes."""
 
 MAX_LEVELS = 9
 """PyCasbin stops following roles after ten levels; we do not."""
@@ -31,6 +35,9 @@ class Comparison(StrEnum):
     DIFFERS = "differs"
     MOVED_ON = "moved_on"
     OUT_OF_SCOPE = "out_of_scope"
+    TOO_LARGE = "too_large"
+    NOT_READ = "not_read"
+    DROPPED = "dropped"
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -53,8 +60,28 @@ class CasbinRow:
     values: tuple[str, ...]
 
 
-Ask = Callable[[str, Sequence[CasbinRow], tuple[str, ...]], bool | None]
-"""`(model text, rows, request) -> what PyCasbin decides, or None when it raises`."""
+class Judge(Protocol):
+    """PyCasbin with the rows of one tenant."""
+
+    def ask(self, request: tuple[str, ...], links: Sequence[CasbinRow]) -> bool | None:
+        """Return what it decides with these links besides, or None when it raises; nothing of the question stays."""
+
+
+Load = Callable[[str, Sequence[CasbinRow]], Judge]
+"""`(model text, rows) -> PyCasbin loaded with them`."""
+
+
+class ComparedPolicies(Protocol):
+    """What is read of the policies; as `PolicyReader`, and how large they are."""
+
+    async def lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
+        """Return the grants of the subjects together with the head."""
+
+    async def holds_at_most(self, tenant_id: TenantId, *, rules: int, links: int) -> bool:
+        """Return whether there are no more rules and links, the base rows included."""
+
+    async def load_rules(self, tenant_id: TenantId) -> RuleSet:
+        """Return the rule set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +92,27 @@ class CasbinShape:
     with_domain: Mapping[str, bool]
 
 
-class CrossCheck:
-    """Compares samples one at a time; keeps the rule sets of the tenants it saw last."""
+@dataclass(slots=True)
+class _Held:
+    """What is kept of a tenant at one revision of its rules; no `rule_set` when it is too large.
 
-    def __init__(self, reader: PolicyReader, ask: Ask, shape_of: Callable[[str], CasbinShape]) -> None:
+    `judge` is loaded with the links of `alive`, those that had not expired when a sample was last compared.
+    """
+
+    rules_revision: int
+    rule_set: RuleSet | None
+    alive: list[RoleLink]
+    judge: Judge | None = None
+
+
+class CrossCheck:
+    """Compares samples one at a time; keeps PyCasbin loaded for the tenants it saw last."""
+
+    def __init__(self, reader: ComparedPolicies, load: Load, shape_of: Callable[[str], CasbinShape]) -> None:
         self._reader = reader
-        self._ask = ask
+        self._load = load
         self._shape_of = shape_of
-        self._rule_sets: dict[TenantId, RuleSet] = {}
+        self._held: OrderedDict[TenantId, _Held] = OrderedDict()
 
     async def compare(self, sample: Sample) -> Comparison:
         """Return whether PyCasbin decides as was answered.
@@ -84,29 +124,42 @@ class CrossCheck:
         lookup = await self._reader.lookup(sample.tenant_id, [subject], [])
         if lookup.head.revision != sample.revision:
             return Comparison.MOVED_ON
-        rule_set = await self._rules_at(sample.tenant_id, lookup.head.rules_revision)
+        held = await self._held_at(sample.tenant_id, lookup.head.rules_revision)
+        rule_set = held.rule_set
         if rule_set is None:
+            return Comparison.TOO_LARGE
+        if held.rules_revision != lookup.head.rules_revision:
             return Comparison.MOVED_ON
-        if len(rule_set.rules) + len(rule_set.links) > MAX_ROWS:
+        alive = [link for link in rule_set.links if _is_alive(link, sample.at)]
+        own = [link for link in _memberships(subject, lookup.subjects[subject].grants) if _is_alive(link, sample.at)]
+        if levels_above(subject, [*alive, *own]) > MAX_LEVELS:
             return Comparison.OUT_OF_SCOPE
-        links = [*rule_set.links, *_memberships(subject, lookup.subjects[subject].grants)]
-        alive = [link for link in links if link.expires_at is None or link.expires_at > sample.at]
-        if levels_above(subject, alive) > MAX_LEVELS:
-            return Comparison.OUT_OF_SCOPE
-        rows = casbin_rows(rule_set.rules, alive, rule_set.head.slug, self._shape_of(rule_set.model.text))
-        request = (sample.subject, rule_set.head.slug, sample.resource, sample.action)
-        answer = self._ask(rule_set.model.text, rows, request)
+        shape, slug = self._shape_of(rule_set.model.text), rule_set.head.slug
+        if held.judge is None or held.alive != alive:
+            rows = casbin_rows(rule_set.rules, alive, slug, shape)
+            held.alive, held.judge = alive, self._load(rule_set.model.text, rows)
+        request = (sample.subject, slug, sample.resource, sample.action)
+        answer = held.judge.ask(request, casbin_rows((), own, slug, shape))
         # Where PyCasbin raises, anything but an allow is right.
         return Comparison.AGREES if sample.allowed is (answer is True) else Comparison.DIFFERS
 
-    async def _rules_at(self, tenant_id: TenantId, rules_revision: int) -> RuleSet | None:
-        held = self._rule_sets.pop(tenant_id, None)
-        if held is None or held.head.rules_revision != rules_revision:
-            held = await self._reader.load_rules(tenant_id)
-        self._rule_sets[tenant_id] = held
-        if len(self._rule_sets) > MAX_KEPT:
-            del self._rule_sets[next(iter(self._rule_sets))]
-        return held if held.head.rules_revision == rules_revision else None
+    async def _held_at(self, tenant_id: TenantId, rules_revision: int) -> _Held:
+        """Return what is held, or read it; the tenant may have moved on meanwhile."""
+        held = self._held.pop(tenant_id, None)
+        if held is None or held.rules_revision != rules_revision:
+            held = await self._read(tenant_id, rules_revision)
+        self._held[tenant_id] = held
+        if len(self._held) > MAX_KEPT:
+            self._held.popitem(last=False)
+        return held
+
+    async def _read(self, tenant_id: TenantId, rules_revision: int) -> _Held:
+        # Counted first, so that a large tenant is never read.
+        if not await self._reader.holds_at_most(tenant_id, rules=MAX_RULES, links=MAX_LINKS):
+            return _Held(rules_revision, None, [])
+        rule_set = await self._reader.load_rules(tenant_id)
+        small = len(rule_set.rules) <= MAX_RULES and len(rule_set.links) <= MAX_LINKS
+        return _Held(rule_set.head.rules_revision, rule_set if small else None, [])
 
 
 def casbin_rows(rules: Iterable[Rule], links: Iterable[RoleLink], slug: Slug, shape: CasbinShape) -> list[CasbinRow]:
@@ -143,6 +196,10 @@ def levels_above(subject: Ref, links: Iterable[RoleLink]) -> int:
         level = list(dict.fromkeys(role for name in level for role in parents.get(name, ()) if role not in seen))
         seen.update(level)
     return levels
+
+
+def _is_alive(link: RoleLink, at: datetime) -> bool:
+    return link.expires_at is None or link.expires_at > at
 
 
 def _memberships(subject: Ref, grants: Iterable[Grant]) -> list[RoleLink]:

@@ -107,6 +107,15 @@ _RESOURCE_CANDIDATES = text(
 )
 
 
+_HOLDS_AT_MOST = text(
+    """
+    SELECT (SELECT count(*) FROM (SELECT FROM rules WHERE tenant_id = ANY(:tenants) LIMIT :rules + 1) AS r) <= :rules
+        AND (SELECT count(*) FROM (SELECT FROM role_links WHERE tenant_id = ANY(:tenants) LIMIT :links + 1) AS l)
+            <= :links
+    """
+)
+
+
 class PostgresPolicyReader:
     """`PolicyReader` on PostgreSQL; the primary, never a standby."""
 
@@ -159,6 +168,10 @@ class PostgresPolicyReader:
             self._seconds, lambda: self._candidates(_RESOURCE_CANDIDATES, tenant_id, kind, after, limit)
         )
 
+    async def holds_at_most(self, tenant_id: TenantId, *, rules: int, links: int) -> bool:
+        """Return whether there are no more rules and links, the base rows included; reads no row beyond."""
+        return await bounded(self._seconds, lambda: self._holds_at_most(tenant_id, rules, links))
+
     async def _find_tenant(self, tenant_id: TenantId) -> TenantHead | None:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             return await find_head(work.session, tenant_id)
@@ -180,6 +193,11 @@ class PostgresPolicyReader:
             rules = [rule async for rule in stream_rules(work, (BASE_TENANT_ID, tenant_id))]
             links = [link async for link in stream_links(work, (BASE_TENANT_ID, tenant_id))]
         return RuleSet(head, model, rules, links)
+
+    async def _holds_at_most(self, tenant_id: TenantId, rules: int, links: int) -> bool:
+        parameters = {"tenants": [BASE_TENANT_ID, tenant_id], "rules": rules, "links": links}
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            return bool((await work.session.execute(_HOLDS_AT_MOST, parameters)).scalar_one())
 
     async def _lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
         parameters = {

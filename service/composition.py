@@ -65,15 +65,16 @@ def compose(
         forwarder: Hands bulk routes to the bulk worker; without one they are answered here.
         public: Whether this process counts in metrics. What the bulk worker does, its callers have counted.
     """
-    parts = parts_of(settings, public=public)
+    sampler = sampler or Sampler(None, 0)
+    parts = parts_of(settings, sampler, public=public)
     app = build_app(settings.http, parts if forwarder is None else (*parts, forwarder.part), all_routes())
-    app[SAMPLER] = sampler or Sampler(None, 0)
+    app[SAMPLER] = sampler
     handler_class = FastHandler if settings.fast_path else DeadlineHandler
     runner = KasbahRunner(app, settings.http, handler_class, shutdown_timeout=settings.drain_seconds)
     return app, runner
 
 
-def parts_of(settings: Settings, *, public: bool = True) -> tuple[Part, ...]:
+def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tuple[Part, ...]:
     """Return the parts in the order in which they open."""
 
     async def observation(app: web.Application) -> AsyncIterator[None]:
@@ -81,6 +82,7 @@ def parts_of(settings: Settings, *, public: bool = True) -> tuple[Part, ...]:
         log = app[DECISION_LOG] = DecisionLog(settings.http.decision_log)
         app[READINESS] = Readiness()
         metrics.add_source(log.totals)
+        metrics.add_source(sampler.totals)
         log.start()
         flushing = asyncio.create_task(_flush(metrics), name="metrics-flush") if public else None
         yield

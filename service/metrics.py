@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from authz.cross_check import Comparison
 from authz.decision import Decision, Reason
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -46,12 +47,22 @@ CACHE_EVENTS = {
 }
 """Events that are look-ups in a cache: which, and how it came out."""
 
+SAMPLES_DROPPED = "cross_check_samples_dropped"
+"""Event that is a sample for the cross-check which came to nothing."""
+
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 def outcome_of(decision: Decision) -> int:
     """Return the position of a decision in `OUTCOMES`."""
     return ALLOW_RULE if decision.allowed else _DENY_BY_REASON[decision.reason]
+
+
+def comparison_counter(registry: CollectorRegistry) -> Counter:
+    """Return the counter of samples by what came of them; workers and the process that compares add to the same."""
+    return Counter(
+        "kasbah_oracle_checks", "Answers sampled for a comparison with PyCasbin's", ["outcome"], registry=registry
+    )
 
 
 class Metrics:
@@ -88,6 +99,7 @@ class Metrics:
         self._events = Counter(
             "kasbah_events", "What happened in the node and its logs, by name", ["event"], registry=registry
         )
+        self._samples_dropped = comparison_counter(registry).labels(Comparison.DROPPED.value)
         self._pending_decisions = [0] * len(OUTCOMES)
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
         self._pending_seconds = 0.0
@@ -153,14 +165,18 @@ class Metrics:
             for name, total in source().items():
                 grown = total - self._totals.get(name, 0)
                 if grown > 0:
-                    cache = CACHE_EVENTS.get(name)
-                    counter = self._events.labels(name) if cache is None else self._caches.labels(*cache)
-                    counter.inc(grown)
+                    self._counter_of(name).inc(grown)
                 self._totals[name] = total
         if self._age_source is not None:
             age, tenants = self._age_source()
             self._age.set(age)
             self._tenants.set(tenants)
+
+    def _counter_of(self, name: str) -> Counter:
+        if name == SAMPLES_DROPPED:
+            return self._samples_dropped
+        cache = CACHE_EVENTS.get(name)
+        return self._events.labels(name) if cache is None else self._caches.labels(*cache)
 
     def _flush_seconds(self) -> None:
         # prometheus-client has no way to add many observations at once; tests hold it to these two attributes.

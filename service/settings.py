@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     fast_path: bool = True
     """`on`: complete decision requests are answered without aiohttp's request objects. `off`: the ordinary way."""
     cross_check_per_second: float = Field(default=1.0, ge=0, le=100)
-    """Answers per second and worker that another process compares with PyCasbin's; 0 turns it off."""
+    """Answers per second and worker that are offered for a comparison with PyCasbin's; 0 turns it off."""
+    cross_check_share: float = Field(default=0.01, gt=0, le=1)
+    """Part of one core that the process which compares them may take; answers offered while it rests are dropped."""
     bulk_worker: bool = True
     """`on`: one more process plans, applies, rolls back and exports, so that decisions do not wait for it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from service.bulk import BulkForwarder
 from service.composition import compose
-from service.cross_check import Sampler, compare_samples
+from service.cross_check import Sampler, compare_samples, give_way
 from service.keys import DRAINING
 from service.logging import configure_logging
 from service.server import KasbahRunner
@@ -77,6 +77,7 @@ def _run(settings: Settings, composed: Composed, site_of: SiteOf, pipes: tuple[i
 
 def run_cross_check(settings: Settings, receiver: socket.socket, ready_pipe: int, alive_pipe: int) -> int:
     """Compare samples with PyCasbin until SIGTERM, or until the supervisor is gone; returns the exit status."""
+    give_way()
     try:
         asyncio.run(_compare(settings, receiver, ready_pipe, alive_pipe))
     except Exception:  # noqa: BLE001 - as above
@@ -86,13 +87,14 @@ def run_cross_check(settings: Settings, receiver: socket.socket, ready_pipe: int
 
 
 async def _compare(settings: Settings, receiver: socket.socket, ready_pipe: int, alive_pipe: int) -> None:
-    stop = _stop_event(alive_pipe)
+    alone = asyncio.Event()
+    asyncio.get_running_loop().add_reader(alive_pipe, alone.set)
     _say_ready(ready_pipe)
     comparing = asyncio.create_task(compare_samples(settings, receiver))
-    stopping = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({comparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    ending = asyncio.create_task(alone.wait())
+    done, _ = await asyncio.wait({comparing, ending}, return_when=asyncio.FIRST_COMPLETED)
     comparing.cancel()
-    stopping.cancel()
+    ending.cancel()
     if comparing in done:
         comparing.result()
     with contextlib.suppress(asyncio.CancelledError):

@@ -312,3 +312,14 @@ async def test_a_new_expiry_through_the_api_is_a_change(acme, writer, reader):
         0
     ].expires_at == SOON + timedelta(days=1)
     assert (await reader.touched_since(acme.tenant_id, 2)).subjects == {"user:zoe"}
+
+
+async def test_sizes_are_judged_with_the_base_rows(acme, writer, reader):
+    """Rules and links apart; another tenant's rows do not count."""
+    await writer.change_rows(acme.tenant_id, add=[READ, DENY, INHERITS], remove=[], owner=Owner.API, meta=META)
+    base = [Rule("role:admin", "*", "*", base=True, source=Source("policy.csv", 3))]
+    await writer.replace_file_rows(BASE_TENANT_ID, base, meta=META, expected_revision=1)
+    assert await reader.holds_at_most(acme.tenant_id, rules=3, links=1)
+    assert not await reader.holds_at_most(acme.tenant_id, rules=2, links=1)
+    assert not await reader.holds_at_most(acme.tenant_id, rules=3, links=0)
+    assert await reader.holds_at_most(BASE_TENANT_ID, rules=1, links=0)

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from authz.decision import Decision, Reason
 from authz.rules import Effect
-from service.metrics import BOUNDS, INVALID_ITEM, OUTCOMES, Metrics, outcome_of
+from service.metrics import BOUNDS, INVALID_ITEM, OUTCOMES, SAMPLES_DROPPED, Metrics, outcome_of
 from tests.support.paths import ROOT
 
 ALLOW = Decision(Effect.ALLOW, Reason.RULE, 7)
@@ -110,3 +110,11 @@ def test_several_processes_add_up(tmp_path):
 def test_an_outcome_does_not_depend_on_the_revision():
     """Labels stay a closed set."""
     assert outcome_of(replace(ALLOW, revision=8)) == outcome_of(ALLOW)
+
+
+def test_samples_that_could_not_be_sent_are_outcomes_of_the_cross_check():
+    """Beside what the process that compares counts, under the same name."""
+    metrics = Metrics()
+    metrics.add_source(lambda: {SAMPLES_DROPPED: 3})
+    metrics.flush()
+    assert samples(metrics)["kasbah_oracle_checks_total", (("outcome", "dropped"),)] == 3

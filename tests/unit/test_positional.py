@@ -199,6 +199,27 @@ def test_the_oracle_forgets_what_it_was_asked():
     assert oracle.ask(("alice", "d1")).decision is True
 
 
+@pytest.mark.parametrize("roles", ["g = _, _, _", "g = _, _"])
+def test_the_oracle_takes_links_for_one_question(roles):
+    """With them it answers as one that is loaded with them; afterwards it is as it was, also the links it had."""
+    domain = ("d1",) if roles == "g = _, _, _" else ()
+    matcher = "g(r.sub, p.sub, r.dom)" if domain else "g(r.sub, p.sub)"
+    text = model(matcher, request="sub, dom", policy="sub", roles=roles)
+    rows = rows_of(["p", "admin"], ["p", "boss"], ["g", "lead", "admin", *domain], ["g", "carol", "lead", *domain])
+    oracle = CasbinOracle(text, rows)
+    own = [*rows_of(["g", "bob", "lead", *domain]), *rows_of(["g", "carol", "lead", *domain])]
+    loaded = CasbinOracle(text, [*rows, *own])
+    for _ in range(2):
+        for name in ("bob", "carol", "lead", "dave"):
+            for links, other in (((), CasbinOracle(text, rows)), (own, loaded)):
+                assert oracle.ask((name, "d1"), links) == other.ask((name, "d1"))
+    outer = oracle._enforcer.model["g"]["g"].rm._manager
+    manager = outer.rm_map["d1"] if domain else outer
+    assert set(manager.all_roles) == {"admin", "lead", "carol"}
+    assert len(manager.all_links) == 2
+    assert not manager.all_roles["admin"].roles
+
+
 def test_a_second_policy_that_is_asked_with_the_first_request():
     """`--context 2` with p2 and m2 alone uses `r`; a name of the other policy is an error where it is reached."""
     text = (
