@@ -27,6 +27,9 @@ ANY_ACTION = ""
 ANY_SUBJECT = "\0any"
 """Files rows whose subject column the model does not index; no ref has a control character, so none collides."""
 
+MAX_NAME_SETS = 10_000
+"""How many different sets of names a snapshot remembers, so that equal ones are one object."""
+
 T = TypeVar("T")
 
 Positions = int | list[int]
@@ -37,7 +40,7 @@ SERVED_EFFECTS = frozenset({PolicyEffect.ALLOW_AND_DENY, PolicyEffect.ALLOW_OVER
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a subject is, under one snapshot: every value of `p.sub` that applies to it, and its attributes."""
+    """What a subject is, under one snapshot: every value of `p.sub` there that applies to it, and its attributes."""
 
     subject: Ref
     names: frozenset[str]
@@ -94,10 +97,12 @@ class Snapshot:
 
     __slots__ = (
         "_groups",
+        "_name_sets",
         "_only_named",
         "_prefixes",
         "_resource_roles",
         "_rows",
+        "_subject_keys",
         "_subject_patterns",
         "conditions",
         "hierarchy",
@@ -124,6 +129,8 @@ class Snapshot:
         self._resource_roles = None if model.resource.roles is None else Hierarchy(resource_links)
         for text in {rule.condition for rule in self.rules if rule.condition is not None}:
             self.conditions[text] = _compiled(text)
+        self._subject_keys = {rule.subject for rule in self.rules} if model.subject.indexed else {ANY_SUBJECT}
+        self._name_sets: dict[frozenset[str], frozenset[str]] = {}
         builder = _Builder(self)
         self._rows, self._subject_patterns = builder.file_all()
         self._groups = builder.groups(self._rows)
@@ -143,7 +150,17 @@ class Snapshot:
             reached, valid_until = self.hierarchy.closure(subject, record.grants, now.timestamp())
             names.update(reached)
         names.update(pattern for pattern, prefix in self._subject_patterns if subject.startswith(prefix))
-        return Facts(subject, frozenset(names), record.properties, valid_until, record)
+        return Facts(subject, self._known(names), record.properties, valid_until, record)
+
+    def _known(self, names: set[str]) -> frozenset[str]:
+        """Return those names that some row has as its subject; equal sets, which many subjects have, are one object."""
+        known = frozenset(names & self._subject_keys)
+        found = self._name_sets.get(known)
+        if found is None:
+            if len(self._name_sets) >= MAX_NAME_SETS:
+                self._name_sets.clear()
+            found = self._name_sets[known] = known
+        return found
 
     def decide(self, names: frozenset[str], resource: str, action: str) -> Quick:
         """Answer from unconditional rows alone, as far as they can."""

@@ -153,10 +153,21 @@ def test_explanation_agrees_with_the_decision(text):
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_facts_hold_exactly_until_they_say(seconds):
     """Before `valid_until` nothing expires; at it something does."""
-    text = "\n".join(f"g user:u role:r{n} until {(NOW + timedelta(seconds=n)).isoformat()}" for n in seconds)
+    links = [f"g user:u role:r{n} until {(NOW + timedelta(seconds=n)).isoformat()}" for n in seconds]
+    text = "\n".join([*links, *(f"p role:r{n} y:z x" for n in set(seconds))])
     small = policy(text)
     small.decide(ask("user:u", "x", "y:z"), NOW)
     (facts,) = small.subjects.values()
     assert facts.valid_until == (NOW + timedelta(seconds=min(seconds))).timestamp()
     later = small.snapshot.facts(facts.subject, facts.record, NOW + timedelta(seconds=min(seconds)))
     assert later.names < facts.names
+
+
+def test_names_that_no_row_has_are_left_out_and_equal_sets_are_one_object():
+    """A subject goes by what rows may have as their subject; thousands of members then share one set."""
+    small = policy("g user:a role:r\ng user:b role:r\ng role:r role:unused\np role:r doc:1 read\np user:c doc:1 read")
+    for name in ("user:a", "user:b", "user:c", "user:d"):
+        small.decide(ask(name, "read", "doc:1"), NOW)
+    a, b, c, d = (small.subjects[f"user:{letter}"].names for letter in "abcd")
+    assert a is b
+    assert (a, c, d) == ({"role:r"}, {"user:c"}, set())
