@@ -6,7 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from authz.casbin_oracle import parse_model
+from authz.compiler import compile_served
 from authz.decision import Reason
+from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.errors import ModelError
 from authz.evaluate import Missing, evaluate_in, evaluate_many
 from authz.ports import SubjectRecord
@@ -70,6 +73,13 @@ def test_a_user_can_never_be_a_role():
     assert not small.decide(ask("user:role:admin", "read", "record:1"), NOW).allowed
 
 
+def test_patterns_of_one_length_do_not_hide_each_other():
+    """Whatever character a prefix ends with, and however many others are as long."""
+    small = policy("p user:a doc:a* read\np user:a doc:b* read\np user:a doc:c* read deny\np user:a doc:/* read")
+    answers = {name: small.decide(ask("user:a", "read", f"doc:{name}1"), NOW).allowed for name in "abc/d"}
+    assert answers == {"a": True, "b": True, "c": False, "/": True, "d": False}
+
+
 def test_determining_rules_name_the_line_and_the_role_path():
     """An allow names all matching allows, each with the chain of roles that led to it."""
     decision = policy(ROLES).decide(ask("user:alice", "read", "record:1"), NOW)
@@ -77,6 +87,22 @@ def test_determining_rules_name_the_line_and_the_role_path():
         ("policy.csv:6", ("user:alice", "role:editor", "role:viewer"))
     ]
     assert decision.reason is Reason.RULE
+
+
+def test_a_role_path_goes_over_links_that_hold():
+    """What led to a role is not told over a grant that is over."""
+    expired = (NOW - timedelta(seconds=1)).isoformat()
+    small = policy(f"""
+        g user:a role:writer until {expired}
+        g user:a role:lead
+        g role:lead role:editor until {expired}
+        g role:lead role:chief
+        g role:chief role:editor
+        g role:editor role:writer
+        p role:writer doc:1 write
+        """)
+    (rule,) = small.decide(ask("user:a", "write", "doc:1"), NOW).determining
+    assert rule.role_path == ("user:a", "role:lead", "role:chief", "role:editor", "role:writer")
 
 
 def test_a_deny_names_all_matching_denies_and_no_allow():
@@ -138,6 +164,17 @@ def test_stored_attributes_win_over_asserted_ones():
     asked = with_properties(ask("user:eve", "open", "vault:1"), subject={"level": "high"})
     assert not small.decide(asked, NOW).allowed
     unknown = with_properties(ask("user:new", "open", "vault:1"), subject={"level": "high"})
+    assert small.decide(unknown, NOW).allowed
+
+
+def test_stored_attributes_of_a_resource_win_over_asserted_ones():
+    """Nor does anybody open a resource by asserting that it is open."""
+    small = policy(
+        'p user:* vault:* open if resource.properties.state == "open"', entities={"vault:1": {"state": "locked"}}
+    )
+    asked = with_properties(ask("user:eve", "open", "vault:1"), resource={"state": "open"})
+    assert not small.decide(asked, NOW).allowed
+    unknown = with_properties(ask("user:eve", "open", "vault:2"), resource={"state": "open"})
     assert small.decide(unknown, NOW).allowed
 
 
@@ -226,6 +263,16 @@ def test_residual_decides_what_the_index_cannot():
     assert not denying.decide(ask("user:a", "boom", "door:1"), NOW).allowed
 
 
+def test_a_residual_sees_the_domain_of_base_rows():
+    """A model that binds rows to their own tenant leaves the base's out, and does not take them for the tenant's."""
+    model = compile_served(
+        parse_model(DEFAULT_MODEL_TEXT.replace('(p.dom == r.dom || p.dom == "*")', "p.dom == r.dom")), "digest"
+    )
+    small = policy("base p user:a door:1 open\np user:a door:2 open", model=model)
+    assert not small.decide(ask("user:a", "open", "door:1"), NOW).allowed
+    assert small.decide(ask("user:a", "open", "door:2"), NOW).allowed
+
+
 def test_resource_roles_group_resources():
     """`g2` reaches a rule through the groups of the resource."""
     model = replace(DEFAULT_MODEL, resource=ColumnMatch(roles="g2"))
@@ -285,6 +332,15 @@ async def test_a_long_batch_lets_other_requests_pass():
     waiting.cancel()
     assert [decision.allowed for decision in decisions] == [True] * 100
     assert rounds - before >= 5
+
+
+async def test_a_batch_ends_at_the_effect_that_stops_it():
+    """What comes after the stop is not evaluated at all."""
+    node = _SlowNode(policy("p user:a doc:* read\np user:a doc:3 read deny"))
+    questions = [ask("user:a", "read", f"doc:{number}") for number in range(6)]
+    decisions = await evaluate_many(node, BASE_TENANT_ID, questions, stop=Effect.DENY)
+    assert [decision.allowed for decision in decisions] == [True, True, True, False]
+    assert len(await evaluate_many(node, BASE_TENANT_ID, questions, stop=Effect.ALLOW)) == 1
 
 
 async def test_the_conditions_of_a_batch_share_an_allowance():
