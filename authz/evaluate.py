@@ -351,17 +351,20 @@ def _decide_by_priority(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, re
     """Under a priority effect the first row in policy order decides, and any error ends in deny."""
     if outcomes.errors:
         return Decision(Effect.DENY, Reason.CONDITION_ERROR, revision, (), _error_texts(snapshot, outcomes))
-    matched = sorted((*outcomes.allows, *outcomes.denies), key=lambda m: _order(snapshot, m.position))
-    if not matched:
+    first = first_match(snapshot, outcomes)
+    if first is None:
         return Decision(Effect.DENY, Reason.NO_MATCH, revision)
-    first = matched[0]
     answer = snapshot.rules[first.position].effect
     return Decision(answer, Reason.RULE, revision, _determining(snapshot, facts, (first,), now))
 
 
-def _order(snapshot: Snapshot, position: int) -> tuple[int, int]:
-    """Return the place of a row: priority first (rows come in policy order: base, files, API)."""
-    return (snapshot.rules[position].priority or 0, position)
+def first_match(snapshot: Snapshot, outcomes: Outcomes) -> Matched | None:
+    """Return the row that decides under a priority effect: the lowest number, then policy order (base, files, API)."""
+    return min(
+        (*outcomes.allows, *outcomes.denies),
+        key=lambda match: (snapshot.rules[match.position].priority or 0, match.position),
+        default=None,
+    )
 
 
 def _determining(

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authz.decision import Decision
-from authz.evaluate import Outcomes, StateView, outcomes_of
+from authz.evaluate import Outcomes, StateView, first_match, outcomes_of
 from authz.request import NO_PROPERTIES, EvaluationRequest
 from authz.rules import Effect, Owner, Rule, RuleId, Source
+from authz.served_model import PolicyEffect
 from authz.snapshot import Facts, Snapshot
 from tenancy.ids import TenantStatus
 
@@ -34,7 +35,11 @@ class ExplainedRule:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything that bore on one answer. Lists hold at most 50 rules each; `truncated` says when one was cut."""
+    """Everything that bore on one answer. Lists hold at most 50 rules each; `truncated` says when one was cut.
+
+    `granted_by` and `blocked_by` leave out matching rules that the model's effect ignores: denies where only allows
+    count, and whatever comes after the first match where priority decides.
+    """
 
     summary: str
     roles: tuple[str, ...]
@@ -71,10 +76,10 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
     stored = state.resources.get(request.resource.ref, NO_PROPERTIES)
     outcomes = outcomes_of(snapshot, facts, stored, request, now)
     reading = _Reading(snapshot, facts, now)
-    denies = [match.position for match in outcomes.denies]
+    allows, denies = _counting(snapshot, outcomes)
     others = [] if decision.allowed else _would_grant(snapshot, facts, request)
     parts = (
-        [match.position for match in outcomes.allows],
+        allows,
         denies,
         others,
         list(outcomes.unmet),
@@ -82,7 +87,7 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
     )
     notes = dict(outcomes.errors)
     return Explanation(
-        summary=_summary(state, request, decision, outcomes, others),
+        summary=_summary(state, request, decision, outcomes, denied=bool(denies), others=bool(others)),
         roles=tuple(sorted(reading.roles())),
         granted_by=reading.rules(parts[0], {}),
         blocked_by=reading.rules(parts[1], notes),
@@ -140,6 +145,21 @@ class _Reading:
         )
 
 
+def _counting(snapshot: Snapshot, outcomes: Outcomes) -> tuple[list[int], list[int]]:
+    """Return the matching allows and denies that the model's effect takes into account."""
+    allows = [match.position for match in outcomes.allows]
+    denies = [match.position for match in outcomes.denies]
+    match snapshot.model.effect:
+        case PolicyEffect.ALLOW_OVERRIDE:
+            return allows, []
+        case PolicyEffect.PRIORITY:
+            first = first_match(snapshot, outcomes)
+            decides = [] if first is None else [first.position]
+            return [each for each in decides if each in allows], [each for each in decides if each in denies]
+        case _:
+            return allows, denies
+
+
 def _would_grant(snapshot: Snapshot, facts: Facts, request: EvaluationRequest) -> list[int]:
     """Return allow rows that take this resource and action, of subjects that this subject is not."""
     return [
@@ -150,18 +170,30 @@ def _would_grant(snapshot: Snapshot, facts: Facts, request: EvaluationRequest) -
 
 
 def _summary(
-    state: StateView, request: EvaluationRequest, decision: Decision, outcomes: Outcomes, others: list[int]
+    state: StateView,
+    request: EvaluationRequest,
+    decision: Decision,
+    outcomes: Outcomes,
+    *,
+    denied: bool,
+    others: bool,
 ) -> str:
-    question = f"{request.subject.ref} {request.action.name} {request.resource.ref} in {state.snapshot.slug}"
+    snapshot = state.snapshot
+    question = f"{request.subject.ref} {request.action.name} {request.resource.ref} in {snapshot.slug}"
+    by_priority = snapshot.model.effect is PolicyEffect.PRIORITY
     if state.head.status is not TenantStatus.ACTIVE:
         return f"denied: {question}: the tenant is {state.head.status.value}"
     if decision.allowed:
         return f"allowed: {question}"
-    if outcomes.denies:
+    if by_priority and outcomes.errors:
+        return f"denied: {question}: a condition could not be evaluated, which under a priority effect denies"
+    if denied and by_priority:
+        return f"denied: {question}: the first rule that applies, by priority, denies"
+    if denied:
         return f"denied: {question}: a deny rule applies, and a deny overrides every allow"
     if outcomes.errors:
         return f"denied: {question}: a condition could not be evaluated"
-    if outcomes.unmet:
+    if any(snapshot.rules[position].effect is Effect.ALLOW for position in outcomes.unmet):
         return f"denied: {question}: a rule would allow it, but its condition is false"
     if others:
         return f"denied: {question}: rules allow it to others, but not to any role of this subject"
