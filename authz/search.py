@@ -7,11 +7,12 @@ none. Results come in order of id, code point by code point.
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, cast
 
 from authz.errors import StaleError
 from authz.evaluate import EvaluationNode, StateView, evaluate_many
-from authz.request import Action, Entity, EvaluationRequest
+from authz.request import EvaluationRequest
 from authz.snapshot import Snapshot
 from tenancy.ids import TenantId
 
@@ -55,7 +56,10 @@ class SearchContext:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where candidates come from, and the question about one of them."""
+    """Where candidates come from, and the question about one of them.
+
+    `named` are those in the rules; `stored` gives those of the database after a name, at most so many.
+    """
 
     named: Callable[[Snapshot], Sequence[str]]
     stored: Callable[[str, int], Awaitable[Sequence[str]]]
@@ -69,14 +73,10 @@ async def search_subjects(where: SearchContext, question: EvaluationRequest, *, 
         StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
     """
     kind = question.subject.type
-
-    async def stored(start: str, count: int) -> Sequence[str]:
-        return await where.reader.list_subject_candidates(where.tenant_id, kind, start, count)
-
     source = _Source(
-        lambda snapshot: named_subjects(snapshot).get(kind, ()),
-        stored,
-        lambda identifier: replace(question, subject=Entity(kind, identifier, question.subject.properties)),
+        named=lambda snapshot: named_subjects(snapshot).get(kind, ()),
+        stored=partial(where.reader.list_subject_candidates, where.tenant_id, kind),
+        question_of=lambda name: replace(question, subject=replace(question.subject, id=name)),
     )
     return await _search(where, source, after, limit)
 
@@ -88,14 +88,10 @@ async def search_resources(where: SearchContext, question: EvaluationRequest, *,
         StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
     """
     kind = question.resource.type
-
-    async def stored(start: str, count: int) -> Sequence[str]:
-        return await where.reader.list_resource_candidates(where.tenant_id, kind, start, count)
-
     source = _Source(
-        lambda snapshot: named_resources(snapshot).get(kind, ()),
-        stored,
-        lambda identifier: replace(question, resource=Entity(kind, identifier, question.resource.properties)),
+        named=lambda snapshot: named_resources(snapshot).get(kind, ()),
+        stored=partial(where.reader.list_resource_candidates, where.tenant_id, kind),
+        question_of=lambda name: replace(question, resource=replace(question.resource, id=name)),
     )
     return await _search(where, source, after, limit)
 
@@ -106,17 +102,17 @@ async def search_actions(where: SearchContext, question: EvaluationRequest, *, a
     Raises:
         StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
     """
-
-    async def stored(start: str, count: int) -> Sequence[str]:
-        del start, count
-        return ()
-
     source = _Source(
-        named_actions,
-        stored,
-        lambda name: replace(question, action=Action(name, question.action.properties)),
+        named=named_actions,
+        stored=_none_stored,
+        question_of=lambda name: replace(question, action=replace(question.action, name=name)),
     )
     return await _search(where, source, after, limit)
+
+
+async def _none_stored(_after: str, _limit: int) -> Sequence[str]:
+    """Actions stand in rules only."""
+    return ()
 
 
 def named_subjects(snapshot: Snapshot) -> dict[str, Sequence[str]]:

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
-from authz.request import NO_PROPERTIES, Action, Entity, EvaluationRequest
+from authz.request import NO_PROPERTIES, Action, Entity, EvaluationRequest, Properties
 from authz.search import SearchContext, SearchPage, search_actions, search_resources, search_subjects
 from service.edge_errors import InvalidRequestError
 from service.http.authzen_wire import (
@@ -45,14 +45,24 @@ class WirePage(Struct, omit_defaults=True, gc=False):
     limit: int | UnsetType = UNSET
 
 
-class SubjectSearch(Struct, omit_defaults=True, gc=False):
+class _Search(Struct, omit_defaults=True, gc=False, kw_only=True):
+    """What all searches may say."""
+
+    context: Json | UnsetType = UNSET
+    page: WirePage | UnsetType = UNSET
+
+    @property
+    def context_properties(self) -> Properties:
+        """The context that conditions see."""
+        return NO_PROPERTIES if self.context is UNSET else self.context
+
+
+class SubjectSearch(_Search):
     """Who may do this?"""
 
     subject: WireKind
     action: WireAction
     resource: WireEntity
-    context: Json | UnsetType = UNSET
-    page: WirePage | UnsetType = UNSET
 
     def question(self, *, may_assert: bool) -> EvaluationRequest:
         """Return the question with any subject id."""
@@ -65,18 +75,16 @@ class SubjectSearch(Struct, omit_defaults=True, gc=False):
             _any_entity(self.subject, may_assert=may_assert),
             action_of(self.action),
             entity_of(self.resource, may_assert=may_assert),
-            NO_PROPERTIES if self.context is UNSET else self.context,
+            self.context_properties,
         )
 
 
-class ResourceSearch(Struct, omit_defaults=True, gc=False):
+class ResourceSearch(_Search):
     """On what may this subject do this?"""
 
     subject: WireEntity
     action: WireAction
     resource: WireKind
-    context: Json | UnsetType = UNSET
-    page: WirePage | UnsetType = UNSET
 
     def question(self, *, may_assert: bool) -> EvaluationRequest:
         """Return the question with any resource id."""
@@ -87,17 +95,15 @@ class ResourceSearch(Struct, omit_defaults=True, gc=False):
             subject_of(self.subject, may_assert=may_assert),
             action_of(self.action),
             _any_entity(self.resource, may_assert=may_assert),
-            NO_PROPERTIES if self.context is UNSET else self.context,
+            self.context_properties,
         )
 
 
-class ActionSearch(Struct, omit_defaults=True, gc=False):
+class ActionSearch(_Search):
     """What may this subject do to this resource? An `action` in the request is ignored."""
 
     subject: WireEntity
     resource: WireEntity
-    context: Json | UnsetType = UNSET
-    page: WirePage | UnsetType = UNSET
 
     def question(self, *, may_assert: bool) -> EvaluationRequest:
         """Return the question with any action."""
@@ -107,7 +113,7 @@ class ActionSearch(Struct, omit_defaults=True, gc=False):
             subject_of(self.subject, may_assert=may_assert),
             Action(ANY_NAME),
             entity_of(self.resource, may_assert=may_assert),
-            NO_PROPERTIES if self.context is UNSET else self.context,
+            self.context_properties,
         )
 
 
