@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from authz.flip_answers import SetAnswers
 from authz.flip_sets import Content, Interner, PolicyState, Side, Universe, common_ranks, is_pattern, names_itself
+from authz.row_codec import canonical_json
 from authz.served_model import PolicyEffect, ServedModel
 
 
@@ -372,6 +373,8 @@ def _members(mask: int, names: Sequence[str]) -> Iterator[str]:
 
 
 def _changed_attributes(before: PolicyState, after: PolicyState) -> set[str]:
-    old = {entity.key: entity.properties for entity in before.entities}
-    new = {entity.key: entity.properties for entity in after.entities}
-    return {key[2] for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    """Return the entities whose attributes differ; `1`, `1.0` and `true` do, since conditions tell them apart."""
+    old, new = (
+        {entity.key: canonical_json(dict(entity.properties)) for entity in state.entities} for state in (before, after)
+    )
+    return {key[2] for key in old.keys() | new.keys() if old.get(key, "{}") != new.get(key, "{}")}

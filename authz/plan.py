@@ -1,7 +1,7 @@
 """What an apply would do: rows added, removed and changed, rows both owners want, and the answers that turn over."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -9,6 +9,8 @@ from authz.errors import AuthzError
 from authz.flip_sets import PolicyState, is_pattern
 from authz.flips import FlipLimits, Flips, count_flips
 from authz.ports import TenantHead
+from authz.row_changes import says_the_same
+from authz.row_codec import canonical_json
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity, row_id
 from authz.served_model import ServedModel
 from authz.write_ports import CurrentRows
@@ -75,15 +77,6 @@ class Plan:
         return bool(self.added or self.removed or self.changed or self.conflicts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    added: tuple[Row, ...]
-    removed: tuple[Row, ...]
-    changed: tuple[ChangedRow, ...]
-    moved: int
-    conflicts: tuple[Conflict, ...]
-
-
 def plan(
     current: CurrentRows,
     desired: Sequence[Row],
@@ -106,7 +99,7 @@ def plan(
     Raises:
         DuplicateRowError: two desired rows contradict each other.
     """
-    found = _planned(current, desired, model, ())
+    found = plan_rows(current, desired, model)
     same = not (found.added or found.removed or found.changed or found.moved)
     if same and desired_base is None:
         flips = Flips()
@@ -116,13 +109,39 @@ def plan(
     return replace(found, flips=(TenantFlips(current.head.slug, flips),))
 
 
-def plan_base(current: CurrentRows, desired: Sequence[Row], model: ServedModel) -> Plan:
-    """Return what changing the base rows would do to them; `base_flips` counts its flips, tenant by tenant.
+def plan_rows(current: CurrentRows, desired: Sequence[Row], model: ServedModel) -> Plan:
+    """Return what making the file-owned rows exactly `desired` would do to rows; no flips are counted.
 
     Raises:
         DuplicateRowError: two desired rows contradict each other.
     """
-    return _planned(current, desired, model, ())
+    wanted = _by_key(desired)
+    existing = {row.key: row for row in rows_of(current)}
+    added: list[Row] = []
+    changed: list[ChangedRow] = []
+    conflicts: list[Conflict] = []
+    moved = 0
+    for key, row in wanted.items():
+        held = existing.get(key)
+        if held is None:
+            added.append(row)
+        elif held.owner is Owner.API:
+            conflicts.append(Conflict(row, held))
+        elif not says_the_same(held, row):
+            changed.append(ChangedRow(held, row))
+        elif held.source != row.source:
+            moved += 1
+    removed = [row for key, row in existing.items() if row.owner is Owner.FILES and key not in wanted]
+    return Plan(
+        head=current.head,
+        digest=plan_digest(current.head.tenant_id, desired),
+        added=tuple(added),
+        removed=tuple(removed),
+        changed=tuple(changed),
+        moved=moved,
+        conflicts=tuple(conflicts),
+        patterns=(*_patterns(added, model, added=True), *_patterns(removed, model, added=False)),
+    )
 
 
 def base_flips(
@@ -136,21 +155,6 @@ def base_flips(
     """Return the flips of one tenant when the base rows become `desired_base` and its own stay as they are."""
     after = planned_state(tenant, file_rows(tenant), desired_base=desired_base)
     return TenantFlips(tenant.head.slug, count_flips(state_of(tenant), after, model, now=now, limits=limits))
-
-
-def _planned(current: CurrentRows, desired: Sequence[Row], model: ServedModel, flips: tuple[TenantFlips, ...]) -> Plan:
-    difference = _compare(current, desired)
-    return Plan(
-        head=current.head,
-        digest=plan_digest(current.head.tenant_id, desired),
-        added=difference.added,
-        removed=difference.removed,
-        changed=difference.changed,
-        moved=difference.moved,
-        conflicts=difference.conflicts,
-        patterns=tuple(_pattern_changes(difference, model)),
-        flips=flips,
-    )
 
 
 def rows_of(current: CurrentRows) -> list[Row]:
@@ -188,80 +192,35 @@ def planned_state(
     )
 
 
-def _compare(current: CurrentRows, desired: Sequence[Row]) -> _Difference:
-    wanted: dict[tuple[str, ...], Row] = {}
-    for row in desired:
-        first = wanted.setdefault(row.key, row)
-        if not _same(first, row):
+def _by_key(rows: Sequence[Row]) -> dict[tuple[str, ...], Row]:
+    found: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        first = found.setdefault(row.key, row)
+        if first is not row and not says_the_same(first, row):
             where = " and ".join(str(r.source) for r in (first, row) if r.source is not None)
             raise DuplicateRowError(f"{where or 'two rows'} say different things about `{', '.join(row.key[1:])}`")
-    existing = {row.key: row for row in rows_of(current)}
-    added: list[Row] = []
-    changed: list[ChangedRow] = []
-    conflicts: list[Conflict] = []
-    moved = 0
-    for key, row in wanted.items():
-        held = existing.get(key)
-        if held is None:
-            added.append(row)
-        elif held.owner is Owner.API:
-            conflicts.append(Conflict(row, held))
-        elif not _same(held, row):
-            changed.append(ChangedRow(held, row))
-        elif held.source != row.source:
-            moved += 1
-    removed = tuple(row for key, row in existing.items() if row.owner is Owner.FILES and key not in wanted)
-    return _Difference(tuple(added), removed, tuple(changed), moved, tuple(conflicts))
+    return found
 
 
-def _same(one: Row, other: Row) -> bool:
-    """Whether two rows of one key say the same."""
-    match one, other:
-        case RoleLink(), RoleLink():
-            return one.expires_at == other.expires_at
-        case StoredEntity(), StoredEntity():
-            return _exact(one.properties) == _exact(other.properties)
-        case _:
-            return True
-
-
-def _exact(value: object) -> object:
-    """Tell `1`, `1.0` and `True` apart, which compare equal in Python and differ in a condition."""
-    if isinstance(value, dict):
-        return {key: _exact(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_exact(item) for item in value]
-    return (type(value).__name__, value)
-
-
-def _pattern_changes(difference: _Difference, model: ServedModel) -> Iterable[PatternChange]:
-    for added, rows in ((True, difference.added), (False, difference.removed)):
-        for row in rows:
-            if isinstance(row, Rule) and (
-                is_pattern(model.subject, row.subject)
-                or is_pattern(model.resource, row.resource)
-                or is_pattern(model.action, row.action)
-            ):
-                yield PatternChange(added, row)
+def _patterns(rows: Iterable[Row], model: ServedModel, *, added: bool) -> Iterator[PatternChange]:
+    for row in rows:
+        if isinstance(row, Rule) and (
+            is_pattern(model.subject, row.subject)
+            or is_pattern(model.resource, row.resource)
+            or is_pattern(model.action, row.action)
+        ):
+            yield PatternChange(added, row)
 
 
 def plan_digest(tenant_id: TenantId, desired: Sequence[Row]) -> str:
     """Return the SHA-256, hex, over the tenant and the desired rows with their order and provenance."""
-    digest = hashlib.sha256(f"kasbah-plan-1\0{tenant_id}\0".encode())
+    digest = hashlib.sha256(f"kasbah-plan-2\0{tenant_id}\0".encode())
     for row in desired:
         extra = ""
         if isinstance(row, RoleLink) and row.expires_at is not None:
             extra = row.expires_at.astimezone(UTC).isoformat()
         elif isinstance(row, StoredEntity):
-            extra = repr(_canonical(row.properties))
+            extra = canonical_json(dict(row.properties))
         where = "" if row.source is None else str(row.source)
         digest.update(row_id((*row.key, extra, where)).encode())
     return digest.hexdigest()
-
-
-def _canonical(value: object) -> object:
-    if isinstance(value, dict):
-        return sorted((key, _canonical(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    return (type(value).__name__, value)

@@ -11,7 +11,7 @@ from aiohttp import web
 from authz.apply_policy import apply_policy
 from authz.errors import ModelError
 from authz.flips import Flips
-from authz.plan import Plan, TenantFlips, base_flips, plan, plan_base, plan_digest, rows_of
+from authz.plan import Plan, TenantFlips, base_flips, plan, plan_digest, plan_rows, rows_of
 from authz.policy_files import read_columns
 from authz.ports import StoredModel, TenantHead
 from authz.rollback_policy import rollback_policy
@@ -153,7 +153,7 @@ def _plan_tenant(
     admin: Administration, current: CurrentRows, asked: _Asked, models: tuple[ServedModel, ServedModel]
 ) -> Plan:
     if not decide_alike(*models):
-        found = plan_base(current, asked.desired, models[1])
+        found = plan_rows(current, asked.desired, models[1])
         return replace(found, flips=(TenantFlips(current.head.slug, _UNCOUNTED),))
     now = admin.node.now()
     return plan(current, asked.desired, models[1], now=now, desired_base=asked.desired_base)
@@ -163,7 +163,7 @@ async def _plan_base(
     admin: Administration, current: CurrentRows, asked: _Asked, models: tuple[ServedModel, ServedModel]
 ) -> Plan:
     """Plan the base, and count flips tenant by tenant, holding the rows of one tenant at a time."""
-    found = await admin.work.run(lambda: plan_base(current, asked.desired, models[1]))
+    found = await admin.work.run(lambda: plan_rows(current, asked.desired, models[1]))
     if not decide_alike(*models):
         return replace(found, flips=(TenantFlips(current.head.slug, _UNCOUNTED),))
     flips: list[TenantFlips] = []

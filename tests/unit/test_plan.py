@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from authz.flips import Answer, Flip, FlipLimits
-from authz.plan import DuplicateRowError, base_flips, plan, plan_base, plan_digest
+from authz.plan import DuplicateRowError, base_flips, plan, plan_digest, plan_rows
 from authz.ports import StoredModel, TenantHead
 from authz.request import Ref
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
@@ -93,8 +93,10 @@ def test_a_changed_expiry_is_a_changed_row() -> None:
 def test_attributes_of_other_types_are_a_change() -> None:
     """`true` is not `1`: a condition tells them apart, so a plan does too."""
     held = StoredEntity(EntityKind.SUBJECT, Ref("user:x"), {"admin": True})
-    result = plan(current(held), [replace(held, properties={"admin": 1})], MODEL, now=NOW)
+    open_door = rule("user:x", "door:1", "open", condition="subject.properties.admin == true")
+    result = plan(current(open_door, held), [open_door, replace(held, properties={"admin": 1})], MODEL, now=NOW)
     assert len(result.changed) == 1
+    assert result.flips[0].flips.conditional == 1
 
 
 def test_contradicting_rows_are_refused() -> None:
@@ -147,7 +149,7 @@ def test_a_plan_of_the_base_counts_every_tenant() -> None:
     grant = rule("role:member", "doc:1", base=True)
     one = current(link("user:x", "role:member"), slug="one")
     two = current(link("user:y", "role:other"), slug="two")
-    assert plan_base(current(slug="_base"), [grant], MODEL).added == (grant,)
+    assert plan_rows(current(slug="_base"), [grant], MODEL).added == (grant,)
     flips = [base_flips(tenant, [grant], MODEL, now=NOW) for tenant in (one, two)]
     assert {f.slug: sorted(e.subject for e in f.flips.examples) for f in flips} == {
         "one": ["role:member", "user:x"],
