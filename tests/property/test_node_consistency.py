@@ -35,7 +35,7 @@ RECORDS = [Ref(f"record:{n}") for n in range(3)]
 
 
 def random_contents(rng: random.Random) -> dict:
-    """Pick what a commit replaces: rules, hierarchy, memberships, or rules and memberships together."""
+    """Pick what a commit replaces: rules, hierarchy, memberships, attributes, or rules and memberships together."""
 
     def rules() -> tuple[Rule, ...]:
         return tuple(
@@ -54,13 +54,18 @@ def random_contents(rng: random.Random) -> dict:
             for user in rng.sample(USERS, rng.randrange(len(USERS) + 1))
         }
 
-    kind = rng.randrange(4)
+    def attributes(names: list[Ref]) -> dict[Ref, dict[str, int]]:
+        return {name: {"n": rng.randrange(100)} for name in rng.sample(names, rng.randrange(len(names) + 1))}
+
+    kind = rng.randrange(6)
     if kind == 0:
         return {"rules": rules()}
     if kind == 1:
         return {"rules": rules(), "members": members()}
     if kind == 2:
         return {"links": (RoleLink(rng.choice(ROLES[:2]), ROLES[2]),) if rng.random() < 0.5 else ()}
+    if kind == 3:
+        return {"subjects": attributes(USERS), "resources": attributes(RECORDS)}
     return {"members": members()}
 
 
@@ -169,7 +174,11 @@ class Run:
             assert now - began <= 3, "an answer came late"
             answer = view.snapshot.allows(view.subjects[user], record)
             revision = view.head.revision
-            assert answer is self.world.at(key, revision).allows(user, record), "an answer that its revision never gave"
+            version = self.world.at(key, revision)
+            assert answer is version.allows(user, record), "an answer that its revision never gave"
+            assert view.subjects[user].properties == version.subjects.get(user, {}), "a subject of another revision"
+            for name, properties in view.resources.items():
+                assert properties == version.resources.get(name, {}), "a resource of another revision"
             assert least is None or revision >= least, "older than demanded"
             assert self.world.superseded_at(key, revision) >= now - SETTINGS.max_staleness.total_seconds(), "stale"
             if not self.outages and now > 1005 and self.most_delay <= 0.2:

@@ -295,7 +295,9 @@ async def test_another_database_may_have_other_keys():
     held = callers.remembered(TOKEN)
     assert held is not None
     assert callers.holds(held)
+    before = node.changes.count
     callers.forget_all()
+    assert node.changes.count > before, "whoever remembers that a key held asks again"
     assert callers.warm(TOKEN) is None
     assert not callers.holds(held)
     with pytest.raises(NotAuthenticatedError):

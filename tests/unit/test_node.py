@@ -163,9 +163,12 @@ def test_a_blind_node_stops_deciding_and_heals_by_itself():
         await asyncio.sleep(0.3)
         bench.reader.down = True
         lost_at = loop_time()
+        await asyncio.sleep(1)
+        promised = bench.node.warm_until(bench.tenant)
         while bench.node.warm(bench.tenant) is not None:  # noqa: ASYNC110 (virtual time)
             await asyncio.sleep(0.05)
         assert 4.4 <= loop_time() - lost_at <= 5.1
+        assert 0 <= loop_time() - promised <= 0.1, "what was promised is what came"
         assert not bench.node.fresh(bench.tenant)
         assert not bench.node.ready
         with pytest.raises(StorageUnavailableError):
@@ -532,6 +535,39 @@ def test_new_rules_keep_the_records_of_members():
         assert bench.count("lookup") == lookups
 
     on_bench(body)
+
+
+def test_a_changed_resource_is_looked_up_again():
+    """Stored attributes count as of the revision that is answered, also when no rule moved."""
+
+    async def body(bench: Bench) -> None:
+        bench.world.commit(bench.tenant, resources={RECORD: {"state": "open"}})
+        assert (await bench.node.load(bench.tenant, [], [RECORD])).resources == {RECORD: {"state": "open"}}
+        bench.world.commit(bench.tenant, resources={RECORD: {"state": "locked"}})
+        await asyncio.sleep(0.6)
+        assert (await bench.node.load(bench.tenant, [], [RECORD])).resources == {RECORD: {"state": "locked"}}
+
+    on_bench(body)
+
+
+def test_a_state_that_is_too_old_when_it_is_there_is_not_handed_out():
+    """Rules that take longer to read than a confirmation lasts are confirmed once more before they are used."""
+
+    async def body(bench: Bench) -> None:
+        async def slowly(name: str) -> None:
+            await asyncio.sleep(2 if name == "load_rules" else 0)
+
+        await bench.node.start()
+        bench.reader.after = slowly
+        state = await bench.node.state(bench.tenant)
+        assert loop_time() - state.confirmed_at <= 1
+
+    on_bench(
+        body,
+        running=False,
+        max_staleness=timedelta(seconds=1),
+        request_timeout=timedelta(seconds=10),
+    )
 
 
 def test_a_database_that_lost_what_was_applied_starts_the_tenant_over():

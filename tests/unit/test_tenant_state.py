@@ -5,10 +5,11 @@ from typing import Any
 
 from authz.ports import Grant, Lookup, SubjectRecord, Touched
 from authz.request import Ref
+from authz.snapshot import Facts
 from authz.tenant_state import HISTORY_NAMES, HISTORY_STEPS, TenantState
 from tests.support.policy_world import SimpleSnapshot, World, tenant_id
 
-ALICE, BOB, RECORD = Ref("user:alice"), Ref("user:bob"), Ref("record:1")
+ALICE, BOB, RECORD, OTHER = Ref("user:alice"), Ref("user:bob"), Ref("record:1"), Ref("record:2")
 RECORD_OF = SubjectRecord((Grant(Ref("role:reader")),))
 
 
@@ -23,10 +24,15 @@ def snapshot() -> Any:
 
 
 def advanced(
-    state: TenantState, *, by: int = 1, subjects: tuple[Ref, ...] = (), everything: bool = False
+    state: TenantState,
+    *,
+    by: int = 1,
+    subjects: tuple[Ref, ...] = (),
+    resources: tuple[Ref, ...] = (),
+    everything: bool = False,
 ) -> TenantState:
     head = replace(state.head, revision=state.head.revision + by)
-    touched = Touched(head, everything=everything, subjects=frozenset(subjects))
+    touched = Touched(head, everything=everything, subjects=frozenset(subjects), resources=frozenset(resources))
     return state.successor(touched, state.snapshot, 1.0, 0)
 
 
@@ -65,6 +71,8 @@ def test_rows_of_an_unknown_past_or_of_the_future_are_not_used():
     assert everything.still_valid(lookup_at(everything, 1)) is None
     assert everything.still_valid(lookup_at(everything, 2)) is not None
     names = tuple(Ref(f"user:{n}") for n in range(HISTORY_NAMES + 1))
+    after_everything = advanced(advanced(advanced(first_state()), everything=True))
+    assert after_everything.still_valid(lookup_at(after_everything, 1)) is None
     long_change = advanced(first_state(), subjects=names)
     assert long_change.still_valid(lookup_at(long_change, 1)) is None
     many = first_state()
@@ -72,6 +80,23 @@ def test_rows_of_an_unknown_past_or_of_the_future_are_not_used():
         many = advanced(many)
     assert many.still_valid(lookup_at(many, 1)) is None
     assert many.still_valid(lookup_at(many, 2)) is not None
+
+
+def test_what_an_advance_touched_is_looked_up_again():
+    """Subjects and resources alike, whichever generation of the cache holds them; the others are taken over."""
+    for aged in (False, True):
+        state = first_state()
+        for subject in (ALICE, BOB):
+            state.subjects[subject] = Facts(subject, frozenset({subject}), {}, float("inf"), RECORD_OF)
+        state.resources[RECORD], state.resources[OTHER] = {"a": 1}, {"b": 2}
+        if aged:
+            state.age()
+        after = advanced(state, subjects=(ALICE,), resources=(RECORD,))
+        assert {*after.subjects, *after.aged_subjects} == {BOB}
+        assert after.resources | after.aged_resources == {OTHER: {"b": 2}}
+        everything = advanced(after, everything=True)
+        held = (everything.subjects, everything.aged_subjects, everything.resources, everything.aged_resources)
+        assert held == ({}, {}, {}, {})
 
 
 def test_a_replaced_state_holds_nothing_more():
