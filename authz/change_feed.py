@@ -198,6 +198,10 @@ class ChangeFeed:
             self._read_at.clear()
             self._raised.clear()
             self.on_reset()
+        for head in page.heads:
+            # Read while this poll was under way, and told of by it: the next one begins after it.
+            if self._raised.get(head.tenant_id, head.revision + 1) <= head.revision:
+                del self._raised[head.tenant_id]
         self._cursor, self.lineage = page.cursor, page.lineage
         self.server_run = f"{page.lineage}/{page.started}" if page.lineage else ""
         self._clock.observe(page.database_time, self._monotonic())

@@ -621,6 +621,37 @@ def test_a_database_put_back_by_less_than_a_poll_resets_the_node():
     on_bench(body)
 
 
+def test_a_revision_read_while_a_poll_tells_of_it_is_no_other_database():
+    """It need not be told again: the next poll's cursor is behind it. One after that poll's snapshot still must be."""
+
+    async def body(bench: Bench) -> None:
+        await bench.allows(BOB)
+        seen, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(name: str) -> None:
+            if name == "poll" and not go_on.is_set():
+                seen.set()
+                await go_on.wait()
+
+        await asyncio.sleep(0.6)
+        bench.world.grant(bench.tenant, BOB, "role:reader")
+        bench.reader.after = slow
+        await seen.wait()
+        assert await bench.allows(BOB, min_revision=2) == (True, 2)
+        go_on.set()
+        await asyncio.sleep(1.2)
+        assert bench.node.statistics()["feed_resets"] == 0
+        before = bench.world.position
+        bench.world.grant(bench.tenant, BOB)
+        assert await bench.allows(BOB, min_revision=3) == (False, 3)
+        bench.world.tenants[bench.tenant].pop()
+        bench.world.position = before
+        await asyncio.sleep(0.6)
+        assert bench.node.statistics()["feed_resets"] == 1
+
+    on_bench(body)
+
+
 def test_a_load_that_a_reset_overtakes_is_not_kept():
     """What was read from the database before is not installed after the feed began anew."""
 
