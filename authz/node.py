@@ -17,8 +17,8 @@ from authz.ports import Lookup, PolicyReader, SnapshotCache, StoredModel, Tenant
 from authz.request import NO_PROPERTIES, Properties, Ref
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
-from authz.snapshot import Facts, build_snapshot
-from authz.snapshot_loader import Build, SnapshotLoader, bounded
+from authz.snapshot import Facts
+from authz.snapshot_loader import Build, SnapshotLoader, bounded, build_giving_way
 from authz.tenant_state import Loaded, MembershipBudget, TenantState, facts_bytes, record_of, resource_bytes
 from authz.tenant_states import TenantStates
 from tenancy.ids import BASE_TENANT_ID, TenantId
@@ -43,7 +43,7 @@ class Node:
         settings: AuthzSettings,
         monotonic: Callable[[], float] | None = None,
         *,
-        build: Build = build_snapshot,
+        build: Build = build_giving_way,
     ) -> None:
         self._reader = reader
         self._cache = cache

@@ -6,7 +6,7 @@ however many rows there are. What a look-up finds holds, for rows without a cond
 and denied as sets, to be compared with the names a subject goes by (`Facts.names`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -26,6 +26,9 @@ ANY_ACTION = ""
 
 ANY_SUBJECT = "\0any"
 """Files rows whose subject column the model does not index; no ref has a control character, so none collides."""
+
+GIVE_WAY_ROWS = 100
+"""How many rows are filed before another thread is offered the interpreter: a quarter of a millisecond."""
 
 MAX_NAME_SETS = 10_000
 """How many different sets of names a snapshot remembers, so that equal ones are one object."""
@@ -114,7 +117,7 @@ class Snapshot:
         "tenant_id",
     )
 
-    def __init__(self, rule_set: RuleSet, model: ServedModel) -> None:
+    def __init__(self, rule_set: RuleSet, model: ServedModel, give_way: Callable[[], None]) -> None:
         self.tenant_id: TenantId = rule_set.head.tenant_id
         self.slug: Slug = rule_set.head.slug
         self.rules_revision: int = rule_set.head.rules_revision
@@ -127,12 +130,12 @@ class Snapshot:
         if any(link.expires_at is not None for link in resource_links):
             raise ModelError("a g2 link expires, which only g links can")
         self._resource_roles = None if model.resource.roles is None else Hierarchy(resource_links)
-        for text in {rule.condition for rule in self.rules if rule.condition is not None}:
-            self.conditions[text] = _compiled(text)
-        self._subject_keys = {rule.subject for rule in self.rules} if model.subject.indexed else {ANY_SUBJECT}
-        self._name_sets: dict[frozenset[str], frozenset[str]] = {}
-        builder = _Builder(self)
+        builder = _Builder(self, give_way)
         self._rows, self._subject_patterns = builder.file_all()
+        for text in builder.conditions:
+            self.conditions[text] = _compiled(text)
+        self._subject_keys = builder.subjects if model.subject.indexed else {ANY_SUBJECT}
+        self._name_sets: dict[frozenset[str], frozenset[str]] = {}
         self._groups = builder.groups(self._rows)
         self._prefixes = _Prefixes(self._rows.prefixes)
         self._only_named = self._resource_roles is None and not self._rows.any_action and not self._rows.prefixes
@@ -209,6 +212,13 @@ class Snapshot:
         """Return the name under which `Facts.names` must hold the row's subject."""
         return self.rules[position].subject if self.model.subject.indexed else ANY_SUBJECT
 
+    def parts(self) -> Iterator[list[Any]]:
+        """Yield lists of the many objects that it consists of, so that they can be freed a few at a time."""
+        yield list(self.rules)
+        yield list(self._rows.named)
+        yield list(self._rows.named.values())
+        yield list(self._groups.named.values())
+
     def grouped_resources(self) -> set[str]:
         """Return every resource and resource group that stands in a `g2` link."""
         return set() if self._resource_roles is None else self._resource_roles.names()
@@ -278,29 +288,42 @@ def _joined(answer: Quick, group: Group, names: frozenset[str]) -> Quick:
     return answer if answer is ALLOWED or group.allow.isdisjoint(names) else ALLOWED
 
 
-def build_snapshot(rule_set: RuleSet, model: ServedModel) -> Snapshot:
+def _go_on() -> None:
+    """Give way to nobody."""
+
+
+def build_snapshot(rule_set: RuleSet, model: ServedModel, give_way: Callable[[], None] = _go_on) -> Snapshot:
     """Return the index of a rule set.
 
-    Takes about 2 µs a row and runs no callback: build it beside the event loop and swap the reference.
+    Takes about 2 µs a row: build it beside the event loop and swap the reference.
+
+    Args:
+        rule_set: What is indexed.
+        model: How its rows are matched.
+        give_way: Called again and again meanwhile, so that other threads have the interpreter.
 
     Raises:
         ModelError: the model's effect is not one that is served.
     """
     if model.effect not in SERVED_EFFECTS:
         raise ModelError(f"effect `{model.effect}` is not served")
-    return Snapshot(rule_set, model)
+    return Snapshot(rule_set, model, give_way)
 
 
 class _Builder:
     """Files rows under their keys, then turns each group into an `Entry`."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, give_way: Callable[[], None]) -> None:
+        self._give_way = give_way
         self._rules = snapshot.rules
         self._snapshot = snapshot
         self._model = snapshot.model
         # Under a priority effect, and with a residual, no set can answer: every row is looked at.
         self._by_row = self._model.residual is not None or self._model.effect is PolicyEffect.PRIORITY
         self._shared: dict[tuple[frozenset[str], frozenset[str], frozenset[str]], Group] = {}
+        self._until_give_way = 0
+        self.subjects: set[str] = set()
+        self.conditions: set[str] = set()
 
     def file_all(self) -> "tuple[_Filed[Positions], tuple[tuple[str, str], ...]]":
         """Return the rows under their keys, and the patterns among the subjects with their prefixes."""
@@ -308,6 +331,11 @@ class _Builder:
         patterns: dict[str, str] = {}
         resource_column, action_column, subject_column = self._model.resource, self._model.action, self._model.subject
         for position, rule in enumerate(self._rules):
+            if not position % GIVE_WAY_ROWS:
+                self._give_way()
+            self.subjects.add(rule.subject)
+            if rule.condition is not None:
+                self.conditions.add(rule.condition)
             key, is_prefix = _resource_key(resource_column, rule.resource)
             if subject_column.prefix and "*" in rule.subject:
                 patterns[rule.subject] = rule.subject[: rule.subject.index("*")]
@@ -332,13 +360,20 @@ class _Builder:
     def groups(self, filed: "_Filed[Positions]") -> "_Filed[Group]":
         """Return what each group of rows says."""
         return _Filed(
-            {key: self._group(rows) for key, rows in filed.named.items()},
-            {key: self._group(rows) for key, rows in filed.any_action.items()},
-            {
-                prefix: {action: self._group(rows) for action, rows in by_action.items()}
-                for prefix, by_action in filed.prefixes.items()
-            },
+            self._grouped(filed.named),
+            self._grouped(filed.any_action),
+            {prefix: self._grouped(by_action) for prefix, by_action in filed.prefixes.items()},
         )
+
+    def _grouped(self, filed: dict[str, Positions]) -> dict[str, Group]:
+        groups: dict[str, Group] = {}
+        for key, rows in filed.items():
+            self._until_give_way -= 1 if isinstance(rows, int) else len(rows)
+            if self._until_give_way <= 0:
+                self._until_give_way = GIVE_WAY_ROWS
+                self._give_way()
+            groups[key] = self._group(rows)
+        return groups
 
     def _group(self, rows: Positions) -> Group:
         allow: list[str] = []

@@ -26,8 +26,8 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-INLINE_BYTES = 64 * 1024
-"""Larger values are coded in a thread."""
+INLINE_BYTES = 4 * 1024
+"""Larger values, which are some hundred rows, are read in a thread."""
 
 NOTICE_BYTES = 80
 FIRST_RECONNECT_SECONDS = 0.1

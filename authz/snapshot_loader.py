@@ -14,7 +14,7 @@ from authz.errors import StorageUnavailableError
 from authz.ports import PolicyReader, RuleSet, SnapshotCache, StoredModel, TenantHead
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
-from authz.snapshot import Snapshot
+from authz.snapshot import Snapshot, build_snapshot
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +52,14 @@ class _FailedBuild:
     rules_revision: int
     retry_at: float
     error: Exception
+
+
+def build_giving_way(rule_set: RuleSet, model: ServedModel) -> Snapshot:
+    """Build a snapshot in a thread, with the interpreter offered to the event loop again and again.
+
+    Sleeping lets go of it at once; a loop that has to ask for it waits for the switch interval each time.
+    """
+    return build_snapshot(rule_set, model, lambda: time.sleep(0))
 
 
 class SnapshotLoader:

@@ -7,6 +7,7 @@ import structlog
 
 from authz.change_feed import ChangeFeed
 from authz.errors import AuthzError, StaleError, TenantNotFoundError
+from authz.letting_go import LettingGo
 from authz.ports import PolicyReader, TenantHead
 from authz.settings import AuthzSettings
 from authz.snapshot_loader import SnapshotLoader, bounded
@@ -53,6 +54,7 @@ class TenantStates:
         self.advance_failures = 0
         self.evictions = 0
         self.went_back = 0
+        self._letting_go = LettingGo()
         self._flights: dict[TenantId, asyncio.Task[TenantState]] = {}
         self._behind: dict[TenantId, None] = {}
         self._work = asyncio.Event()
@@ -246,7 +248,7 @@ class TenantStates:
             self._work.set()
 
     def _keep(self, state: TenantState) -> None:
-        self._drop(state.tenant_id)
+        self._drop(state.tenant_id, state)
         self.held[state.tenant_id] = state
         self.size_bytes += state.size_bytes
         if self.size_bytes <= self._max_bytes and len(self.held) <= self._max_tenants:
@@ -261,10 +263,12 @@ class TenantStates:
                 self.evictions += 1
                 self._drop(victim.tenant_id)
 
-    def _drop(self, tenant_id: TenantId) -> None:
+    def _drop(self, tenant_id: TenantId, heir: TenantState | None = None) -> None:
         state = self.held.pop(tenant_id, None)
         if state is not None:
             self.size_bytes -= state.size_bytes
+            if heir is None or heir.snapshot is not state.snapshot:
+                self._letting_go.add(state.snapshot)
 
     def _start_over(self) -> None:
         """End attempts that began while PostgreSQL was lost: their connections may never answer."""

@@ -1,6 +1,7 @@
 """Rule sets in an untrusted store: exact round trips, and nothing but our own bytes in their own place is accepted."""
 
 import string
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
@@ -114,6 +115,17 @@ def test_many_rows_come_back_in_order():
     assert decode_rule_set(value, KEY, HEAD).rules == rules
 
 
+def test_no_run_of_rows_is_long():
+    """One run is read in one call, which nothing else in the process can interrupt."""
+    rules = [Rule(f"role:{n}", "record:x", "read") for n in range(3500)]
+    links = [RoleLink(Ref(f"role:{n}"), Ref("role:x")) for n in range(1001)]
+    payload = encode_rule_set(replace(SAMPLE, rules=rules, links=links), KEY)[HEADER.size + 32 :]
+    found = msgspec.msgpack.decode(payload)
+    runs = [len(msgspec.msgpack.decode(zlib.decompress(run))) for part in found[2:] for run in part]
+    assert sum(runs) == 4501
+    assert max(runs) <= 200
+
+
 def test_another_offset_is_the_same_instant():
     """Times are instants; the offset they were written with does not matter."""
     at = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))
@@ -174,7 +186,11 @@ def test_another_layout_is_rejected_even_with_a_good_mac(monkeypatch: pytest.Mon
 
 def test_a_payload_that_is_not_a_rule_set_is_rejected(monkeypatch: pytest.MonkeyPatch):
     """Even our own MAC over something else does not get through."""
-    for payload in [b"", b"\xc0", msgspec.msgpack.encode([1, 2, 3, 4]), msgspec.msgpack.encode({"head": 1})]:
+    parts = msgspec.msgpack.decode(VALUE[HEADER.size + 32 :])
+    uncompressed = msgspec.msgpack.encode([*parts[:2], [b"no zlib"], []])
+    cut_off = msgspec.msgpack.encode([*parts[:2], [parts[2][0][:-5]], []])
+    strange = [b"", b"\xc0", msgspec.msgpack.encode([1, 2, 3, 4]), msgspec.msgpack.encode({"head": 1})]
+    for payload in [*strange, uncompressed, cut_off]:
         header = HEADER.pack(b"KsRs", FORMAT, HEAD.rules_revision)
         mac = rule_set_codec._mac(KEY, HEAD.tenant_id, "db-1", header, payload)
         assert reason(header + mac + payload) == "payload"

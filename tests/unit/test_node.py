@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from authz.errors import ModelError, StaleError, StorageUnavailableError, TenantNotFoundError
+from authz.letting_go import LettingGo
 from authz.node import Node
 from authz.ports import Grant, RuleSet
 from authz.request import Ref
@@ -989,3 +990,22 @@ def test_a_large_rule_set_is_built_off_the_loop():
         assert threads == ["large-snapshot_0"]
 
     asyncio.run(main())
+
+
+def test_a_snapshot_is_let_go_of_when_no_state_has_it_any_more(monkeypatch: pytest.MonkeyPatch):
+    """When the rules changed, not when only members did: then the next state goes on with the same snapshot."""
+    let_go: list[Any] = []
+    monkeypatch.setattr(LettingGo, "add", lambda _, snapshot: let_go.append(snapshot))
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.node.start()
+        first = (await bench.node.state(bench.tenant)).snapshot
+        head = bench.world.grant(bench.tenant, BOB, "role:reader")
+        await bench.node.note_write(head)
+        assert let_go == []
+        head = bench.world.commit(bench.tenant, rules=())
+        await bench.node.note_write(head)
+        assert let_go == [first]
+
+    run_virtual(main)
