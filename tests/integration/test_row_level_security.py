@@ -131,6 +131,11 @@ async def test_a_tenant_cannot_write_anothers_rows(store, two):
     async with tenant_unit_of_work(store.sessions, one) as work:
         raised = await work.session.execute(text("UPDATE tenants SET revision = revision + 100"))
         assert raised.rowcount == 1
+        # These read no column, so that the policies for reading take no part.
+        named = await work.session.execute(text("UPDATE tenants SET display_name = 'mine'"))
+        assert named.rowcount == 1
+        modelled = await work.session.execute(text("UPDATE platform_model SET text = 'mine'"))
+        assert modelled.rowcount == 0
         await work.session.rollback()
 
 
@@ -182,6 +187,15 @@ async def test_a_role_that_could_bypass_is_refused_at_start(store):
             await require_safe_role(engine)
     finally:
         await engine.dispose()
+    for attribute, fault in (("SUPERUSER", "superuser"), ("BYPASSRLS", "bypasses_row_level_security")):
+        with store.owner() as owner:
+            owner.execute(f"ALTER ROLE kasbah_service {attribute}")
+        try:
+            with pytest.raises(UnsafeDatabaseRoleError, match=rf"\b{fault}\b"):
+                await require_safe_role(store.engine)
+        finally:
+            with store.owner() as owner:
+                owner.execute(f"ALTER ROLE kasbah_service NO{attribute}")
     with store.owner() as owner:
         owner.execute("ALTER TABLE rules NO FORCE ROW LEVEL SECURITY")
     with pytest.raises(UnsafeDatabaseRoleError, match="without_row_level_security"):

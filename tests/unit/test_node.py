@@ -451,6 +451,22 @@ def test_one_flight_serves_everyone():
     on_bench(body)
 
 
+def test_rules_of_another_revision_in_the_cache_are_not_used():
+    """Whatever a cache gives, only the rule set that was asked for becomes a snapshot."""
+
+    async def body(bench: Bench) -> None:
+        old = await bench.reader.load_rules(bench.tenant)
+        bench.world.commit(bench.tenant, rules=())
+
+        async def find_rules(*_: object) -> RuleSet:
+            return old
+
+        bench.cache.find_rules = find_rules  # type: ignore[method-assign]
+        assert await bench.allows() == (False, 2)
+
+    on_bench(body)
+
+
 def test_a_client_that_leaves_takes_nothing_from_the_others():
     """Cancelling one request ends neither the load nor the look-up that others wait for."""
 

@@ -60,6 +60,19 @@ def test_a_database_that_steps_back_slows_the_clock_and_is_shown():
     assert it.clock.now() == START + timedelta(seconds=40)
 
 
+def test_a_clock_that_is_ahead_goes_on_at_half_speed():
+    """It neither stands still nor runs on as if nothing were."""
+    it = Clock()
+    it.hear(START)
+    it.monotonic += 1
+    it.hear(START - timedelta(seconds=9))
+    before = it.clock.now()
+    for second in range(1, 9):
+        it.monotonic += 1
+        it.hear(START + timedelta(seconds=second - 9))
+    assert it.clock.now() - before == timedelta(seconds=4)
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.one_of(st.none(), st.floats(-100_000, 100_000))),
