@@ -56,8 +56,9 @@ class ChangeFeed:
         self.lineage = ""
         """Which database the feed comes from, as it says itself."""
         self.server_run = ""
-        """Which database, and since when its server runs: what may be shared with other nodes belongs to both."""
+        """Which database, and which run of its server: what may be shared with other nodes belongs to both."""
         self._cursor: int | None = None
+        self._run = ""
         self._started = asyncio.Event()
         self._wake = asyncio.Event()
         self._expected: Counter[TenantId] = Counter()
@@ -90,6 +91,9 @@ class ChangeFeed:
             read_at: When it was asked, if it was asked for the newest head.
         """
         known = self.heads.get(head.tenant_id)
+        if known is not None and known.contradicts(head):
+            self._begin_anew()
+            return
         self._note(head, read_at)
         if known is not None and known.revision < head.revision:
             self._raised[head.tenant_id] = head.revision
@@ -172,6 +176,9 @@ class ChangeFeed:
         try:
             async with asyncio.timeout(self._timeout):
                 page = await self._reader.poll(self._cursor)
+                renewed = self._cursor is not None and page.run != self._run
+                if renewed:
+                    page = await self._reader.poll(0)
         except (StorageUnavailableError, TimeoutError) as error:
             self.poll_failures += 1
             if not self._failing:
@@ -179,10 +186,10 @@ class ChangeFeed:
             self._failing = True
             self._raised = raised | self._raised
             return False
-        self._take(page, began, raised)
+        self._take(page, began, raised, renewed=renewed)
         return True
 
-    def _take(self, page: FeedPage, began: float, raised: Mapping[TenantId, int]) -> None:
+    def _take(self, page: FeedPage, began: float, raised: Mapping[TenantId, int], *, renewed: bool) -> None:
         self.polls += 1
         if self._failing:
             _log.info("authz.feed.back")
@@ -190,26 +197,49 @@ class ChangeFeed:
             self.on_back()
         moved = self.lineage != page.lineage and self._cursor is not None
         backwards = self._cursor is not None and page.cursor < self._cursor
-        if moved or page.restarted or backwards or self._lacks(page, raised):
+        another = renewed and self._differs(page)
+        if moved or page.restarted or backwards or another or self._contradicts(page) or self._lacks(page, raised):
             # The feed only grows: this is a restored or promoted copy that lacks what was there before.
-            _log.error("authz.feed.restarted", cursor=self._cursor, now=page.cursor)
-            self.resets += 1
-            self.heads.clear()
-            self._read_at.clear()
-            self._raised.clear()
-            self.on_reset()
+            self._begin_anew()
         for head in page.heads:
             # Read while this poll was under way, and told of by it: the next one begins after it.
             if self._raised.get(head.tenant_id, head.revision + 1) <= head.revision:
                 del self._raised[head.tenant_id]
-        self._cursor, self.lineage = page.cursor, page.lineage
-        self.server_run = f"{page.lineage}/{page.started}" if page.lineage else ""
+        self._cursor, self.lineage, self._run = page.cursor, page.lineage, page.run
+        self.server_run = f"{page.lineage}/{page.run}" if page.lineage else ""
         self._clock.observe(page.database_time, self._monotonic())
         for head in page.heads:
             self._note(head)
         self.confirmed_at = began
         self._started.set()
         self.on_poll(began)
+
+    def _begin_anew(self) -> None:
+        """Forget everything: what PostgreSQL says now is not from the history that we followed."""
+        _log.error("authz.feed.restarted", cursor=self._cursor)
+        self.resets += 1
+        self.heads.clear()
+        self._read_at.clear()
+        self._raised.clear()
+        self.on_reset()
+
+    def _contradicts(self, page: FeedPage) -> bool:
+        """Return whether a revision that we know is another one in this database."""
+        known = ((self.heads.get(head.tenant_id), head) for head in page.heads)
+        return any(held is not None and held.contradicts(head) for held, head in known)
+
+    def _differs(self, page: FeedPage) -> bool:
+        """Return whether a watched tenant is not exactly where it was; the page holds every tenant.
+
+        A server that starts again may do so on files of an earlier state, whose transactions and revisions have counted
+        on past ours since: then only the stamps tell. What was read since the poll began may be newer than the page.
+        """
+        told = {head.tenant_id: head.version for head in page.heads}
+        return any(
+            told.get(tenant_id) != head.version
+            for tenant_id, head in self.heads.items()
+            if tenant_id not in self._raised
+        )
 
     def _lacks(self, page: FeedPage, raised: Mapping[TenantId, int]) -> bool:
         """Return whether a revision that was told of after the last poll is not in the database any more.

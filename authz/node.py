@@ -290,7 +290,7 @@ class Node:
         for _ in range(LOOKUP_ROUNDS):
             state = await self.state(tenant_id, min_revision)
             # From here to the end of the round nothing waits, so the state cannot be replaced meanwhile.
-            if fetched is not None and fetched.head.revision != state.head.revision:
+            if fetched is not None and fetched.head.version != state.head.version:
                 # SECURITY: rows of another revision than the rules' could allow what no revision allowed.
                 self.discarded_lookups += 1
                 fetched = state.still_valid(fetched)
@@ -303,7 +303,7 @@ class Node:
             self.member_misses += len(missing_subjects) + len(missing_resources)
             fetched = await self._lookups.lookup(tenant_id, missing_subjects, missing_resources)
             held = self._states.get(tenant_id)
-            if held is not None and held.head.revision < fetched.head.revision:
+            if held is not None and (held.head.revision < fetched.head.revision or held.head.contradicts(fetched.head)):
                 await self._tenants.read_through(tenant_id, fetched.head.revision)
         raise StaleError("the tenant kept changing while its members were looked up")
 
@@ -351,11 +351,13 @@ class Node:
         return found
 
     async def _read_lookup(self, tenant_id: TenantId, subjects: list[Ref], resources: list[Ref]) -> Lookup:
-        read_at = self._monotonic()
+        read_at, resets = self._monotonic(), self._feed.resets
         lookup = await bounded(self._reader.lookup(tenant_id, subjects, resources), self._read_timeout)
         self._feed.note(lookup.head, read_at)
+        if self._feed.resets != resets:
+            raise StaleError("the change feed began anew")
         held = self._states.get(tenant_id)
-        if held is not None and held.head.revision == lookup.head.revision:
+        if held is not None and held.head.version == lookup.head.version:
             held.confirm(read_at)
         return Lookup(
             lookup.head,

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
+from uuid import UUID
 
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Rule, Source
 from tenancy.ids import TenantId
+from tenancy.tenant import NO_STAMP
 from tenancy.tenant import TenantHead as TenantHead  # noqa: PLC0414 - part of these ports
 
 
@@ -68,12 +70,16 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What changed for one tenant after a revision, up to `head`. `everything` means: drop all cached entries."""
+    """What changed for one tenant after a revision, up to `head`. `everything` means: drop all cached entries.
+
+    Without `same_history` the revision that was asked about is another one in this database: nothing follows from it.
+    """
 
     head: TenantHead
     everything: bool
     subjects: frozenset[Ref] = frozenset()
     resources: frozenset[Ref] = frozenset()
+    same_history: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,9 @@ class FeedPage:
     `database_time` is the primary's clock (aware, UTC). An empty page confirms that nothing changed. `restarted` says
     that the database is not the one the cursor came from (restored): `heads` then holds every tenant, and its numbers
     may be lower than before. `lineage` names the database so that a restored copy or a promoted standby has another
-    one (empty where that is not known): the same revision may stand for other rules there. `started` names the run of
-    the server (empty where not known): files put back to an earlier state need a new one, and nothing else tells.
+    one (empty where that is not known): the same revision may stand for other rules there. `run` names the run of the
+    server and the file that holds the heads (empty where not known): whatever puts a database back to an earlier state
+    needs a new one of either.
     """
 
     heads: Sequence[TenantHead]
@@ -92,7 +99,7 @@ class FeedPage:
     database_time: datetime
     restarted: bool = False
     lineage: str = ""
-    started: str = ""
+    run: str = ""
 
 
 class PolicyReader(Protocol):
@@ -110,11 +117,14 @@ class PolicyReader(Protocol):
     async def lookup(self, tenant_id: TenantId, subjects: Sequence[Ref], resources: Sequence[Ref]) -> Lookup:
         """Return grants and stored properties of the named subjects and resources, from one SQL statement."""
 
-    async def touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
-        """Return which subjects and resources changed after `revision`."""
+    async def touched_since(self, tenant_id: TenantId, revision: int, stamp: UUID = NO_STAMP) -> Touched:
+        """Return which subjects and resources changed after `revision`, which is the one with this stamp."""
 
     async def poll(self, cursor: int | None) -> FeedPage:
-        """Return what changed since `cursor`; None starts at now with no heads. Refuses to run on a standby."""
+        """Return what changed since `cursor`; None starts at now with no heads, 0 is all of them.
+
+        Refuses to run on a standby.
+        """
 
     async def list_subject_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
         """Return ids > `after` (by code point) of subjects of type `kind` in memberships and entities, ascending."""
@@ -127,7 +137,7 @@ class SnapshotCache(Protocol):
     """Valkey as the decision point sees it. No method raises: a cache that is down is a miss."""
 
     async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
-        """Return the authenticated rule set of exactly (tenant, rules_revision, model) of one database, or None.
+        """Return the authenticated rule set of exactly (tenant, rules_version, model) of one database, or None.
 
         An empty `model_digest` stands for the model that the revision implies.
         """

@@ -46,7 +46,7 @@ class RejectedError(ValueError):
         self.reason = reason
 
 
-REASONS = ("truncated", "format", "older", "newer", "mac", "payload", "model", "too_large")
+REASONS = ("truncated", "format", "older", "newer", "mac", "payload", "stamp", "model", "too_large")
 
 
 class _Payload(msgspec.Struct, array_like=True, frozen=True):
@@ -99,7 +99,7 @@ def encode_rule_set(rule_set: RuleSet, key: bytes, lineage: str = "") -> bytes:
 
 
 def decode_rule_set(value: bytes, key: bytes, head: TenantHead, model_digest: str = "", lineage: str = "") -> RuleSet:
-    """Return the rule set of exactly this tenant and `head.rules_revision`.
+    """Return the rule set of exactly this tenant and `head.rules_version`.
 
     Args:
         value: What the store gave.
@@ -131,6 +131,8 @@ def decode_rule_set(value: bytes, key: bytes, head: TenantHead, model_digest: st
         raise RejectedError("payload") from error
     if (found.head.tenant_id, found.head.rules_revision) != (head.tenant_id, head.rules_revision):
         raise RejectedError("payload")
+    if found.head.rules_stamp != head.rules_stamp:
+        raise RejectedError("stamp")
     if model_digest and found.model.digest != model_digest:
         raise RejectedError("model")
     return RuleSet(found.head, found.model, rules, links)

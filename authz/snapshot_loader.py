@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -49,7 +50,7 @@ class BuiltSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class _FailedBuild:
-    rules_revision: int
+    rules_version: tuple[int, UUID]
     retry_at: float
     error: Exception
 
@@ -122,15 +123,15 @@ class SnapshotLoader:
     async def _load(self, head: TenantHead, read_at: float) -> BuiltSnapshot:
         failed = self._failed.get(head.tenant_id)
         if failed is not None:
-            if failed.rules_revision == head.rules_revision and self._monotonic() < failed.retry_at:
+            if failed.rules_version == head.rules_version and self._monotonic() < failed.retry_at:
                 raise failed.error
             del self._failed[head.tenant_id]
         rule_set = None
         if self._may_share(head.tenant_id):
             rule_set = await self._cache.find_rules(head, self._model_digest, self._lineage())
-        if rule_set is not None and (rule_set.head.tenant_id, rule_set.head.rules_revision) == (
+        if rule_set is not None and (rule_set.head.tenant_id, rule_set.head.rules_version) == (
             head.tenant_id,
-            head.rules_revision,
+            head.rules_version,
         ):
             self.from_cache += 1
         else:
@@ -146,7 +147,7 @@ class SnapshotLoader:
         except Exception as error:
             self.build_failures += 1
             retry_at = self._monotonic() + self._failed_pause
-            self._failed[head.tenant_id] = _FailedBuild(head.rules_revision, retry_at, error)
+            self._failed[head.tenant_id] = _FailedBuild(head.rules_version, retry_at, error)
             # Whoever waits for it gets the error itself, and its traceback where it is unexpected.
             _log.error(
                 "authz.snapshot.build_failed",

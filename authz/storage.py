@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +15,7 @@ from authz.rules import Owner, Source
 from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_model, stream_links, stream_rules
 from tenancy.heads import find_head, head_of
 from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.tenant import NO_STAMP
 from tenancy.unit_of_work import Sessions, tenant_unit_of_work, unbound_session
 
 REQUEST_SECONDS = 2.5
@@ -22,7 +24,8 @@ MAX_TOUCHED = 1000
 
 _LOOKUP = text(
     """
-    SELECT t.tenant_id, t.slug, t.status, t.revision, t.rules_revision, t.keys_revision,
+    SELECT t.tenant_id, t.slug, t.status, t.revision, t.rules_revision, t.keys_revision, t.stamp,
+        t.rules_stamp,
         (SELECT json_agg(json_build_array(m.subject, m.role,
                     CAST(extract(epoch FROM m.expires_at) * 1000000 AS bigint), m.owner, m.file, m.line))
          FROM memberships AS m
@@ -49,7 +52,8 @@ _TOUCHED = text(
         WHERE tenant_id = :tenant_id AND revision > :revision AND (subject IS NOT NULL OR resource IS NOT NULL)
         LIMIT :limit
     )
-    SELECT h.tenant_id, h.slug, h.status, h.revision, h.rules_revision, h.keys_revision,
+    SELECT h.tenant_id, h.slug, h.status, h.revision, h.rules_revision, h.keys_revision, h.stamp, h.rules_stamp,
+        (SELECT stamp FROM changes WHERE tenant_id = :tenant_id AND revision = :revision) AS stamp_then,
         (SELECT count(*) FROM later) AS changes,
         EXISTS (SELECT 1 FROM later WHERE kind IN ('base', 'model')) AS everything,
         (SELECT array_agg(subject) FILTER (WHERE subject IS NOT NULL) FROM items) AS subjects,
@@ -62,7 +66,8 @@ _TOUCHED = text(
 _POLL = text(
     """
     SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS horizon, clock_timestamp() AS now,
-        pg_is_in_recovery() AS standby, pg_postmaster_start_time() AS started, h.*
+        pg_is_in_recovery() AS standby, pg_postmaster_start_time() AS started,
+        pg_relation_filenode('public.tenants') AS file, h.*
     FROM (SELECT) AS one LEFT JOIN tenants_changed_since(CAST(CAST(:cursor AS text) AS xid8)) AS h ON true
     """
 )
@@ -148,12 +153,15 @@ class PostgresPolicyReader:
         """Return grants and stored properties of the named subjects and resources, from one SQL statement."""
         return await bounded(self._seconds, lambda: self._lookup(tenant_id, subjects, resources))
 
-    async def touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
-        """Return which subjects and resources changed after `revision`."""
-        return await bounded(self._seconds, lambda: self._touched_since(tenant_id, revision))
+    async def touched_since(self, tenant_id: TenantId, revision: int, stamp: UUID = NO_STAMP) -> Touched:
+        """Return which subjects and resources changed after `revision`, which is the one with this stamp."""
+        return await bounded(self._seconds, lambda: self._touched_since(tenant_id, revision, stamp))
 
     async def poll(self, cursor: int | None) -> FeedPage:
-        """Return what changed since `cursor`; None starts at now with no heads. Refuses to run on a standby."""
+        """Return what changed since `cursor`; None starts at now with no heads, 0 is all of them.
+
+        Refuses to run on a standby.
+        """
         return await bounded(self._seconds, lambda: self._poll(cursor))
 
     async def list_subject_candidates(self, tenant_id: TenantId, kind: str, after: str, limit: int) -> Sequence[str]:
@@ -226,13 +234,16 @@ class PostgresPolicyReader:
             {ref: stored.get(("resource", ref), NO_PROPERTIES) for ref in resources},
         )
 
-    async def _touched_since(self, tenant_id: TenantId, revision: int) -> Touched:
+    async def _touched_since(self, tenant_id: TenantId, revision: int, stamp: UUID) -> Touched:
         parameters = {"tenant_id": tenant_id, "revision": revision, "limit": MAX_TOUCHED + 1}
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             row = (await work.session.execute(_TOUCHED, parameters)).one_or_none()
         if row is None:
             raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
         head = head_of(row)
+        # Entries from before there were stamps have none: what they say is taken as it was then.
+        if NO_STAMP not in {stamp, row.stamp_then or NO_STAMP} and row.stamp_then != stamp:
+            return Touched(head, everything=True, same_history=False)
         subjects, resources = frozenset(row.subjects or ()), frozenset(row.resources or ())
         # A history that is not the one this revision came from (restored database) cannot say what changed.
         gap = row.changes != head.revision - revision
@@ -253,7 +264,12 @@ class PostgresPolicyReader:
         # INVARIANT: the cursor is the horizon that the first statement saw, never a later one.
         heads = [head_of(row) for row in rows if row.tenant_id is not None]
         return FeedPage(
-            heads, min(first.horizon, rows[0].horizon), first.now, restarted, lineage, first.started.isoformat()
+            heads,
+            min(first.horizon, rows[0].horizon),
+            first.now,
+            restarted,
+            lineage,
+            f"{first.started.isoformat()}/{first.file}",
         )
 
     async def _lineage(self, session: AsyncSession) -> str:

@@ -113,7 +113,7 @@ class TenantState:
         A tenant may change faster than it can be read. Rows of an older revision are as good as new ones if no advance
         since has touched them; where that is not known, or the look-up is newer than this state, they are not used.
         """
-        if lookup.head.revision == self.head.revision:
+        if lookup.head.version == self.head.version:
             return lookup
         subjects: set[Ref] = set()
         resources: set[Ref] = set()

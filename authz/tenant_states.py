@@ -163,9 +163,10 @@ class TenantStates:
         snapshot, size_bytes = held.snapshot, held.size_bytes
         for _ in range(ADVANCE_ROUNDS):
             read_at = self._monotonic()
-            touched = await bounded(self._reader.touched_since(tenant_id, held.head.revision), self._read_timeout)
+            touched = await bounded(self._reader.touched_since(tenant_id, *held.head.version), self._read_timeout)
             head = _living(touched.head)
-            if head.revision < held.head.revision:
+            lost = head.revision < held.head.revision or head.contradicts(held.head)
+            if lost or not touched.same_history:
                 # What this node applied is gone from the database: a failover lost it. Start over from what is there.
                 _log.error("authz.node.went_back", tenant_id=str(tenant_id), held=held.head.revision, now=head.revision)
                 self.went_back += 1
@@ -183,7 +184,7 @@ class TenantStates:
             # they were loaded, what was touched is asked for again, up to the newer head.
             built = await self._loader.load(head, read_at)
             snapshot, size_bytes = built.snapshot, built.size_bytes
-            if snapshot.rules_revision == head.rules_revision:
+            if built.head.rules_version == head.rules_version:
                 self.advances += 1
                 return held.successor(touched, snapshot, read_at, size_bytes)
         raise StaleError("the rules kept changing while they were loaded")

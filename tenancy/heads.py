@@ -10,7 +10,7 @@ from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId, Tena
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import TenantUnitOfWork, bind_tenant
 
-HEAD_COLUMNS = "tenant_id, slug, status, revision, rules_revision, keys_revision"
+HEAD_COLUMNS = "tenant_id, slug, status, revision, rules_revision, keys_revision, stamp, rules_stamp"
 
 COUNTED = ("rules", "links", "memberships", "entities")
 """Tables whose row counts the head keeps, so that a limit costs no count of a million rows."""
@@ -25,6 +25,8 @@ def head_of(row: Row[Any]) -> TenantHead:
         row.revision,
         row.rules_revision,
         row.keys_revision,
+        row.stamp,
+        row.rules_stamp,
     )
 
 
@@ -65,6 +67,7 @@ async def raise_head(
     changes = dict.fromkeys(COUNTED, 0) | dict(counts or {})
     query = text(
         "UPDATE tenants SET revision = revision + 1, changed_xid = pg_current_xact_id(), "  # noqa: S608 - constant columns
+        "stamp = gen_random_uuid(), rules_stamp = CASE WHEN :rules THEN gen_random_uuid() ELSE rules_stamp END, "
         "rules_revision = CASE WHEN :rules THEN revision + 1 ELSE rules_revision END, "
         "keys_revision = CASE WHEN :keys THEN revision + 1 ELSE keys_revision END, "
         "rules_count = rules_count + :rules_more, links_count = links_count + :links_more, "
@@ -89,8 +92,8 @@ async def record_change(
     """Write the one entry of history that belongs to `head.revision`."""
     query = text(
         "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id, "
-        "added, removed, rolled_back_to) VALUES (:tenant_id, :revision, :rules_revision, :kind, :actor, :reason, "
-        ":git_commit, :request_id, :added, :removed, :rolled_back_to)"
+        "added, removed, rolled_back_to, stamp) VALUES (:tenant_id, :revision, :rules_revision, :kind, :actor, "
+        ":reason, :git_commit, :request_id, :added, :removed, :rolled_back_to, :stamp)"
     )
     parameters = {
         "tenant_id": head.tenant_id,
@@ -100,6 +103,7 @@ async def record_change(
         "added": added,
         "removed": removed,
         "rolled_back_to": rolled_back_to,
+        "stamp": head.stamp,
     }
     await session.execute(query, parameters | _meta(meta))
 
@@ -115,9 +119,11 @@ async def raise_all_other_heads(work: TenantUnitOfWork, kind: str, meta: ChangeM
     await bind_tenant(work.session, PLATFORM_TENANT_ID)
     query = text(
         "WITH raised AS (UPDATE tenants SET revision = revision + 1, rules_revision = revision + 1, "
-        "changed_xid = pg_current_xact_id() WHERE tenant_id <> :own RETURNING tenant_id, revision, rules_revision) "
-        "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id) "
-        "SELECT tenant_id, revision, rules_revision, :kind, :actor, :reason, :git_commit, :request_id FROM raised"
+        "changed_xid = pg_current_xact_id(), stamp = gen_random_uuid(), rules_stamp = gen_random_uuid() "
+        "WHERE tenant_id <> :own RETURNING tenant_id, revision, rules_revision, stamp) "
+        "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id, stamp) "
+        "SELECT tenant_id, revision, rules_revision, :kind, :actor, :reason, :git_commit, :request_id, stamp "
+        "FROM raised"
     )
     await work.session.execute(query, {"own": work.tenant_id, "kind": kind} | _meta(meta))
     await bind_tenant(work.session, work.tenant_id)

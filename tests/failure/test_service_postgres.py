@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import psycopg
 import pytest
 
@@ -287,6 +288,56 @@ def test_a_database_put_back_to_an_earlier_state_is_believed(installation, tenan
     with installation.another_node() as cold:
         assert tenant.ask(cold, nobody, revision).decision is False
         assert tenant.ask(cold, EDITOR, revision).decision is True
+
+
+def test_a_database_put_back_and_counted_on_past_a_node_is_believed(installation, tenant, stack):
+    """A node that was away finds its transactions and its revision passed: nothing but the stamps tells.
+
+    Meanwhile another node used the same revision for something else.
+    """
+    everyone = {"type": "rule", "subject": "user:*", "resource": "record:*", "action": "write"}
+    nobody = Question("user:nobody", "write", "record:1")
+    away, other = installation.nodes
+    installation.postgres.kill()
+    with put_aside(installation) as put_back:
+        wait_until(lambda: answers(installation, tenant), HEAL_SECONDS)
+        lost = tenant.change(other, "rules", {"add": [everyone]})
+        revision = lost.json()["revision"]
+        assert tenant.ask(away, nobody, revision).decision is True
+        time.sleep(1.0)  # two polls, so that its cursor is beyond that change
+        stack.enter_context(frozen(away))
+        cursor = transaction_number(installation)
+        put_back()
+        wait_until(lambda: tenant.ask(other, nobody).decision is False, HEAL_SECONDS)
+        while transaction_number(installation) <= cursor:
+            pass
+        changed = tenant.change(other, "rules", {"add": [{**everyone, "subject": "user:other"}]})
+        assert changed.json()["revision"] == revision
+        stack.close()
+    seen = [tenant.ask(away, nobody) for _ in range(20)]
+    assert not any(answer.decision for answer in seen)
+    wait_until(lambda: tenant.ask(away, nobody, revision).decision is False, HEAL_SECONDS)
+    assert tenant.ask(away, Question("user:other", "write", "record:1"), revision).decision is True
+
+
+@contextlib.contextmanager
+def frozen(node):
+    """Hold all processes of a node still; those are freed again at the end."""
+    parent = psutil.Process(node.process.pid)
+    processes = [parent, *parent.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def transaction_number(installation):
+    """Spend a transaction number and return it."""
+    with psycopg.connect(installation.postgres.url, autocommit=True) as connection:
+        return connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()[0]
 
 
 @pytest.fixture

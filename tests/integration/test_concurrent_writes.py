@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from uuid import uuid4
 
 import pytest
 
@@ -158,3 +159,50 @@ async def test_a_restored_database_is_reported_as_a_whole(acme, reader):
     after = await reader.poll(page.cursor)
     assert not after.restarted
     assert after.heads == []
+
+
+async def test_every_revision_has_a_stamp_of_its_own(acme, store, writer, reader):
+    """Heads and history carry it; the stamp of the rules changes with the rules alone, in every tenant with the base."""
+    rule, grant = Rule("role:r", "record:1", "read"), RoleLink(Ref("user:a"), Ref("role:r"))
+    start = (await reader.poll(None)).cursor
+    heads = [acme]
+    for row in (rule, grant):
+        result = await writer.change_rows(acme.tenant_id, add=[row], remove=[], owner=Owner.API, meta=META)
+        heads.append(result.head)
+    base = Rule("role:r", "*", "*", base=True)
+    await writer.change_rows(BASE_TENANT_ID, add=[base], remove=[], owner=Owner.API, meta=META)
+    heads.append(await reader.find_tenant(acme.tenant_id))
+    assert len({head.stamp for head in heads}) == 4
+    assert len({head.rules_stamp for head in heads}) == 3
+    assert heads[1].rules_version == heads[2].rules_version
+    for head in heads[:3]:
+        assert (await reader.touched_since(acme.tenant_id, *head.version)).same_history
+    page = await reader.poll(start)
+    assert next(head for head in page.heads if head.slug == "acme") == heads[-1]
+    assert (await reader.lookup(acme.tenant_id, [], [])).head == heads[-1]
+    assert (await reader.load_rules(acme.tenant_id)).head == heads[-1]
+
+
+async def test_a_revision_of_another_history_is_told(acme, store, writer, reader):
+    """The number is there, with another stamp; one from before there were stamps is taken as it was."""
+    grant = RoleLink(Ref("user:a"), Ref("role:r"))
+    await writer.change_rows(acme.tenant_id, add=[grant], remove=[], owner=Owner.API, meta=META)
+    assert (await reader.touched_since(acme.tenant_id, *acme.version)).subjects == {"user:a"}
+    foreign = await reader.touched_since(acme.tenant_id, acme.revision, uuid4())
+    assert (foreign.same_history, foreign.everything) == (False, True)
+    with store.owner() as owner:
+        owner.execute("UPDATE changes SET stamp = NULL")
+    assert (await reader.touched_since(acme.tenant_id, acme.revision, uuid4())).same_history
+
+
+async def test_the_poll_names_the_run_and_the_file_of_the_heads(store, reader):
+    """A dump that is restored beside the running server makes the table anew, and nothing else tells of it."""
+    page = await reader.poll(None)
+    assert (await reader.poll(page.cursor)).run == page.run
+    with store.owner() as owner:
+        owner.execute("CREATE TABLE dump AS SELECT * FROM tenants")
+        owner.execute("TRUNCATE tenants CASCADE")
+        owner.execute("INSERT INTO tenants SELECT * FROM dump")
+    after = await reader.poll(page.cursor)
+    assert after.run != page.run
+    assert {head.slug for head in (await reader.poll(0)).heads} == {"_base", "_platform"}

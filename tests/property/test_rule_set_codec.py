@@ -20,7 +20,7 @@ from tenancy.ids import Slug, TenantId, TenantStatus
 from tenancy.tenant import TenantHead
 
 KEY = derive_key(b"k" * 32, "test")
-HEAD = TenantHead(TenantId(UUID(int=7)), Slug("acme"), TenantStatus.ACTIVE, 9, 5, 2)
+HEAD = TenantHead(TenantId(UUID(int=7)), Slug("acme"), TenantStatus.ACTIVE, 9, 5, 2, UUID(int=1), UUID(int=2))
 
 HOSTILE = st.one_of(
     st.sampled_from(
@@ -168,6 +168,7 @@ def test_it_holds_in_its_own_place_only():
     assert reason(VALUE, replace(HEAD, tenant_id=TenantId(UUID(int=8)))) == "mac"
     assert reason(VALUE, replace(HEAD, rules_revision=6)) == "older"
     assert reason(VALUE, replace(HEAD, rules_revision=4)) == "newer"
+    assert reason(VALUE, replace(HEAD, rules_stamp=UUID(int=3))) == "stamp"
     assert reason(VALUE, lineage="db-2") == "mac"
     assert reason(VALUE, lineage="") == "mac"
     assert reason(VALUE, digest="e" * 64) == "model"

@@ -19,6 +19,7 @@ from authz.rules import Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
 from authz.snapshot import Facts
 from tenancy.ids import Slug, TenantId, TenantStatus
+from tenancy.tenant import NO_STAMP
 
 T = TypeVar("T")
 
@@ -74,10 +75,21 @@ class World:
         self.clock = clock
         self.tenants: dict[TenantId, list[Version]] = {}
         self.position = 0
+        self.stamps = 0
+
+    def stamp(self) -> UUID:
+        """One that no other revision has, also when the world is put back."""
+        self.stamps += 1
+        return UUID(int=self.stamps)
+
+    def put_back(self, key: TenantId, revision: int) -> None:
+        """Lose every later revision of a tenant."""
+        self.tenants[key] = [version for version in self.tenants[key] if version.head.revision <= revision]
 
     def create(self, number: int, *, key: TenantId | None = None, **contents: Any) -> TenantId:
         key = key or tenant_id(number)
-        head = TenantHead(key, Slug(f"tenant-{number}"), TenantStatus.ACTIVE, 1, 1, 1)
+        stamp = self.stamp()
+        head = TenantHead(key, Slug(f"tenant-{number}"), TenantStatus.ACTIVE, 1, 1, 1, stamp, stamp)
         self.position += 1
         self.tenants[key] = [Version(head, committed_at=self.clock(), position=self.position, **contents)]
         return key
@@ -100,11 +112,14 @@ class World:
         after = replace(before, **changed)
         rules_moved = "rules" in changed or "links" in changed
         revision = before.head.revision + 1
+        stamp = self.stamp()
         head = replace(
             before.head,
             revision=revision,
             rules_revision=revision if rules_moved else before.head.rules_revision,
             keys_revision=revision if keys else before.head.keys_revision,
+            stamp=stamp,
+            rules_stamp=stamp if rules_moved else before.head.rules_stamp,
             status=status or before.head.status,
         )
         subjects = {
@@ -151,6 +166,7 @@ class WorldReader:
         self.after: Callable[[str], Coroutine[Any, Any, None]] = self._nothing
         self.time_offset = timedelta(0)
         self.lineage = ""
+        self.run = ""
 
     async def _nothing(self, _: str) -> None:
         return
@@ -204,9 +220,12 @@ class WorldReader:
 
         return await self._around("lookup", see)
 
-    async def touched_since(self, key: TenantId, revision: int) -> Touched:
+    async def touched_since(self, key: TenantId, revision: int, stamp: UUID = NO_STAMP) -> Touched:
         def see() -> Touched:
             versions = self.world.tenants[key]
+            then = [v.head.stamp for v in versions if v.head.revision == revision]
+            if then not in ([], [stamp]):
+                return Touched(versions[-1].head, everything=True, same_history=False)
             later = [v for v in versions if v.head.revision > revision]
             return Touched(
                 versions[-1].head,
@@ -221,7 +240,7 @@ class WorldReader:
         def see() -> FeedPage:
             moved = [v[-1] for v in self.world.tenants.values() if cursor is not None and v[-1].position > cursor]
             time = EPOCH + timedelta(seconds=self.world.clock()) + self.time_offset
-            return FeedPage([v.head for v in moved], self.world.position, time, lineage=self.lineage)
+            return FeedPage([v.head for v in moved], self.world.position, time, lineage=self.lineage, run=self.run)
 
         return await self._around("poll", see)
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import tracemalloc
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -706,6 +707,100 @@ def test_a_database_that_names_itself_otherwise_resets_the_node():
         assert bench.node.statistics()["feed_resets"] == 1
         assert bench.node.warm(bench.tenant) is None
         assert await bench.allows() == (True, 1)
+
+    on_bench(body)
+
+
+EVERYONE_READS = (Rule("user:*", RECORD, "read"), Rule("user:bob", RECORD, "read"))
+
+
+async def hold_what_will_be_lost(bench: Bench) -> None:
+    """Let the node hold revision 2, in which bob may read, and poll; then lose that revision."""
+    bench.reader.lineage = "one/1"
+    bench.world.commit(bench.tenant, rules=EVERYONE_READS)
+    assert await bench.allows(BOB) == (True, 2)
+    await asyncio.sleep(0.6)
+    bench.world.put_back(bench.tenant, 1)
+
+
+def test_another_history_with_equal_numbers_is_noticed_by_the_poll():
+    """Put back and advanced to the same revision, beyond the cursor: the stamp tells, not the numbers."""
+
+    async def body(bench: Bench) -> None:
+        await hold_what_will_be_lost(bench)
+        bench.world.commit(bench.tenant, rules=READERS_READ)
+        await asyncio.sleep(0.6)
+        assert bench.node.statistics()["feed_resets"] == 1
+        assert await bench.allows(BOB) == (False, 2)
+
+    on_bench(body)
+
+
+def test_another_history_with_equal_numbers_is_not_mixed_in_before_the_poll():
+    """Members of one history are never judged by the rules of the other, nor do they confirm them."""
+
+    async def body(bench: Bench) -> None:
+        await hold_what_will_be_lost(bench)
+        bench.world.commit(bench.tenant, rules=(Rule("role:boss", RECORD, "read"),))
+        polls = bench.count("poll")
+        with pytest.raises(StaleError):
+            await bench.allows(Ref("user:bob2"))
+        assert await bench.allows(BOB) == (False, 2)
+        assert bench.count("poll") == polls
+
+    on_bench(body)
+
+
+def test_another_history_with_higher_numbers_is_not_taken_for_the_next_revision():
+    """What a node holds is advanced only if the revision it is at is in the history of the newer one."""
+
+    async def body(bench: Bench) -> None:
+        await hold_what_will_be_lost(bench)
+        bench.world.commit(bench.tenant, rules=READERS_READ)
+        bench.world.grant(bench.tenant, "user:carol", "role:reader")
+        assert bench.world.current(bench.tenant).head.rules_revision == 2
+        assert await bench.allows(BOB, min_revision=3) == (False, 3)
+        assert bench.node.statistics()["went_back"] == 1
+
+    on_bench(body)
+
+
+@pytest.mark.parametrize("change", ["nothing", "lost", "advanced"])
+def test_a_server_that_starts_again_is_asked_for_every_head(change: str):
+    """Files put back need a new start, and may tell nothing by themselves; a plain start forgets nothing."""
+
+    async def body(bench: Bench) -> None:
+        bench.reader.lineage, bench.reader.run = "one/1", "monday"
+        bench.world.commit(bench.tenant, rules=EVERYONE_READS)
+        assert await bench.allows(BOB) == (True, 2)
+        await asyncio.sleep(0.6)
+        if change != "nothing":
+            bench.world.put_back(bench.tenant, 1)
+        if change == "advanced":
+            position = bench.world.position
+            bench.world.commit(bench.tenant, rules=READERS_READ)
+            head = bench.world.tenants[bench.tenant][-1]
+            bench.world.tenants[bench.tenant][-1] = replace(head, position=position)
+        bench.reader.run = "tuesday"
+        loads = bench.count("load_rules")
+        await asyncio.sleep(0.6)
+        assert bench.node.statistics()["feed_resets"] == (change != "nothing")
+        assert await bench.allows(BOB) == {"nothing": (True, 2), "lost": (False, 1), "advanced": (False, 2)}[change]
+        assert (bench.count("load_rules") == loads) is (change == "nothing")
+
+    on_bench(body)
+
+
+def test_rules_of_another_history_in_the_cache_are_not_used():
+    """Another node stored them under the same number before the database was put back."""
+
+    async def body(bench: Bench) -> None:
+        await hold_what_will_be_lost(bench)
+        assert (bench.tenant, 2) in bench.cache.rule_sets
+        bench.world.commit(bench.tenant, rules=READERS_READ)
+        other = Node(bench.reader, bench.cache, compile_model, AuthzSettings(), loop_time, build=simple_build)
+        await other.start()
+        assert (await other.state(bench.tenant)).snapshot.rules == READERS_READ
 
     on_bench(body)
 
