@@ -15,6 +15,7 @@ from authz.rules import Owner, Source
 from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_model, stream_links, stream_rules
 from tenancy.heads import find_head, head_of
 from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.one_trip import fetch_row
 from tenancy.tenant import NO_STAMP
 from tenancy.unit_of_work import Sessions, tenant_unit_of_work, unbound_session
 
@@ -215,8 +216,7 @@ class PostgresPolicyReader:
             "resources": list(resources),
             "resource_starts": [ref[:INDEXED_CHARACTERS] for ref in resources],
         }
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            row = (await work.session.execute(_LOOKUP, parameters)).one_or_none()
+        row = await fetch_row(self._sessions, tenant_id, _LOOKUP, parameters)
         if row is None:
             raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
         grants: dict[Ref, list[Grant]] = {}
@@ -236,8 +236,7 @@ class PostgresPolicyReader:
 
     async def _touched_since(self, tenant_id: TenantId, revision: int, stamp: UUID) -> Touched:
         parameters = {"tenant_id": tenant_id, "revision": revision, "limit": MAX_TOUCHED + 1}
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            row = (await work.session.execute(_TOUCHED, parameters)).one_or_none()
+        row = await fetch_row(self._sessions, tenant_id, _TOUCHED, parameters)
         if row is None:
             raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
         head = head_of(row)

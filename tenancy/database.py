@@ -1,15 +1,24 @@
 """Opens PostgreSQL as the service sees it: under a role that owns nothing, with a bound on every wait."""
 
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from tenancy.errors import UnsafeDatabaseRoleError
 from tenancy.unit_of_work import Sessions, database_errors
 
 SERVICE_ROLE = "kasbah_service"
+
+RESTED_SECONDS = 0.5
+"""A connection that was returned to the pool longer ago is asked whether it lives before it is used again."""
+
+_RETURNED = "kasbah.returned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +66,11 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
         "-c timezone=UTC",
         "-c client_encoding=UTF8",
     ]
-    return create_async_engine(
+    engine = create_async_engine(
         parsed.difference_update_query(["options"]),
         pool_size=limits.pool_size,
         max_overflow=limits.max_overflow,
         pool_timeout=limits.pool_wait_seconds,
-        pool_pre_ping=True,
         pool_recycle=1800,
         hide_parameters=True,
         connect_args={
@@ -75,6 +83,31 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
             "keepalives_count": 3,
         },
     )
+    _ping_rested(engine)
+    return engine
+
+
+def _ping_rested(engine: AsyncEngine) -> None:
+    """Ask connections that rested for a while whether they still live, before they are used.
+
+    SQLAlchemy's `pool_pre_ping` asks every time, which is a trip to the server for each unit of work.
+    """
+    pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
+
+    def note(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_RETURNED] = monotonic()
+
+    def ask(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if monotonic() - record.info.get(_RETURNED, monotonic()) < RESTED_SECONDS:
+            return
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            # A server that went away took the others along.
+            raise InvalidatePoolError from error
+
+    event.listen(pool, "checkin", note)
+    event.listen(pool, "checkout", ask)
 
 
 def open_sessions(engine: AsyncEngine) -> Sessions:
