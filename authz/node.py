@@ -13,7 +13,7 @@ from authz.change_feed import ChangeFeed
 from authz.errors import AuthzError, StaleError
 from authz.lookup_batches import LookupBatches
 from authz.node_clock import DatabaseClock, elapsed_clock
-from authz.ports import Lookup, PolicyReader, SnapshotCache, StoredModel, TenantHead
+from authz.ports import Lookup, PolicyReader, RuleSet, SnapshotCache, StagedRules, StoredModel, TenantHead
 from authz.request import NO_PROPERTIES, Properties, Ref
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
@@ -168,6 +168,14 @@ class Node:
             except TimeoutError as error:
                 raise StaleError("the change feed was not heard in time") from error
             return self.heads[tenant_id]
+
+    async def stage_rules(self, rule_set: RuleSet) -> StagedRules | None:
+        """Bring a rule set over to where nodes look, before its change is committed; `RuleSetShelf`."""
+        return await self._loader.stage_rules(rule_set)
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        """Let nodes use it, after the commit; `RuleSetShelf`."""
+        await self._cache.release_rules(staged)
 
     async def note_write(self, head: TenantHead) -> None:
         """Take in the head of a write of this node: advance now, tell the others. Never fails: the write is done."""

@@ -42,6 +42,14 @@ class RuleSet:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedRules:
+    """Where a rule set was left in a store before its change is committed."""
+
+    tenant_id: TenantId
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """One direct role or group of a subject."""
 
@@ -144,6 +152,12 @@ class SnapshotCache(Protocol):
 
     async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
         """Keep a rule set for other nodes on the same database."""
+
+    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
+        """Bring over a rule set that is not committed yet, to where no node looks; None when that failed."""
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        """Keep a staged rule set, as `store_rules`; called after the commit only."""
 
     async def publish(self, head: TenantHead) -> None:
         """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""

@@ -5,11 +5,10 @@ else may have written; only what carries our MAC is used.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from redis.asyncio import Redis
@@ -17,7 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from authz.ports import RuleSet, TenantHead
+from authz.circuit_breaker import CircuitBreaker
+from authz.ports import RuleSet, StagedRules, TenantHead
 from authz.rule_set_codec import RejectedError, decode_rule_set, derive_key, encode_rule_set
 from authz.settings import MIN_SECRET_BYTES, CacheSettings
 from tenancy.ids import TenantId
@@ -26,8 +26,14 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+STAGED_MILLISECONDS = 60_000
+"""A rule set whose change is not committed by then is forgotten."""
+
 INLINE_BYTES = 4 * 1024
 """Larger values, which are some hundred rows, are read in a thread."""
+
+INLINE_ROWS = 200
+"""Larger rule sets are coded in a thread."""
 
 NOTICE_BYTES = 80
 FIRST_RECONNECT_SECONDS = 0.1
@@ -44,37 +50,6 @@ class CacheUnavailableError(Exception):
 
 class EvictingCacheError(Exception):
     """Valkey is configured to throw keys away when memory is short."""
-
-
-class CircuitBreaker:
-    """Leaves a store alone for a while after several failures in a row, so that a hung one delays nobody for long."""
-
-    def __init__(self, failures: int, pause_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._limit = failures
-        self._pause = pause_seconds
-        self._monotonic = monotonic
-        self._failures = 0
-        self._closed_at = 0.0
-
-    def allows(self) -> bool:
-        """Return whether to try. After a pause one caller is let through, and the next ones when it succeeded."""
-        if self._failures < self._limit:
-            return True
-        now = self._monotonic()
-        if now < self._closed_at:
-            return False
-        self._closed_at = now + self._pause
-        return True
-
-    def succeeded(self) -> None:
-        """Note an answer, whatever it said."""
-        self._failures = 0
-
-    def failed(self) -> None:
-        """Note a failure or a timeout."""
-        self._failures += 1
-        if self._failures >= self._limit:
-            self._closed_at = self._monotonic() + self._pause
 
 
 class ValkeySnapshotCache:
@@ -134,25 +109,39 @@ class ValkeySnapshotCache:
 
     async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
         """Keep a rule set for other nodes; one that is too large or cannot be coded is not kept."""
+        value = await self._encoded(rule_set, lineage)
+        if value is not None:
+            name = self._rules_key(rule_set.head.tenant_id)
+            await self._stored(lambda: self._client.set(name, value, px=self._ttl))
+
+    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
+        """Bring over a rule set that is not committed yet, under a name that no node reads.
+
+        SECURITY: the change may still fail, and another one get the same revision. Should somebody who writes to Valkey
+        put this value where nodes look, they refuse it: its stamp is in no head that PostgreSQL tells of.
+        """
+        value = await self._encoded(rule_set, lineage)
+        if value is None:
+            return None
+        tenant_id = rule_set.head.tenant_id
+        staged = StagedRules(tenant_id, f"{self._rules_key(tenant_id)}:{uuid4()}")
         try:
-            if len(rule_set.rules) + len(rule_set.links) < 500:  # noqa: PLR2004 (far below INLINE_BYTES)
-                value = encode_rule_set(rule_set, self._key, lineage)
-            else:
-                value = await asyncio.to_thread(encode_rule_set, rule_set, self._key, lineage)
-        except (ValueError, OverflowError) as error:
-            self.not_stored += 1
-            _log.warning("authz.cache.not_storable", tenant_id=str(rule_set.head.tenant_id), error=str(error))
-            return
-        if len(value) > self._max_bytes:
-            self.not_stored += 1
-            return
-        name = self._rules_key(rule_set.head.tenant_id)
-        try:
-            await self._call(lambda: self._client.set(name, value, px=self._ttl))
+            await self._call(lambda: self._client.set(staged.name, value, px=STAGED_MILLISECONDS))
         except CacheUnavailableError:
             self.not_stored += 1
-            return
-        self.stored += 1
+            return None
+        return staged
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        """Put a staged rule set into its place; called after the commit only."""
+
+        async def release() -> None:
+            async with self._client.pipeline(transaction=True) as steps:
+                # Each is queued and returns the pipeline, which its type calls awaitable.
+                _ = steps.pexpire(staged.name, self._ttl), steps.rename(staged.name, self._rules_key(staged.tenant_id))
+                await steps.execute()
+
+        await self._stored(release)
 
     async def publish(self, head: TenantHead) -> None:
         """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""
@@ -241,6 +230,30 @@ class ValkeySnapshotCache:
             **{f"rejected_{reason}": count for reason, count in self.rejected.items()},
         }
 
+    async def _encoded(self, rule_set: RuleSet, lineage: str) -> bytes | None:
+        """Return the value of a rule set; None when it is too large or cannot be coded."""
+        try:
+            if len(rule_set.rules) + len(rule_set.links) <= INLINE_ROWS:
+                value = encode_rule_set(rule_set, self._key, lineage)
+            else:
+                value = await asyncio.to_thread(encode_rule_set, rule_set, self._key, lineage)
+        except (ValueError, OverflowError) as error:
+            self.not_stored += 1
+            _log.warning("authz.cache.not_storable", tenant_id=str(rule_set.head.tenant_id), error=str(error))
+            return None
+        if len(value) > self._max_bytes:
+            self.not_stored += 1
+            return None
+        return value
+
+    async def _stored(self, operation: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await self._call(operation)
+        except CacheUnavailableError:
+            self.not_stored += 1
+            return
+        self.stored += 1
+
     async def _call(self, operation: Callable[[], Awaitable[Any]]) -> Any:
         """Run one operation under the timeout and the breaker; raises `CacheUnavailableError`."""
         if not self._breaker.allows():
@@ -304,6 +317,12 @@ class NoSnapshotCache:
         """Return None."""
 
     async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
+        """Do nothing."""
+
+    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
+        """Return None."""
+
+    async def release_rules(self, staged: StagedRules) -> None:
         """Do nothing."""
 
     async def publish(self, head: TenantHead) -> None:

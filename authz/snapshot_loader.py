@@ -12,7 +12,7 @@ import structlog
 
 from authz.collector import COLLECTOR
 from authz.errors import StorageUnavailableError
-from authz.ports import PolicyReader, RuleSet, SnapshotCache, StoredModel, TenantHead
+from authz.ports import PolicyReader, RuleSet, SnapshotCache, StagedRules, StoredModel, TenantHead
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
 from authz.snapshot import Snapshot, build_snapshot
@@ -112,6 +112,12 @@ class SnapshotLoader:
         """
         with COLLECTOR.paused():
             return await self._load(head, read_at)
+
+    async def stage_rules(self, rule_set: RuleSet) -> StagedRules | None:
+        """Bring a rule set to Valkey before its change is committed; None where it may not be shared, or failed."""
+        if not self._may_share(rule_set.head.tenant_id):
+            return None
+        return await self._cache.stage_rules(rule_set, self._lineage())
 
     async def close(self) -> None:
         """Let go of the threads; a build under way ends by itself."""

@@ -12,7 +12,7 @@ from authz.ports import FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantH
 from authz.request import NO_PROPERTIES, Properties, Ref
 from authz.row_codec import from_microseconds
 from authz.rules import Owner, Source
-from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_model, stream_links, stream_rules
+from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_rule_set
 from tenancy.heads import find_head, head_of
 from tenancy.ids import BASE_TENANT_ID, TenantId
 from tenancy.one_trip import fetch_row
@@ -198,10 +198,7 @@ class PostgresPolicyReader:
             head = await find_head(work.session, tenant_id)
             if head is None:
                 raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
-            model = await read_model(work.session)
-            rules = [rule async for rule in stream_rules(work, (BASE_TENANT_ID, tenant_id))]
-            links = [link async for link in stream_links(work, (BASE_TENANT_ID, tenant_id))]
-        return RuleSet(head, model, rules, links)
+            return await read_rule_set(work, head)
 
     async def _holds_at_most(self, tenant_id: TenantId, rules: int, links: int) -> bool:
         parameters = {"tenants": [BASE_TENANT_ID, tenant_id], "rules": rules, "links": links}

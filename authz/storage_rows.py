@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError
-from authz.ports import StoredModel
+from authz.ports import RuleSet, StoredModel, TenantHead
 from authz.request import Ref
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
 from tenancy.errors import DatabaseUnavailableError
@@ -52,6 +52,15 @@ async def read_model(session: AsyncSession) -> StoredModel:
     """Return the platform's model; any bound tenant may read it."""
     row = (await session.execute(text("SELECT text, digest FROM platform_model"))).one()
     return StoredModel(row.text, row.digest)
+
+
+async def read_rule_set(work: TenantUnitOfWork, head: TenantHead) -> RuleSet:
+    """Return what the bound tenant is decided by, as the transaction sees it; `head` is where it stands there."""
+    model = await read_model(work.session)
+    tenants = (BASE_TENANT_ID, work.tenant_id)
+    rules = [rule async for rule in stream_rules(work, tenants)]
+    links = [link async for link in stream_links(work, tenants)]
+    return RuleSet(head, model, rules, links)
 
 
 async def stream_rules(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> AsyncIterator[Rule]:

@@ -11,14 +11,14 @@ from sqlalchemy import func, select
 
 from authz.errors import LimitExceededError, RevisionConflictError, TenantNotFoundError
 from authz.policy_limits import PolicyLimits
-from authz.ports import StoredModel, TenantHead
+from authz.ports import StagedRules, StoredModel, TenantHead
 from authz.row_changes import KINDS, RowChanges, changes_to, index_rows, kind_of, kind_of_key
 from authz.rules import Owner, Row, RuleId, row_id
 from authz.storage_history import SECONDS_PER_ROW, PostgresPolicyHistory
 from authz.storage_model import replace_model, require_place_for_rows, require_same_model, served_columns
-from authz.storage_rows import bounded
+from authz.storage_rows import bounded, read_rule_set
 from authz.storage_tables import read_rows, write_changes, write_items
-from authz.write_ports import ChangeKind, ChangeResult
+from authz.write_ports import ChangeKind, ChangeResult, RuleSetShelf
 from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
 from tenancy.ids import BASE_TENANT_ID, TenantId
 from tenancy.kept_answers import claim, keep
@@ -36,6 +36,9 @@ BASE_SECONDS = 20.0
 MAX_WRITES = 4
 _LARGE = 2000
 """From so many rows on, comparing them goes to a thread, so that decisions on the same node do not wait."""
+
+SHARED_ROWS = 2000
+"""From so many rules and links on, whoever replaces a policy leaves its rule set for the nodes that decide by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,16 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         limits: PolicyLimits | None = None,
         request_seconds: float = REQUEST_SECONDS,
         max_writes: int = MAX_WRITES,
+        shelf: RuleSetShelf | None = None,
     ) -> None:
         """Keep where units of work come from, what a tenant may hold, and how long a small write may take.
 
-        `max_writes` is how many connections of the pool writes may hold at once: the rest is for decisions.
+        `max_writes` is how many connections of the pool writes may hold at once: the rest is for decisions. On the
+        `shelf` large rule sets are left, so that nodes need not read every row after a policy was replaced.
         """
         super().__init__(sessions, request_seconds=request_seconds)
         self._limits = limits or PolicyLimits()
+        self._shelf = shelf
         self._turns = asyncio.Semaphore(max_writes)
         self._queues: WeakValueDictionary[TenantId, asyncio.Lock] = WeakValueDictionary()
 
@@ -185,6 +191,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
             if write.checked_model is not None:
                 await require_same_model(work.session, write.checked_model)
             changes = await find(work, counts)
+            staged = None
             if changes.is_empty:
                 result = ChangeResult(head, 0, 0)
             else:
@@ -193,8 +200,23 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
                 head = await raise_head(work, rules=is_base or changes.touches_rules, counts=growth)
                 await write_changes(work, changes, head.revision)
                 result = await self._conclude(work, head, changes, write)
+                if write.owner is Owner.FILES and not is_base:
+                    rows = sum(counts[name] + growth[name] for name in ("rules", "links"))
+                    staged = await self._staged(work, head, rows)
             await keep(work, write.once, result)
-            return result
+        if staged is not None and self._shelf is not None:
+            await self._shelf.release_rules(staged)
+        return result
+
+    async def _staged(self, work: TenantUnitOfWork, head: TenantHead, rows: int) -> StagedRules | None:
+        """Bring the rule set that this write makes over to where nodes look, while nobody can use it yet.
+
+        INVARIANT: it is read in the writing transaction, under the tenant's lock, so it is what `head.rules_revision`
+        will stand for. A change of the base or the model needs that lock, too, and raises the revision again.
+        """
+        if self._shelf is None or rows < SHARED_ROWS or head.rules_revision != head.revision:
+            return None
+        return await self._shelf.stage_rules(await read_rule_set(work, head))
 
     async def _conclude(
         self, work: TenantUnitOfWork, head: TenantHead, changes: RowChanges, write: _Write

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from authz.ports import StoredModel
+from authz.ports import RuleSet, StagedRules, StoredModel
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from tenancy.ids import TenantId
@@ -82,6 +82,16 @@ class CurrentRows:
     entities: Sequence[StoredEntity]
     base_rules: Sequence[Rule] = field(default=())
     base_links: Sequence[RoleLink] = field(default=())
+
+
+class RuleSetShelf(Protocol):
+    """Where a writer leaves a large rule set for the nodes, before they ask for it. No method raises."""
+
+    async def stage_rules(self, rule_set: RuleSet) -> StagedRules | None:
+        """Bring over a rule set that is not committed yet, to where no node looks; None when that failed."""
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        """Let nodes use it: its change is committed."""
 
 
 class PolicyWriter(Protocol):

@@ -22,7 +22,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     sessions = app[SESSIONS]
     work = Work()
     app[ADMINISTRATION] = Administration(
-        writer=PostgresPolicyWriter(sessions, limits=app.get(POLICY_LIMITS)),
+        writer=PostgresPolicyWriter(sessions, limits=app.get(POLICY_LIMITS), shelf=app[NODE]),
         tenants=TenantStore(sessions),
         node=app[NODE],
         models=Models(compile_model),

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
+from redis import Redis
 
 from tests.support.seeding import seed
 
@@ -112,6 +113,19 @@ def acme(start_service, own_database_url):
     client = Client(service, seeded.keys["acme"])
     yield service, client
     client.close()
+
+
+def test_it_leaves_the_rule_set_for_the_workers_and_gives_way_to_them(acme, redis_url):
+    """No worker has the tenant in use, so none can have stored it; and none has to wait for a core."""
+    service, client = acme
+    rows = rows_of(1)
+    with Redis.from_url(redis_url) as valkey:
+        valkey.flushdb()
+        assert client.apply(rows, client.plan(rows))[0] == 200
+        assert len(valkey.keys("kasbah:*:rules:*")) == 1
+    bulk = bulk_worker(service)
+    others = {psutil.Process(pid).nice() for pid in service.workers() if pid != bulk}
+    assert psutil.Process(bulk).nice() > max(others)
 
 
 def test_policies_pass_through_the_bulk_worker(acme):

@@ -66,6 +66,12 @@ class NoCache:
     async def store_rules(self, *_: Any) -> None:
         return None
 
+    async def stage_rules(self, *_: Any) -> None:
+        return None
+
+    async def release_rules(self, *_: Any) -> None:
+        return None
+
     async def publish(self, head: TenantHead) -> None:
         return None
 

@@ -121,7 +121,7 @@ async def live_node(
     await node.start()
     running = asyncio.create_task(node.run())
     try:
-        yield LiveNode(node, store, reader, PostgresPolicyWriter(sessions))
+        yield LiveNode(node, store, reader, PostgresPolicyWriter(sessions, shelf=node))
         assert not running.done(), "the node ended"
     finally:
         running.cancel()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
-from authz.ports import FeedPage, Grant, Lookup, RuleSet, StoredModel, SubjectRecord, TenantHead, Touched
+from authz.ports import FeedPage, Grant, Lookup, RuleSet, StagedRules, StoredModel, SubjectRecord, TenantHead, Touched
 from authz.request import NO_PROPERTIES, Ref
 from authz.rules import Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -256,6 +256,7 @@ class MemoryCache:
 
     def __init__(self) -> None:
         self.rule_sets: dict[tuple[TenantId, int], RuleSet] = {}
+        self.staged: dict[str, RuleSet] = {}
         self.published: list[TenantHead] = []
         self.listeners: list[asyncio.Queue[TenantId]] = []
         self.enabled = True
@@ -265,6 +266,14 @@ class MemoryCache:
 
     async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
         self.rule_sets[rule_set.head.tenant_id, rule_set.head.rules_revision] = rule_set
+
+    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
+        name = str(len(self.staged))
+        self.staged[name] = rule_set
+        return StagedRules(rule_set.head.tenant_id, name)
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        await self.store_rules(self.staged.pop(staged.name))
 
     async def publish(self, head: TenantHead) -> None:
         self.published.append(head)
