@@ -68,7 +68,7 @@ def policy_effect(text: str) -> PolicyEffect:
         return PolicyEffect(normal)
     except ValueError as error:
         known = "; ".join(effect.value for effect in PolicyEffect)
-        raise ModelError(f"unknown policy effect `{text}`; Casbin knows: {known}") from error
+        raise ModelError(f"unknown policy effect `{text}`; Casbin knows: {known}", "e") from error
 
 
 def compile_served(parsed: ParsedModel, digest: str) -> ServedModel:
@@ -81,14 +81,17 @@ def compile_served(parsed: ParsedModel, digest: str) -> ServedModel:
     effect = _served_effect(parsed)
     scope = Scope("r", SERVED_REQUEST, "p", columns, frozenset(parsed.roles))
     tree = _parse(parsed.matchers["m"], scope)
-    return _Splitter(parsed, columns).split(tree, ServedModel(digest, effect, columns, *(ColumnMatch(),) * 3))
+    try:
+        return _Splitter(parsed, columns).split(tree, ServedModel(digest, effect, columns, *(ColumnMatch(),) * 3))
+    except ModelError as error:
+        raise ModelError(str(error), "m") from error
 
 
 def _parse(text: str, scope: Scope) -> Expression:
     try:
         return parse_matcher(text, scope)
     except MatcherError as error:
-        raise ModelError(f"the matcher cannot be compiled: {error}") from error
+        raise ModelError(f"the matcher cannot be compiled: {error}", "m") from error
 
 
 def _check_definitions(parsed: ParsedModel) -> tuple[str, ...]:
@@ -99,30 +102,33 @@ def _check_definitions(parsed: ParsedModel) -> tuple[str, ...]:
         ("matcher", parsed.matchers),
     ):
         if len(found) != 1:
-            raise ModelError(f"a served model has one {kind} definition, this one has {', '.join(found) or 'none'}")
+            extra = next((key for key in found if key != kind[0]), "")
+            message = f"a served model has one {kind} definition, this one has {', '.join(found) or 'none'}"
+            raise ModelError(message, extra)
     if parsed.requests["r"] != SERVED_REQUEST:
-        raise ModelError(f"a served request is `sub, dom, obj, act`, not `{', '.join(parsed.requests['r'])}`")
+        raise ModelError(f"a served request is `sub, dom, obj, act`, not `{', '.join(parsed.requests['r'])}`", "r")
     columns = parsed.policies["p"]
     if len(set(columns)) != len(columns):
-        raise ModelError("a column of the policy definition comes twice")
+        raise ModelError("a column of the policy definition comes twice", "p")
     if unknown := sorted(set(columns) - SERVED_COLUMNS):
-        raise ModelError(f"served policies do not have the columns: {', '.join(unknown)}")
+        raise ModelError(f"served policies do not have the columns: {', '.join(unknown)}", "p")
     if missing := [name for name in _REQUIRED_COLUMNS if name not in columns]:
-        raise ModelError(f"the policy definition lacks the columns: {', '.join(missing)}")
+        raise ModelError(f"the policy definition lacks the columns: {', '.join(missing)}", "p")
     for name, role in parsed.roles.items():
         if role.conditional or role.columns not in {2, 3}:
-            raise ModelError(f"`{name}` is neither `_, _` nor `_, _, _`: links with conditions are not served")
+            raise ModelError(f"`{name}` is neither `_, _` nor `_, _, _`: links with conditions are not served", name)
         if name not in {"g", "g2"}:
-            raise ModelError(f"`{name}` is not served: `g` is for subjects, `g2` for resources")
+            raise ModelError(f"`{name}` is not served: `g` is for subjects, `g2` for resources", name)
     return columns
 
 
 def _served_effect(parsed: ParsedModel) -> PolicyEffect:
     effect = policy_effect(parsed.effects["e"])
     if effect is PolicyEffect.DENY_OVERRIDE:
-        raise ModelError("the effect allows whatever no rule denies, unknown tenants included: not fit to be served")
+        message = "the effect allows whatever no rule denies, unknown tenants included: not fit to be served"
+        raise ModelError(message, "e")
     if effect is PolicyEffect.SUBJECT_PRIORITY:
-        raise ModelError("subjectPriority depends on the order in which links are loaded: not fit to be served")
+        raise ModelError("subjectPriority depends on the order in which links are loaded: not fit to be served", "e")
     return effect
 
 

@@ -223,4 +223,5 @@ def _compile_message(text: str) -> str:
     if found is None:
         return _first_line(text)
     line, column, why = found.groups()
+    why = why.removesuffix(" (in container '')")
     return f"line {line}, column {column}: {why}"

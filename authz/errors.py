@@ -20,7 +20,14 @@ class StaleError(AuthzError):
 
 
 class ModelError(AuthzError):
-    """A `model.conf` that cannot be compiled safely, or is not fit to be served; the message says why."""
+    """A `model.conf` that cannot be compiled safely, or is not fit to be served; the message says why.
+
+    `definition` is the definition that is at fault (`m`), where one is.
+    """
+
+    def __init__(self, message: str, definition: str = "") -> None:
+        super().__init__(message)
+        self.definition = definition
 
 
 class ModelTooNarrowError(ModelError):

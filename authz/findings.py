@@ -17,7 +17,7 @@ class Finding:
     """One fault of one place.
 
     `file` is relative to the policy directory, with `/` (`acme/policy.csv`); `line` and `column` count from 1, columns
-    in code points. `code` is a stable kebab-case word. `hint` says what to do, or is empty.
+    in code points. `code` is a stable kebab-case word. `hint` says what to do about it.
     """
 
     file: str
@@ -26,7 +26,7 @@ class Finding:
     code: str
     severity: Severity
     message: str
-    hint: str = ""
+    hint: str
 
     @property
     def is_error(self) -> bool:

@@ -70,8 +70,10 @@ def parse_ref(text: str) -> Entity:
             character, or more than 2,048 characters.
     """
     kind, colon, identifier = text.partition(":")
+    if not text:
+        raise InvalidNameError("a name is empty")
     if not colon:
-        raise InvalidNameError(f"`{text}` has no type: write `type:id`, as in `user:{text}`")
+        raise InvalidNameError(f"`{text}` has no type: a name is `type:id`, as in `user:alice`")
     check_type(kind)
     check_id(identifier)
     return Entity(kind, identifier)

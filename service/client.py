@@ -34,7 +34,14 @@ class NoServerError(ClientError):
 
 
 class UnreachableError(ClientError):
-    """No answer, or an answer that is none of Kasbah's."""
+    """No answer, or an answer that is none of Kasbah's.
+
+    `sent` says whether the server may have got the request, and done what it asks.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class UnavailableError(UnreachableError):
@@ -188,7 +195,8 @@ class Client:
             raise UnreachableError(f"{where} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
             hint = "" if self.server.found_in == "KASBAH_URL" else f" (from {self.server.found_in})"
-            raise UnreachableError(f"cannot reach {where}{hint}: {_reason(error)}") from error
+            never = isinstance(error, aiohttp.ClientConnectorError)
+            raise UnreachableError(f"cannot reach {where}{hint}: {_reason(error)}", sent=not never) from error
 
 
 def _reason(error: Exception) -> str:

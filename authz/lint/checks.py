@@ -13,7 +13,7 @@ from authz.lint.names import check_names
 from authz.lint.part import Part
 from authz.lint.roles import check_links, check_roles
 from authz.policy_files import PolicyDirectory
-from authz.policy_files.values import CASES_FILE, MODEL_FILE
+from authz.policy_files.values import CASES_FILE, MODEL_FILE, POLICY_FILE
 from authz.ports import StoredModel
 from authz.role_chains import MAX_CHAIN
 from authz.row_checks import entity_fault
@@ -22,6 +22,7 @@ from authz.served_model import ServedModel
 from authz.served_names import ROLE_TYPES
 
 _PLACE = re.compile(r"(?:line (\d+), )?column (\d+): ")
+_UNKNOWN_NAME = re.compile(r"undeclared reference to '([^']+)'")
 _CASE_RULE = re.compile(r"(_base/)?policy\.csv:([1-9][0-9]{0,8})\Z")
 
 
@@ -77,7 +78,8 @@ def _check_model(
         model = compile_model(StoredModel.of(directory.model_text))
     except ModelError as error:
         hint = "`kasbah policy eval` answers for more models than are served"
-        report(1, "model", Severity.ERROR, str(error), hint)
+        line = _line_of(directory.model_text, error.definition)
+        report(line, "model", Severity.ERROR, str(error), hint)
         return None
     for note in model.notes:
         line = _line_of(directory.model_text, "m")
@@ -139,8 +141,23 @@ def _report_condition(part: Part, rule: Rule, fault: str) -> None:
         offset = min(sum(len(each) + 1 for each in before) + inner_column - 1, len(text))
         fault = fault[found.end() :]
     position = part.own.position_inside(line, place, offset)
-    hint = "conditions are CEL over subject, action, resource, context and now"
-    part.at_place("policy.csv", position, "condition", fault, hint, severity=Severity.ERROR)
+    part.at_place(POLICY_FILE, position, "condition", fault, _condition_hint(fault), severity=Severity.ERROR)
+
+
+def _condition_hint(fault: str) -> str:
+    """Return what most often is behind a condition that CEL does not take."""
+    if "token recognition error at: '= '" in fault or "token recognition error at: '='" in fault:
+        return "`==` compares"
+    if "token recognition error" in fault:
+        return "texts stand in plain quotes, as in `'draft'`"
+    if (found := _UNKNOWN_NAME.search(fault)) is not None:
+        name = found[1]
+        if "." in name:
+            return "attributes stand under `properties`, as in `subject.properties.department`; `type` and `id` do not"
+        return f"for the text write `'{name}'`; names are subject, action, resource, context and now"
+    if fault.endswith("not a boolean"):
+        return "compare it with something, as in `== 'draft'`"
+    return "conditions are CEL over subject, action, resource, context and now"
 
 
 def _check_entities(part: Part) -> None:

@@ -19,6 +19,7 @@ _LOOK_ALIKES: Final = str.maketrans(
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2060-\u2064\u3164\ufe00-\ufe0f\ufeff\uffa0]"
 )
+_MAX_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def check_names(part: Part) -> None:
             first = spellings.setdefault(_skeleton(name), name)
             if first != name and own:
                 how, severity = _difference(first, name)
-                message = f"`{name}` and `{first}` ({uses[first]}) {how}"
+                message = f"`{name}` and `{first}` ({uses[first]}) {how}{_told_apart(name, first)}"
                 _report(
                     part, use, "look-alike", message, "one of them is meant: write it the same way", severity=severity
                 )
@@ -74,30 +75,21 @@ def _uses(part: Part) -> tuple[dict[str, _Use], dict[str, _Use]]:
 
 
 def _check_one(part: Part, name: str, use: _Use) -> None:
+    identifier = name.partition(":")[2]
+    if name != name.strip() or identifier != identifier.lstrip():
+        message = f"`{name}` has a blank at one of its ends"
+        _report(part, use, "blank-at-end", message, "remove it", severity=Severity.WARNING)
+    if " #" in name:
+        message = f"`{name}` holds what looks like a comment"
+        hint = "comments stand on lines of their own"
+        _report(part, use, "comment-in-value", message, hint, severity=Severity.WARNING)
     if name.isascii():
-        identifier = name.partition(":")[2]
-        if name != name.rstrip() or identifier != identifier.lstrip():
-            _report(
-                part, use, "blank-at-end", f"`{name}` has a blank at its end", "remove it", severity=Severity.WARNING
-            )
-        if " #" in name:
-            hint = "comments stand on lines of their own; put the field in quotes if the name is meant"
-            _report(
-                part,
-                use,
-                "comment-in-value",
-                f"`{name}` holds what looks like a comment",
-                hint,
-                severity=Severity.WARNING,
-            )
         return
     for message in _unseen(name):
         _report(part, use, "invisible-character", message, "remove it", severity=Severity.ERROR)
     if unicodedata.normalize("NFC", name) != name:
         message = f"`{name}` is not in Unicode's composed form (NFC): what is typed elsewhere will not equal it"
         _report(part, use, "unicode-form", message, "retype it", severity=Severity.WARNING)
-    if name != name.strip():
-        _report(part, use, "blank-at-end", f"`{name}` has a blank at its end", "remove it", severity=Severity.WARNING)
 
 
 def _unseen(name: str) -> Iterator[str]:
@@ -119,6 +111,18 @@ def _difference(first: str, second: str) -> tuple[str, Severity]:
     if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", second):
         return "differ only by Unicode form", Severity.ERROR
     return "look alike", Severity.ERROR
+
+
+def _told_apart(name: str, first: str) -> str:
+    """Name the characters by which two names differ that look the same."""
+    if name.isascii() and first.isascii():
+        return ""
+    only = [
+        f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+        for character in dict.fromkeys(name + first)
+        if not character.isascii() and (character in name) is not (character in first)
+    ]
+    return f": {', '.join(only[:_MAX_TOLD])} in one of them" if only else ""
 
 
 def _report(part: Part, use: _Use, code: str, message: str, hint: str, *, severity: Severity) -> None:

@@ -38,7 +38,7 @@ class Part:
         return row.base == self.own.is_base
 
     def at_rule(
-        self, rule: Rule, column: str, code: str, message: str, hint: str = "", *, severity: Severity = Severity.WARNING
+        self, rule: Rule, column: str, code: str, message: str, hint: str, *, severity: Severity = Severity.WARNING
     ) -> None:
         """Report a rule, at one of its columns."""
         place = self.columns.rule.index(column) + 1 if column in self.columns.rule else 0
@@ -50,7 +50,7 @@ class Part:
         column: str,
         code: str,
         message: str,
-        hint: str = "",
+        hint: str,
         *,
         severity: Severity = Severity.WARNING,
     ) -> None:
@@ -63,7 +63,7 @@ class Part:
         self.at_place(POLICY_FILE, self.own.position_of(line, place), code, message, hint, severity=severity)
 
     def at_entity(
-        self, entity: StoredEntity, code: str, message: str, hint: str = "", *, severity: Severity = Severity.WARNING
+        self, entity: StoredEntity, code: str, message: str, hint: str, *, severity: Severity = Severity.WARNING
     ) -> None:
         """Report the name of an entity."""
         position = (_line(entity), self.own.entity_columns.get(entity.key, 1))

@@ -147,7 +147,7 @@ def _report_unknown(part: Part, graph: Mapping[str, list[RoleLink]]) -> None:
     leads = _leads_to_rules(graph, used)
     if "*" in used:
         return
-    nearest = Nearest({role for role in used if _is_role(role)} - given)
+    nearest = Nearest({role for role in used if _is_role(role)})
     reported: set[str] = set()
     for link in part.own.links:
         name = link.role
@@ -160,6 +160,7 @@ def _report_unknown(part: Part, graph: Mapping[str, list[RoleLink]]) -> None:
 
 def _report_not_given(part: Part, given: set[str], nearest: Nearest) -> None:
     by_files = any(link.is_membership for link in part.own.links)
+    given_too = Nearest(given)
     reported: set[str] = set()
     for rule in part.own.rules:
         name = rule.subject
@@ -168,6 +169,7 @@ def _report_not_given(part: Part, given: set[str], nearest: Nearest) -> None:
         reported.add(name)
         near = nearest.find(name)
         if near is not None or by_files:  # without any membership in files, members come through the API
+            near = near or given_too.find(name)
             hint = f"did you mean `{near}`?" if near else "give it with a `g` row, or through the API"
             part.at_rule(rule, "sub", "unknown-role", f"nothing in these files gives `{name}` to anyone", hint)
 

@@ -30,6 +30,8 @@ MAX_YAML_BYTES: Final = 16 * 1024 * 1024
 MAX_MODEL_BYTES: Final = 64 * 1024
 _TENANT_FILES = (POLICY_FILE, ENTITIES_FILE, CASES_FILE)
 _GIT_TIMEOUT_SECONDS = 10
+_UTF_16_SHARE = 4
+"""A file whose every fourth byte, or more of them, is NUL is UTF-16 without its mark."""
 
 
 class DirectoryError(Exception):
@@ -111,10 +113,10 @@ def _git(path: Path | str, *arguments: str) -> str | None:
 @dataclass(frozen=True, slots=True)
 class _Refused:
     message: str
+    hint: str
     line: int = 1
     column: int = 1
     code: str = "unreadable"
-    hint: str = ""
 
 
 class _DirectoryReader:
@@ -128,10 +130,12 @@ class _DirectoryReader:
         """Whether `name` is a tenant's directory; reports names that look like one but cannot be."""
         path = self._root / name
         if not path.is_dir():
+            self._misplaced(name)
             return False
         if not any((path / file).exists() or (path / file).is_symlink() for file in _TENANT_FILES):
             message = f"`{name}` holds no {POLICY_FILE} and is left out"
-            self._report(name, "not-a-tenant", message, severity=Severity.WARNING)
+            hint = f"write a {POLICY_FILE} there, or let its name begin with a dot"
+            self._report(name, "not-a-tenant", message, hint, severity=Severity.WARNING)
             return False
         try:
             parse_slug(name)
@@ -155,7 +159,8 @@ class _DirectoryReader:
             policy = parse_policy(text, slug, columns)
         text = self.text(f"{slug}/{ENTITIES_FILE}", MAX_YAML_BYTES)
         if text is not None and slug == BASE_SLUG:
-            self._report(f"{slug}/{ENTITIES_FILE}", "base-entities", "`_base` has no entities of its own")
+            hint = "attributes belong to a tenant: move the file into its directory"
+            self._report(f"{slug}/{ENTITIES_FILE}", "base-entities", "`_base` has no entities of its own", hint)
         elif text is not None:
             entities = parse_entities(text, slug)
         text = self.text(f"{slug}/{CASES_FILE}", MAX_YAML_BYTES)
@@ -180,7 +185,8 @@ class _DirectoryReader:
         outcome = self._read(name, limit)
         if outcome is None:
             if required:
-                self._report(name, "missing-file", f"`{name}` is missing")
+                hint = "an empty one gives nobody anything" if name.endswith(POLICY_FILE) else "write it"
+                self._report(name, "missing-file", f"`{name}` is missing", hint)
             return None
         if isinstance(outcome, _Refused):
             severity = Severity.ERROR
@@ -194,31 +200,47 @@ class _DirectoryReader:
         if not path.exists() and not path.is_symlink():
             return None
         if self._outside(path):
-            return _Refused("leads out of the policy directory", code="symlink", hint="copy the file here")
+            return _Refused("leads out of the policy directory", "copy the file here", code="symlink")
         try:
             # O_NONBLOCK: opening a pipe that nobody writes to must not wait for ever.
             descriptor = os.open(path.resolve(strict=True), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
             with os.fdopen(descriptor, "rb") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return _Refused("not a regular file")
+                    return _Refused("not a regular file", "put a file there")
                 data = file.read(limit + 1)
         except (OSError, RuntimeError) as error:
-            return _Refused(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            reason = getattr(error, "strerror", None) or error
+            return _Refused(f"cannot be read: {reason}", "put a file there that you may read")
         if len(data) > limit:
-            return _Refused(f"larger than {limit // 1024:,} KiB", code="too-large")
+            return _Refused(f"larger than {limit // 1024:,} KiB", "keep less in one file", code="too-large")
+        if data.count(0) * _UTF_16_SHARE > len(data):
+            return _Refused("not UTF-8 but UTF-16, as it seems", "save the file as UTF-8", code="encoding")
         try:
             return data.decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             before = data[: error.start]
             line = before.count(b"\n") + 1
             column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
-            return _Refused("not UTF-8", line, column, "encoding", "save the file as UTF-8")
+            return _Refused("not UTF-8", "save the file as UTF-8", line, column, "encoding")
 
     def _outside(self, path: Path) -> bool:
         try:
             return not path.resolve().is_relative_to(self._root)
         except (OSError, RuntimeError):
             return True
+
+    def _misplaced(self, name: str) -> None:
+        """Report what is no directory beside the tenants, where somebody may have meant it to count."""
+        path = self._root / name
+        if path.is_symlink() and not path.exists():
+            self._report(name, "symlink", f"`{name}` leads nowhere", "mend the link, or remove it")
+        elif name in _TENANT_FILES:
+            message = f"`{name}` belongs to no tenant here and is not read"
+            hint = "move it into the directory of its tenant"
+            self._report(name, "unknown-file", message, hint, Severity.WARNING)
+        elif difflib.get_close_matches(name.lower(), [MODEL_FILE], cutoff=0.8):
+            message = f"`{name}` is no file of a policy directory and is not read"
+            self._report(name, "unknown-file", message, f"did you mean `{MODEL_FILE}`?", Severity.WARNING)
 
     def _unknown_files(self, slug: str) -> None:
         for name in self._names(slug):
@@ -232,8 +254,9 @@ class _DirectoryReader:
         try:
             return sorted(path.name for path in (self._root / slug).iterdir())
         except OSError as error:
-            self._report(slug, "unreadable", f"cannot be listed: {error.strerror or error}")
+            hint = "make it a directory that you may read"
+            self._report(slug, "unreadable", f"cannot be listed: {error.strerror or error}", hint)
             return []
 
-    def _report(self, file: str, code: str, message: str, hint: str = "", severity: Severity = Severity.ERROR) -> None:
+    def _report(self, file: str, code: str, message: str, hint: str, severity: Severity = Severity.ERROR) -> None:
         self.findings.append(Finding(file, 1, 1, code, severity, message, hint))

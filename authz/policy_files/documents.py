@@ -25,6 +25,13 @@ from authz.rules import Effect, EntityKind, Source, StoredEntity
 from authz.served_names import check_name
 
 _CASE_KEYS = ("name", "subject", "action", "resource", "context", "now", "decision", "rules", "why")
+_EXAMPLES = {
+    "name": "write `name: …`, a sentence that says what the case holds",
+    "subject": "write `subject: user:alice`, or `{type: user, id: alice, properties: {}}`",
+    "action": "write `action: read`, or `{name: read, properties: {}}`",
+    "resource": "write `resource: record:1`, or `{type: record, id: '1', properties: {}}`",
+    "decision": "write `decision: true` or `decision: false`",
+}
 _KINDS = {"subjects": EntityKind.SUBJECT, "resources": EntityKind.RESOURCE}
 
 
@@ -62,7 +69,7 @@ class _Reader:
             )
         return None if faults else node
 
-    def report(self, node: YamlNode, code: str, message: str, hint: str = "") -> None:
+    def report(self, node: YamlNode, code: str, message: str, hint: str) -> None:
         """Add an error at the place of `node`."""
         self.findings.append(Finding(self._path, node.line, node.column, code, Severity.ERROR, message, hint))
 
@@ -95,10 +102,11 @@ def _read_entity(
     try:
         check_name(name.value)
     except InvalidNameError as error:
-        reader.report(name, "bad-name", str(error))
+        reader.report(name, "bad-name", str(error), "write `type:id`, as in `user:alice`; no `*`")
         return
     if not properties.is_mapping and properties.value is not None:
-        reader.report(properties, "entities", f"the attributes of `{name.value}` are not a mapping")
+        message = f"the attributes of `{name.value}` are not a mapping"
+        reader.report(properties, "entities", message, "write `{name: value}`, or `{}`")
         return
     attributes = properties.plain() or {}
     entity = StoredEntity(kind, Ref(name.value), attributes, source=Source(ENTITIES_FILE, name.line))
@@ -164,14 +172,14 @@ class _CaseReader:
         source = Source(CASES_FILE, self._node.line)
         return GoldenCase(name, request, expected, now, rules, why, source, positions)
 
-    def _fault(self, node: YamlNode, message: str, hint: str = "", code: str = "case") -> None:
+    def _fault(self, node: YamlNode, message: str, hint: str, code: str = "case") -> None:
         self._reader.report(node, code, message, hint)
         self._good = False
 
     def _part(self, key: str) -> YamlNode | None:
         node = self._parts.get(key)
         if node is None:
-            self._fault(self._node, f"`{key}` is missing")
+            self._fault(self._node, f"`{key}` is missing", _EXAMPLES[key])
         return node
 
     def _text(self, key: str, *, required: bool) -> str | None:
@@ -179,7 +187,7 @@ class _CaseReader:
         if node is None:
             return None
         if not isinstance(node.value, str) or not node.value.strip():
-            self._fault(node, f"`{key}` is not a text")
+            self._fault(node, f"`{key}` is not a text", "write a sentence; quote it if it looks like something else")
             return None
         return " ".join(node.value.split())
 
@@ -201,7 +209,7 @@ class _CaseReader:
             check_id(identifier)
             return Entity(kind, identifier, self._properties(node, parts))
         except InvalidNameError as error:
-            self._fault(node, str(error), code="bad-name")
+            self._fault(node, str(error), _EXAMPLES[key], code="bad-name")
             return None
 
     def _action(self) -> Action | None:
@@ -216,17 +224,17 @@ class _CaseReader:
             if parts is None:
                 return None
             if not isinstance(parts.get("name"), str):
-                self._fault(node, "`action` needs a `name`, a text")
+                self._fault(node, "`action` needs a `name`, a text", _EXAMPLES["action"])
                 return None
             check_action(parts["name"])
             return Action(parts["name"], self._properties(node, parts))
         except InvalidNameError as error:
-            self._fault(node, str(error), code="bad-name")
+            self._fault(node, str(error), _EXAMPLES["action"], code="bad-name")
             return None
 
     def _object(self, node: YamlNode, key: str, keys: tuple[str, ...]) -> Mapping[str, Any] | None:
         if not node.is_mapping:
-            self._fault(node, f"`{key}` is neither a text nor an object")
+            self._fault(node, f"`{key}` is neither a text nor an object", _EXAMPLES[key])
             return None
         for name, _ in node.pairs:
             if name.value not in keys:
@@ -239,7 +247,7 @@ class _CaseReader:
         if properties is None:
             return {}
         if not isinstance(properties, dict):
-            self._fault(node, "`properties` is not a mapping")
+            self._fault(node, "`properties` is not a mapping", "write `{name: value}`")
             return {}
         return properties
 
@@ -248,7 +256,7 @@ class _CaseReader:
         if node is None or node.value is None:
             return {}
         if not node.is_mapping:
-            self._fault(node, f"`{key}` is not a mapping")
+            self._fault(node, f"`{key}` is not a mapping", "write `{name: value}`")
             return {}
         properties: Properties = node.plain()
         return properties
@@ -258,7 +266,7 @@ class _CaseReader:
         if node is None:
             return None
         if not isinstance(node.value, bool):
-            self._fault(node, "`decision` is neither `true` nor `false`")
+            self._fault(node, "`decision` is neither `true` nor `false`", _EXAMPLES["decision"])
             return None
         return Effect.ALLOW if node.value else Effect.DENY
 
@@ -269,7 +277,7 @@ class _CaseReader:
         try:
             return parse_time(str(node.value))
         except ValueError as error:
-            self._fault(node, str(error), code="bad-time")
+            self._fault(node, str(error), "write RFC 3339 in UTC, as in `2027-01-31T00:00:00Z`", code="bad-time")
             return None
 
     def _rules(self) -> tuple[tuple[str, ...] | None, tuple[tuple[int, int], ...]]:
@@ -277,6 +285,6 @@ class _CaseReader:
         if node is None or node.value is None:
             return None, ()
         if not node.is_list or not all(isinstance(item.value, str) for item in node.value):
-            self._fault(node, "`rules` is not a list of `policy.csv:LINE`")
+            self._fault(node, "`rules` is not a list of `policy.csv:LINE`", "write `[policy.csv:3]`, or `[]` for none")
             return None, ()
         return tuple(item.value for item in node.value), tuple((item.line, item.column) for item in node.value)

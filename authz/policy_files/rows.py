@@ -9,6 +9,7 @@ from typing import Final
 from authz.findings import Finding, Severity, in_order
 from authz.policy_files.columns import PolicyColumns
 from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, offset_position, scan, split_lines
+from authz.policy_files.row_hints import kind_hint, name_fault
 from authz.policy_files.times import parse_time
 from authz.request import CONTROL_PATTERN, InvalidNameError, Ref
 from authz.rules import BASE_DOMAIN, BASE_SLUG, Effect, RoleLink, Rule, Source
@@ -31,6 +32,8 @@ _EFFECTS = {"": Effect.ALLOW, "allow": Effect.ALLOW, "deny": Effect.DENY}
 # A lone carriage return ends a line in editors but not here: what shows as a rule could be part of a comment.
 _NEVER_IN_FILES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LINK_KIND = re.compile(r"g[0-9]*\Z")
+_MAX_HIDDEN = 1000
+"""At most this many characters are reported that must not stand in a file: one that is no text has millions."""
 
 Check = Callable[[str], None]
 
@@ -76,7 +79,7 @@ class _PolicyReader:
         self._rule_places = (place["sub"], place["obj"], place["act"])
         self._unreadable = self._report_hidden_text(text)
 
-    def report(self, line: int, column: int, code: str, message: str, hint: str = "") -> None:
+    def report(self, line: int, column: int, code: str, message: str, hint: str) -> None:
         """Add an error at an exact place."""
         self.parsed.findings.append(Finding(self._path, line, column, code, Severity.ERROR, message, hint))
 
@@ -101,9 +104,9 @@ class _PolicyReader:
             fields = fields + [""] * (most - len(fields))
         place = self._place
         at_subject, at_resource, at_action = self._rule_places
-        good = self._is_good(record, at_subject, check_pattern, "bad-name")
-        good &= self._is_good(record, at_resource, check_pattern, "bad-name")
-        good &= self._is_good(record, at_action, check_rule_action, "bad-name")
+        good = self._is_good(record, at_subject, check_pattern, "subject")
+        good &= self._is_good(record, at_resource, check_pattern, "resource")
+        good &= self._is_good(record, at_action, check_rule_action, "action")
         good &= "dom" not in place or self._is_own_domain(record, place["dom"])
         effect: Effect | None = Effect.ALLOW
         if "eft" in place:
@@ -112,7 +115,7 @@ class _PolicyReader:
                 self._report_effect(record, place["eft"])
         condition = None
         if "cond" in place and fields[place["cond"]]:
-            good &= self._is_good(record, place["cond"], check_condition_text, "condition")
+            good &= self._is_good(record, place["cond"], check_condition_text, "cond")
             condition = fields[place["cond"]]
         priority = None
         if "priority" in place:
@@ -133,8 +136,8 @@ class _PolicyReader:
         if not least <= len(fields) <= least + 1:
             self._report_count(record, least, least + 1, names)
             return
-        good = self._is_good(record, 1, check_name, "bad-name")
-        good &= self._is_good(record, 2, check_role if kind == "g" else check_name, "bad-name")
+        good = self._is_good(record, 1, check_name, "member" if kind == "g" else "resource")
+        good &= self._is_good(record, 2, check_role if kind == "g" else check_name, "role" if kind == "g" else "group")
         good &= not with_domain or self._is_own_domain(record, 3)
         expires_at = None
         if len(fields) > least and fields[least]:
@@ -154,7 +157,7 @@ class _PolicyReader:
             member, role = Ref(fields[1]), Ref(fields[2])
             self.parsed.links.append(RoleLink(member, role, kind, expires_at, self._base, source=source))
 
-    def _is_good(self, record: CsvRecord, place: int, check: Check, code: str) -> bool:
+    def _is_good(self, record: CsvRecord, place: int, check: Check, what: str) -> bool:
         value = record.fields[place]
         known = self._good[check]
         if value in known:
@@ -168,7 +171,8 @@ class _PolicyReader:
         except InvalidNameError as error:
             hidden = CONTROL_PATTERN.search(value.replace("\n", "")) or BIDIRECTIONAL.search(value)
             if not self._unreadable or hidden is None:  # else reported with its exact place already
-                self._at(record, place, code, str(error))
+                message, hint = name_fault(value, what, str(error))
+                self._at(record, place, "condition" if what == "cond" else "bad-name", message, hint)
             return False
         known.add(value)
         return True
@@ -206,21 +210,22 @@ class _PolicyReader:
                 good = False
             if is_platform_resource(record.fields[place]):
                 message = f"`{record.fields[place]}` belongs to the platform: tenants write no rows on it"
-                self._at(record, place, "platform-resource", message)
+                self._at(record, place, "platform-resource", message, "remove the row")
                 good = False
         return good
 
     def _priority(self, record: CsvRecord, place: int) -> int | None:
         text = record.fields[place]
         if _PRIORITY.match(text) is None or int(text) > MAX_PRIORITY:
-            message = f"`{text}` is no priority: a whole number from 0 to {MAX_PRIORITY}"
-            self._at(record, place, "bad-priority", message, "lower numbers are looked at first")
+            what = f"`{text}` is no priority" if text else "the priority is missing"
+            hint = f"write a whole number from 0 to {MAX_PRIORITY}; lower ones are looked at first"
+            self._at(record, place, "bad-priority", what, hint)
             return None
         return int(text)
 
     def _report_platform_role(self, record: CsvRecord, place: int) -> None:
         message = f"`{record.fields[place]}` is a role of the platform: tenants cannot refer to it"
-        self._at(record, place, "platform-role", message)
+        self._at(record, place, "platform-role", message, "use a role of the tenant's own, under another name")
 
     def _report_effect(self, record: CsvRecord, place: int) -> None:
         text = record.fields[place]
@@ -234,15 +239,15 @@ class _PolicyReader:
         if _LINK_KIND.match(kind) or re.match(r"p[0-9]+\Z", kind):
             message = f"model.conf defines no `{kind}`"
         else:
-            message = f"`{kind}` is no kind of row"
-            near = difflib.get_close_matches(kind.lower(), known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else hint
+            message = f"`{kind}` is no kind of row" if kind else "the first field, the kind of row, is empty"
+            hint = kind_hint(kind, known) or hint
         self._at(record, 0, "unknown-kind", message, hint)
 
     def _report_count(self, record: CsvRecord, least: int, most: int, names: tuple[str, ...]) -> None:
         count = len(record.fields)
+        columns = "1 column" if count == 1 else f"{count} columns"
         expected = str(least) if least == most else f"{least} to {most}"
-        message = f"{count} columns where `{names[0]}` has {expected}: {', '.join(names)}"
+        message = f"{columns} where `{names[0]}` has {expected}: {', '.join(names)}"
         hint = "a field with a comma in it needs quotes" if count > most else "trailing `eft`, `cond` may be left out"
         if names[0] != "p":
             hint = "a field with a comma in it needs quotes" if count > most else "only `expires_at` may be left out"
@@ -252,19 +257,24 @@ class _PolicyReader:
         """Report characters that make a file show as something else than it says; comments included."""
         if text.isascii() and _NEVER_IN_FILES.search(text.replace("\r\n", "\n")) is None:
             return False
-        found = False
+        found = 0
         for number, line in enumerate(self.parsed.lines, 1):
             for match in _NEVER_IN_FILES.finditer(line):
-                found = True
+                found += 1
                 message = f"control character U+{ord(match.group()):04X}"
-                self.report(number, match.start() + 1, "control-character", message, "remove it")
+                hint = "end lines with a line feed (LF, or CR LF)" if match.group() == "\r" else "remove it"
+                self.report(number, match.start() + 1, "control-character", message, hint)
+                if found > _MAX_HIDDEN:
+                    return True
             for match in BIDIRECTIONAL.finditer(line):
-                found = True
+                found += 1
                 message = f"U+{ord(match.group()):04X} makes text show in another order than it is read"
                 self.report(number, match.start() + 1, "bidirectional-text", message, "remove it")
-        return found
+                if found > _MAX_HIDDEN:
+                    return True
+        return found > 0
 
-    def _at(self, record: CsvRecord, place: int, code: str, message: str, hint: str = "") -> None:
+    def _at(self, record: CsvRecord, place: int, code: str, message: str, hint: str) -> None:
         line, column = self._position(record, place)
         self.report(line, column, code, message, hint)
 

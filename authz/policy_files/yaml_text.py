@@ -7,6 +7,7 @@ No tags, no anchors, no aliases, no duplicate keys, nothing two readers could un
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import yaml
@@ -31,6 +32,8 @@ _AMBIGUOUS = re.compile(
 # YAML 1.1 ends lines at these, editors do not: a comment could hide an entry.
 _HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]|\r(?!\n)")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_MAX_HIDDEN = 1000
+"""At most this many characters are reported that must not stand in a file: one that is no text has millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class YamlFault:
     column: int
     code: str
     message: str
-    hint: str = ""
+    hint: str
 
 
 @dataclass(slots=True)
@@ -75,7 +78,7 @@ class YamlNode:
 
 def read_yaml(text: str) -> tuple[YamlNode | None, list[YamlFault]]:
     """Return the document, or None when it is empty or has a fault that no reading survives, and all faults."""
-    faults = list(_hidden_text(text))
+    faults = list(islice(_hidden_text(text), _MAX_HIDDEN))
     if faults:
         return None, faults
     builder = _Builder(faults)
@@ -86,10 +89,11 @@ def read_yaml(text: str) -> tuple[YamlNode | None, list[YamlFault]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = _inside(text, mark.line, mark.column) if mark is not None else (1, 1)
-        faults.append(YamlFault(line, column, "yaml", f"not YAML: {error.problem or error.context}"))
+        hint = _syntax_hint(text, line, column)
+        faults.append(YamlFault(line, column, "yaml", f"not YAML: {error.problem or error.context}", hint))
         return None, faults
     except yaml.YAMLError as error:
-        faults.append(YamlFault(1, 1, "yaml", f"not YAML: {' '.join(str(error).split())}"))
+        faults.append(YamlFault(1, 1, "yaml", f"not YAML: {' '.join(str(error).split())}", "write plain YAML"))
         return None, faults
     return builder.root, faults
 
@@ -122,7 +126,7 @@ class _Builder:
         elif isinstance(event, yaml.NodeEvent):
             self._start(event, line, column)
             if len(self._open) > MAX_DEPTH:
-                self._fault(line, column, "yaml-depth", f"nested deeper than {MAX_DEPTH} levels")
+                self._fault(line, column, "yaml-depth", f"nested deeper than {MAX_DEPTH} levels", "flatten it")
                 return False
         elif isinstance(event, yaml.CollectionEndEvent):
             self._open.pop()
@@ -176,7 +180,8 @@ class _Builder:
     def _scalar(self, event: yaml.ScalarEvent, line: int, column: int) -> Any:
         text: str = event.value
         if _UNSTORABLE.search(text) is not None:
-            self._fault(line, column, "control-character", "text with a NUL or half a surrogate pair")
+            message = "text with a NUL or half a surrogate pair"
+            self._fault(line, column, "control-character", message, "remove the escape")
         if event.style is not None and event.style != "":
             return text
         if text in _WORDS:
@@ -209,7 +214,7 @@ class _Builder:
             return 0.0
         return value
 
-    def _fault(self, line: int, column: int, code: str, message: str, hint: str = "") -> None:
+    def _fault(self, line: int, column: int, code: str, message: str, hint: str) -> None:
         self._faults.append(YamlFault(line, column, code, message, hint))
 
 
@@ -224,17 +229,23 @@ def _inside(text: str, line: int, column: int) -> tuple[int, int]:
     return (line + 1, column + 1) if line < len(lines) else (len(lines), len(lines[-1]) + 1)
 
 
+def _syntax_hint(text: str, line: int, column: int) -> str:
+    """Return what is most often behind text that is not YAML."""
+    shown = text.split("\n")[line - 1]
+    if "\t" in shown[: column + 1]:
+        return "indent with blanks, not with tabs"
+    return "quote texts that hold `: `, ` #`, or begin with one of `[]{}&*!|>%@`"
+
+
 def _hidden_text(text: str) -> Iterator[YamlFault]:
-    for match in _HIDDEN.finditer(text):
-        line, column = _place(text, match.start())
-        name = f"U+{ord(match.group()):04X}"
-        yield YamlFault(line, column, "control-character", f"control character {name}", "remove it, or escape it")
-    if not text.isascii():
-        for match in BIDIRECTIONAL.finditer(text):
-            line, column = _place(text, match.start())
-            message = f"U+{ord(match.group()):04X} makes text show in another order than it is read"
-            yield YamlFault(line, column, "bidirectional-text", message, "remove it")
-
-
-def _place(text: str, offset: int) -> tuple[int, int]:
-    return text.count("\n", 0, offset) + 1, offset - (text.rfind("\n", 0, offset) + 1) + 1
+    if _HIDDEN.search(text) is not None:
+        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+            for match in _HIDDEN.finditer(line):
+                name = f"U+{ord(match.group()):04X}"
+                hint = "end lines with a line feed (LF, or CR LF)" if match.group() == "\r" else "remove or escape it"
+                yield YamlFault(number, match.start() + 1, "control-character", f"control character {name}", hint)
+    if not text.isascii() and BIDIRECTIONAL.search(text) is not None:
+        for number, line in enumerate(text.split("\n"), 1):
+            for match in BIDIRECTIONAL.finditer(line):
+                message = f"U+{ord(match.group()):04X} makes text show in another order than it is read"
+                yield YamlFault(number, match.start() + 1, "bidirectional-text", message, "remove it")

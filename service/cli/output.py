@@ -126,8 +126,10 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], N
         yield lambda _steps: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=total)
+    several = total is not None and total > 1
+    columns = [TextColumn("{task.description}"), BarColumn(), *([MofNCompleteColumn()] if several else [])]
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total if several else None)  # one step of unknown length only moves
         yield lambda steps: bars.advance(task, steps)

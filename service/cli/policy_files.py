@@ -12,12 +12,13 @@ from authz.findings import Finding, Severity
 from authz.golden import CaseResult, GoldenReport, TenantResult, run_cases
 from authz.lint import LintLimits
 from authz.lint import lint as find_faults
-from authz.policy_files import DirectoryError, PolicyDirectory, read_directory
+from authz.policy_files import PolicyDirectory
 from authz.policy_files.values import CASES_FILE, MODEL_FILE
 from authz.ports import StoredModel
 from authz.role_chains import MAX_CHAIN
 from authz.rules import BASE_SLUG, Rule
-from service.cli.output import ExitCode, emit, fail, output_option, printable, table
+from service.cli.directories import read_policies
+from service.cli.output import ExitCode, emit, fail, output_option, printable, progress, table
 
 MAX_SHOWN_RULES = 10
 """At most this many unreached rules are listed for people; JSON has them all."""
@@ -46,9 +47,10 @@ def lint(directory: Path, tenants: tuple[str, ...], max_role_depth: int, output:
 
     Exits with 1 when there are errors (with --strict: or warnings), with 2 when DIRECTORY cannot be read.
     """
-    read = _read(directory, tenants)
     limits = LintLimits(max_role_depth=max_role_depth)
-    findings = find_faults(read, now=datetime.now(UTC), compile_model=compile_model, limits=limits)
+    with progress("checking"):
+        read = _read(directory, tenants)
+        findings = find_faults(read, now=datetime.now(UTC), compile_model=compile_model, limits=limits)
     errors = sum(finding.is_error for finding in findings)
     warnings = len(findings) - errors
 
@@ -74,14 +76,15 @@ def test(directory: Path, tenants: tuple[str, ...], output: str) -> None:
 
     Exits with 1 when a case fails or a file has errors, with 2 when DIRECTORY cannot be read.
     """
-    read = _read(directory, tenants)
     now = datetime.now(UTC)
-    findings = find_faults(read, now=now, compile_model=compile_model)
-    errors = [finding for finding in findings if finding.is_error]
-    runnable = _runnable(read, errors)
     report = GoldenReport(())
-    if runnable:
-        report = run_cases(read, compile_model(StoredModel.of(read.model_text)), now=now, tenants=runnable)
+    with progress("testing"):
+        read = _read(directory, tenants)
+        findings = find_faults(read, now=now, compile_model=compile_model)
+        errors = [finding for finding in findings if finding.is_error]
+        runnable = _runnable(read, errors)
+        if runnable:
+            report = run_cases(read, compile_model(StoredModel.of(read.model_text)), now=now, tenants=runnable)
 
     def render() -> None:
         for finding in errors:
@@ -101,10 +104,7 @@ def test(directory: Path, tenants: tuple[str, ...], output: str) -> None:
 
 
 def _read(directory: Path, tenants: Sequence[str]) -> PolicyDirectory:
-    try:
-        read = read_directory(directory, tenants=tenants or None)
-    except DirectoryError as error:
-        fail(str(error), ExitCode.USAGE)
+    read = read_policies(directory, tenants)
     known = {*read.tenants, BASE_SLUG, *(finding.file.partition("/")[0] for finding in read.findings)}
     for slug in tenants:
         if slug not in known:
@@ -131,8 +131,7 @@ def _print_finding(directory: Path, finding: Finding) -> None:
     place = printable(f"{directory / finding.file}:{finding.line}:{finding.column}")
     severity = click.style(finding.severity.value, fg=_COLOURS[finding.severity], bold=True)
     click.echo(f"{place}: {severity}: {printable(finding.message)} [{finding.code}]")
-    if finding.hint:
-        click.echo(f"    hint: {printable(finding.hint)}")
+    click.echo(f"    hint: {printable(finding.hint)}")
 
 
 def _finding_data(finding: Finding) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def _finding_data(finding: Finding) -> dict[str, Any]:
         "severity": finding.severity.value,
         "code": finding.code,
         "message": finding.message,
-        "hint": finding.hint or None,
+        "hint": finding.hint,
     }
 
 

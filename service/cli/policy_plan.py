@@ -1,7 +1,7 @@
 """What `plan` and `apply` share: the desired rows of a directory, plans of them from a server, and plan files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +12,13 @@ import msgspec
 
 from authz.findings import Finding
 from authz.lint import lint
-from authz.policy_files import DirectoryError, PolicyDirectory, git_commit_of, read_directory
+from authz.policy_files import PolicyDirectory, git_commit_of
+from authz.policy_files.values import MODEL_FILE
 from authz.ports import StoredModel
 from authz.rules import BASE_SLUG, Row
+from service.cli.directories import read_policies
 from service.cli.output import ExitCode, fail, printable
-from service.client import Client, RefusedError, path_of
+from service.client import Client, RefusedError, UnreachableError, path_of
 from service.http.policy_wire import sent_row
 
 PLAN_FORMAT = "kasbah-plan-1"
@@ -78,20 +80,16 @@ def read_checked(directory: Path, tenants: Sequence[str]) -> PolicyDirectory:
     """Return a directory without errors; one with errors ends the command with what lint found."""
     from authz.compile_model import compile_model  # PyCasbin takes as long to import as a whole `history` takes
 
-    try:
-        read = read_directory(directory, tenants=tenants or None)
-    except DirectoryError as error:
-        fail(str(error), ExitCode.USAGE)
+    read = read_policies(directory, tenants)
     missing = sorted(set(tenants) - set(read.tenants))
     errors = [fault for fault in lint(read, now=datetime.now(UTC), compile_model=compile_model) if fault.is_error]
     if errors:
         for fault in errors[:MAX_SHOWN_FINDINGS]:
             click.echo(shown_finding(directory, fault), err=True)
-        fail(f"{len(errors)} findings: nothing was sent; `kasbah policy lint {directory}` has hints", ExitCode.FINDINGS)
+        count = "1 error" if len(errors) == 1 else f"{len(errors):,} errors"
+        fail(f"{count}: nothing was sent; `kasbah policy lint {directory}` has hints", ExitCode.FINDINGS)
     if missing:
         fail(f"`{directory}` has no directory for the tenant `{missing[0]}`", ExitCode.USAGE)
-    if not read.tenants and not read.base.present:
-        fail(f"`{directory}` holds no tenant", ExitCode.USAGE)
     return read
 
 
@@ -106,11 +104,17 @@ def encoded_rows(rows: Sequence[Row]) -> bytes:
 
 
 async def plan_directory(
-    client: Client, directory: PolicyDirectory, path: Path, *, tenants_only: bool = False
+    client: Client,
+    directory: PolicyDirectory,
+    path: Path,
+    *,
+    step: Callable[[int], None],
+    tenants_only: bool = False,
 ) -> Planned:
     """Ask the server what applying `directory` would do, tenant by tenant; changes nothing.
 
-    With `tenants_only` the model and the base are left alone: somebody named the tenants that they mean.
+    With `tenants_only` the model and the base are left alone: somebody named the tenants that they mean. `step` is
+    called for each tenant that is begun.
     """
     own = (await client.get("/v1/keys/self"))["tenant"]
     planned = Planned([], git_commit=git_commit_of(path))
@@ -140,6 +144,7 @@ async def plan_directory(
         planned.skipped.append("model.conf and _base: they need a platform key")
     changed_base = base_rows if planned.parts and planned.parts[0].pending else None
     for slug, files in directory.tenants.items():
+        step(1)
         if own not in (None, slug):
             planned.skipped.append(f"{slug}: this key is bound to the tenant {own}")
             continue
@@ -216,35 +221,66 @@ def _check_shown(plan: dict[str, Any]) -> None:
     plan["pending"], plan["moved"], plan["flips"]
 
 
-async def apply_planned(client: Client, planned: Planned, reason: str | None) -> list[dict[str, Any]]:
+@dataclass(slots=True)
+class Applying:
+    """How far an apply has come: what the server confirmed, and the part that was sent last."""
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    sent: str | None = None
+
+    def said(self) -> str:
+        """Return what is applied and what is not known, for one who was interrupted."""
+        names = ", ".join(entry["tenant"] or MODEL_FILE for entry in self.done)
+        before = f"applied: {names}" if names else "nothing was applied"
+        if self.sent is None:
+            return before
+        before = f"{before} before that" if names else ""
+        unknown = f"whether {self.sent} was applied is not known: `kasbah policy plan` shows what is left"
+        return f"{before}; {unknown}" if before else unknown
+
+
+async def apply_planned(
+    client: Client, planned: Planned, reason: str | None, applying: Applying, *, step: Callable[[int], None]
+) -> None:
     """Apply a plan: the model, the base, then every tenant; each is all or nothing.
 
     The base and the model raise every tenant's revision by one each, so the revisions of the plan are moved on by what
-    was applied here, and by nothing else: a change by someone else is still refused.
+    was applied here, and by nothing else: a change by someone else is still refused. `applying` is kept up to date, and
+    `step` called for each part that is done.
 
     Raises:
         RefusedError: a part was refused; those before it are applied.
+        UnreachableError: the server did not say whether it applied a part; those before it are applied.
     """
-    done: list[dict[str, Any]] = []
+    done = applying.done
     moved = 0
     meta = {name: text for name, text in (("reason", reason), ("git_commit", planned.git_commit)) if text}
     try:
         if planned.model is not None:
+            applying.sent = MODEL_FILE
             await client.put("/v1/model", {**planned.model, **meta})
             moved += 1
             done.append({"tenant": None, "model": True})
+            applying.sent = None
+            step(1)
         for part in planned.parts:
             if not part.wanted:
                 continue
             planned_revision = part.plan["revision"] + moved
             front = {"revision": planned_revision, "digest": part.plan["digest"], **meta}
             body = json.dumps(front).encode()[:-1] + b', "rows": ' + part.rows + b"}"
+            applying.sent = part.slug
             said = await client.post(path_of("tenants", part.slug, "policy", "apply"), body)
             if part.slug == BASE_SLUG:
                 moved += said["revision"] - planned_revision
             done.append({"tenant": part.slug, **said})
+            applying.sent = None
+            step(1)
     except RefusedError as error:
         names = ", ".join(entry["tenant"] or "model.conf" for entry in done)
         before = f"; applied before that: {names}" if done else "; nothing was applied"
         raise RefusedError(error.status, error.slug, f"{error}{before}", error.pointer) from None
-    return done
+    except UnreachableError as error:
+        if not error.sent:
+            applying.sent = None
+        raise UnreachableError(f"{error}; {applying.said()}") from None

@@ -8,10 +8,18 @@ from typing import Any
 import click
 
 from service.cli.asking import asked, confirm, tenant_option, tenant_or_only
-from service.cli.output import ExitCode, emit, fail, output_option, printable
+from service.cli.output import ExitCode, emit, fail, output_option, printable, progress
 from service.cli.plan_text import print_plan
 from service.cli.policy_export import write_export
-from service.cli.policy_plan import Planned, apply_planned, plan_directory, read_checked, read_plan, write_plan
+from service.cli.policy_plan import (
+    Applying,
+    Planned,
+    apply_planned,
+    plan_directory,
+    read_checked,
+    read_plan,
+    write_plan,
+)
 from service.client import Client, path_of
 
 _tenants_option = click.option(
@@ -42,12 +50,14 @@ def plan(directory: Path, tenants: tuple[str, ...], out: Path | None, detailed_e
 
 
 def _planned(directory: Path, tenants: tuple[str, ...]) -> Planned:
-    read = read_checked(directory, tenants)
+    with progress("reading"):
+        read = read_checked(directory, tenants)
+    with progress("planning", len(read.tenants)) as step:
 
-    async def work(client: Client) -> Planned:
-        return await plan_directory(client, read, directory, tenants_only=bool(tenants))
+        async def work(client: Client) -> Planned:
+            return await plan_directory(client, read, directory, step=step, tenants_only=bool(tenants))
 
-    return asked(work)
+        return asked(work)
 
 
 def _shown(planned: Planned) -> dict[str, Any]:
@@ -91,15 +101,13 @@ def apply(source: Path, tenants: tuple[str, ...], yes: bool, reason: str | None,
     if not yes:
         confirm("apply this?", output)
 
-    async def work(client: Client) -> list[dict[str, Any]]:
-        return await apply_planned(client, planned, reason)
-
+    applying = Applying()
     started = time.monotonic()
-    done = asked(work)
+    _apply(planned, reason, applying)
     seconds = time.monotonic() - started
 
     def render() -> None:
-        for entry in done:
+        for entry in applying.done:
             if entry["tenant"] is None:
                 click.secho("applied model.conf", fg="green")
             else:
@@ -107,7 +115,16 @@ def apply(source: Path, tenants: tuple[str, ...], yes: bool, reason: str | None,
                 click.secho(f"applied {entry['tenant']}: revision {entry['revision']}, {rows}", fg="green")
         click.echo(f"in {seconds:.1f} s")
 
-    emit(output, {"applied": done}, render)
+    emit(output, {"applied": applying.done}, render)
+
+
+def _apply(planned: Planned, reason: str | None, applying: Applying) -> None:
+    parts = sum(part.wanted for part in planned.parts) + (planned.model is not None)
+    try:
+        with progress("applying", parts) as step:
+            asked(lambda client: apply_planned(client, planned, reason, applying, step=step))
+    except KeyboardInterrupt:
+        fail(f"interrupted; {applying.said()}", ExitCode.FINDINGS)
 
 
 @click.command("rollback")
@@ -160,7 +177,12 @@ def export(directory: Path, tenants: tuple[str, ...], owner: str, force: bool, o
             slugs = [tenant["slug"] async for tenant in client.pages("/v1/tenants", "tenants", limit=1000)]
         if own is None and not tenants:
             slugs.insert(0, "_base")
-        return [await client.get(path_of("tenants", slug, "policy", "export")) for slug in slugs]
+        with progress("reading", len(slugs)) as step:
+            read = []
+            for slug in slugs:
+                read.append(await client.get(path_of("tenants", slug, "policy", "export")))
+                step(1)
+            return read
 
     written = write_export(directory, asked(work), owner=None if owner == "all" else owner, force=force)
     emit(output, {"written": written}, lambda: click.echo("\n".join(f"wrote {path}" for path in written)))

@@ -2,8 +2,10 @@
 
 import difflib
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -52,6 +54,12 @@ class LazyGroup(click.Group):
     def __init__(self, name: str, lazy: Mapping[str, Lazy], help_text: str) -> None:
         super().__init__(name=name, help=help_text)
         self._lazy = lazy
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; without colour where the person asked for none (https://no-color.org)."""
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of the table."""

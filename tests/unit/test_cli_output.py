@@ -1,12 +1,18 @@
 """What commands print: JSON for programs, plain text off a terminal, nothing that moves a terminal's cursor."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from service.cli.output import ExitCode, emit, fail, output_option, printable, progress, table
+from tests.support.paths import ROOT
 
 
 @click.command()
@@ -65,3 +71,35 @@ def test_progress_is_silent_off_a_terminal(capsys):
         advance(5)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def run_on_a_terminal(*arguments, **environment):
+    """Run `kasbah` with a pseudo-terminal as its standard output and error; return what it showed."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **environment},
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError), os.fdopen(master, "rb", buffering=0) as terminal:  # EIO: the last writer is gone
+        while part := terminal.read(65536):
+            shown += part
+    process.wait()
+    return shown.decode()
+
+
+def test_a_terminal_gets_colour_and_a_bar(tmp_path):
+    """People see that something is under way, and errors in red; NO_COLOR is heeded."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "policy.csv").write_text("p, role:a, acme, record:1\n")
+    shown = run_on_a_terminal("policy", "lint", tmp_path)
+    assert "checking" in shown
+    assert "\x1b[31m" in shown
+    plain = run_on_a_terminal("policy", "lint", tmp_path, NO_COLOR="1")
+    assert "\x1b[31m" not in plain
+    assert "[column-count]" in plain

@@ -108,13 +108,28 @@ def test_one_tenant_can_be_asked_for(policies, command):
     assert run(command, policies, "--tenant", "todo").exit_code == 1
 
 
+@pytest.mark.parametrize("command", ["lint", "test", "plan", "apply"])
+def test_a_directory_without_a_tenant_is_refused(policies, tmp_path_factory, command):
+    """Nothing was looked at, so nothing passed; the message names the directory that was meant."""
+    empty = tmp_path_factory.mktemp("empty")
+    above = tmp_path_factory.mktemp("above")
+    policies.rename(above / "policies")
+    for directory, meant in (
+        (empty, "a tenant is a directory with a policy.csv, named for its slug"),
+        (above, f"did you mean `{above / 'policies'}`?"),
+        (above / "policies" / "acme", "it is a tenant's own directory; name the one above it"),
+    ):
+        result = run(command, directory)
+        assert (result.exit_code, result.stderr) == (2, f"error: `{directory}` holds no tenant: {meant}\n")
+
+
 def test_lint_says_what_the_model_lacks(policies):
     """A model that is not fit to be served is an error of `model.conf`."""
     text = (policies / "model.conf").read_text()
     (policies / "model.conf").write_text(text.replace("e = some(where (p.eft == allow)) && ", "e = "))
     result = run("lint", policies)
     assert result.exit_code == 1
-    assert "model.conf:1:1: error: " in result.stdout
+    assert "model.conf:11:1: error: " in result.stdout
     assert run("test", policies).exit_code == 1
 
 

@@ -13,7 +13,7 @@ SOURCES = sorted(
 )
 WORD = re.compile(r"[a-z]+(-[a-z]+)*")
 REPORTS = {"at_rule", "at_link", "at_line", "at_entity", "at_place", "report", "_report", "_at", "_fault", "_Refused"}
-REPORTS |= {"_is_good", "YamlFault", "Finding"}
+REPORTS |= {"YamlFault", "Finding"}
 
 
 def codes_in_source():
