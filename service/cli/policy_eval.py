@@ -10,13 +10,14 @@ from typing import Any, TextIO
 import click
 
 from authz.casbin_csv import PolicySyntaxError, read_policy
-from authz.casbin_oracle import CasbinOracle, parse_model, rows_as_casbin_reads
+from authz.casbin_oracle import CasbinOracle, parse_model, rows_as_casbin_reads, without_definition_comments
 from authz.errors import ModelError
 from authz.matching import MATCHING_FUNCTIONS
 from authz.positional import Answer, PolicyRow, PositionalEngine, RoleFunction, Unanswered
 from service.cli.output import ExitCode, fail, printable
 
 MAX_WARNINGS = 20
+BYTE_ORDER_MARK = "\ufeff"
 
 EPILOG = """\b
 Example: requests on standard input, one JSON array a line
@@ -90,6 +91,7 @@ def evaluate(
 ) -> None:
     """Answer positional Casbin requests as Casbin does, with the rules that determined each answer."""
     model_text, policy_text = _read(model_path), _read(policy_path)
+    model_text, marked = model_text.removeprefix(BYTE_ORDER_MARK), model_text.startswith(BYTE_ORDER_MARK)
     prepared = _prepare(model_text, policy_text, policy_path.name, functions, context)
     if prepared.problem:
         click.secho(f"error: {printable(prepared.problem)}", fg="red", err=True)
@@ -98,7 +100,8 @@ def evaluate(
     beside = None
     if compare:
         oracle = CasbinOracle(model_text, prepared.rows, functions=functions, context=context)
-        beside = _Beside(oracle, _reading_notes(policy_text, policy_path.name, prepared.rows))
+        notes = _model_notes(model_text, model_path.name, marked=marked)
+        beside = _Beside(oracle, notes + _reading_notes(policy_text, policy_path.name, prepared.rows))
         _warn(beside.notes)
     if requests.isatty():
         click.echo("waiting for requests on standard input: one JSON array a line, end with Ctrl-D", err=True)
@@ -221,6 +224,20 @@ class _Beside:
         return {"pycasbin": {"error": theirs.error} if theirs.decision is None else {"decision": theirs.decision}}
 
 
+def _model_notes(text: str, name: str, *, marked: bool) -> list[str]:
+    """Return where PyCasbin reads a model file otherwise than it is read for both sides here."""
+    notes = [f"{name}: PyCasbin itself does not read a file that begins with a byte order mark"] if marked else []
+    read = without_definition_comments(text)
+    for number, (line, plain) in enumerate(zip(text.split("\n"), read.split("\n"), strict=True), start=1):
+        if line != plain:
+            definition, comment = plain.strip(), line[len(plain) :].strip()
+            notes.append(
+                f"{name}:{number}: PyCasbin itself takes `{comment}` for a part of the last name of `{definition}`: it "
+                "may not see that column, and let denies pass"
+            )
+    return notes
+
+
 def _reading_notes(text: str, name: str, rows: Sequence[PolicyRow]) -> list[str]:
     """Return where PyCasbin's file adapter, which knows no quotes, reads a line otherwise than RFC 4180 says."""
     try:
@@ -232,7 +249,8 @@ def _reading_notes(text: str, name: str, rows: Sequence[PolicyRow]) -> list[str]
         other = theirs.get(row.source)
         if other != row:
             fields = "nothing" if other is None else json.dumps([other.kind, *other.values], ensure_ascii=False)
-            notes.append(f"{row.source}: PyCasbin's own CSV code knows no quotes and reads {fields}")
+            why = "no byte order mark" if other is not None and other.kind.startswith(BYTE_ORDER_MARK) else "no quotes"
+            notes.append(f"{row.source}: PyCasbin's own CSV code knows {why} and reads {fields}")
     return notes
 
 

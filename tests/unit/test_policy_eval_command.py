@@ -94,6 +94,27 @@ def test_compare_says_where_pycasbin_reads_other_fields(run):
     assert "policy.csv:1: PyCasbin's own CSV code" in stderr
 
 
+def test_compare_says_where_pycasbin_reads_another_model(run):
+    """A comment behind `p` hides `eft` from PyCasbin, whose denies then allow; nobody must learn that elsewhere."""
+    model = MODEL.replace("p = sub, obj, act", "p = sub, obj, act, eft  # who may").replace(
+        "some(where (p.eft == allow))", "some(where (p.eft == allow)) && !some(where (p.eft == deny))"
+    )
+    policy = "p, alice, data1, read, deny\np, alice, data1, read, allow\n"
+    _, answers, stderr = run('["alice","data1","read"]\n', "--compare", model=model, policy=policy)
+    assert answers == [{"decision": False, "rules": ["policy.csv:1"]}]
+    assert "model.conf:4: PyCasbin itself takes `# who may` for a part of the last name" in stderr
+
+
+def test_a_byte_order_mark_is_left_out_and_said(run):
+    """Editors on Windows write one; PyCasbin cannot read the model then, and loses the first row."""
+    code, answers, stderr = run(
+        '["alice","data1","read"]\n', "--compare", model=f"\ufeff{MODEL}", policy=f"\ufeff{POLICY}"
+    )
+    assert (code, answers[0]["decision"]) == (0, True)
+    assert "model.conf: PyCasbin itself does not read a file that begins with a byte order mark" in stderr
+    assert "policy.csv:1: PyCasbin's own CSV code knows no byte order mark" in stderr
+
+
 def test_a_model_that_cannot_be_used(run):
     """Every request gets an error line, and the command says it failed."""
     code, answers, stderr = run('["alice","data1","read"]\n', model=MODEL.replace("r.act == p.act", "open(r.act)"))
