@@ -215,3 +215,15 @@ async def test_a_kill_in_the_middle_of_a_read_is_no_answer(outage):
 
     await answered_within(BOUND_SECONDS, DatabaseUnavailableError, read())
     gc.collect()
+
+
+async def test_a_standby_confirms_nothing(outage):
+    """It may be behind without knowing it, so what it says of the newest revision counts for nothing."""
+    server, sessions, _ = outage
+    reader = PostgresPolicyReader(sessions)
+    assert (await reader.poll(None)).heads == []
+    server.kill()
+    (server.data_directory / "standby.signal").touch()
+    await asyncio.to_thread(server.start_again)
+    with pytest.raises(StorageUnavailableError, match="standby"):
+        await reader.poll(None)

@@ -93,6 +93,11 @@ class OwnServer:
             raise RuntimeError("the server was never started")
         return self._server.child.process.pid
 
+    @property
+    def data_directory(self) -> Path:
+        """Where a PostgreSQL keeps its data."""
+        return self._state.path / "postgres" / "data"
+
     def start(self, port: int | None = None) -> None:
         """Start the server, on a given port when it must be the one it had."""
         start = start_postgres if self._kind == "postgres" else start_valkey
