@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 
 from service.all_routes import all_routes
 from service.routes import ANY_METHOD, Needs, OwnCredential, Public, Route
+from tests.support.documented import faults_of
 from tests.support.paths import ROOT
 
 METHODS = ("get", "head", "options", "post", "put", "patch", "delete")
@@ -94,6 +95,29 @@ def test_every_operation_that_needs_a_key_says_what_a_refusal_looks_like(documen
         for status, response in operation["responses"].items():
             if status.startswith("4") and "$ref" not in response:
                 assert "application/problem+json" in response["content"]
+
+
+def test_every_parameter_and_operation_says_what_it_is(document):
+    """A name alone tells nobody what to write."""
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                assert item[method]["summary"], (method, path)
+                for parameter in [*item.get("parameters", []), *item[method].get("parameters", [])]:
+                    assert "$ref" in parameter or parameter["description"], (method, path, parameter["name"])
+    for name, parameter in document["components"]["parameters"].items():
+        assert parameter["description"], name
+
+
+def test_every_body_has_an_example_of_its_shape(document):
+    """What a reader copies is what the service takes."""
+    for operation in operations(document):
+        if "requestBody" not in operation:
+            continue
+        media = operation["requestBody"]["content"]["application/json"]
+        assert media["examples"], operation["operationId"]
+        for example in media["examples"].values():
+            assert faults_of(media["schema"], example["value"]) == [], operation["operationId"]
 
 
 def test_no_scope_of_the_table_is_unknown():

@@ -39,7 +39,7 @@ def check_documented(method: str, path: str, status: int, content_type: str, bod
     template, operation = found
     responses = operation["responses"]
     assert str(status) in responses, f"{method} {template} answered {status}, which is not documented: {body[:300]!r}"
-    document, registry = _document()
+    document, _ = _document()
     response = responses[str(status)]
     if "$ref" in response:
         response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
@@ -49,9 +49,15 @@ def check_documented(method: str, path: str, status: int, content_type: str, bod
         return
     assert kind in response["content"], f"{method} {template} {status} answered {kind}"
     if kind.endswith("json"):
-        where = _local(response["content"][kind]["schema"])
-        errors = list(Draft202012Validator(where, registry=registry).iter_errors(json.loads(body)))
-        assert not errors, f"{method} {template} {status}: {errors[0].message} at {errors[0].json_path}"
+        faults = faults_of(response["content"][kind]["schema"], json.loads(body))
+        assert not faults, f"{method} {template} {status}: {faults[0]}"
+
+
+def faults_of(schema: Any, value: Any) -> list[str]:
+    """Return what of a value is not as a schema of the document says."""
+    _, registry = _document()
+    found = Draft202012Validator(_local(schema), registry=registry).iter_errors(value)
+    return [f"{fault.message} at {fault.json_path}" for fault in found]
 
 
 def _local(schema: Any) -> Any:
