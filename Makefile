@@ -88,8 +88,9 @@ openapi-check: $(INSTALLED_DEV) ## Validate docs/openapi.yaml and drive the runn
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
 	$(BIN)/python -m pytest -q tests/architecture/test_openapi.py tests/api/test_openapi_fuzz.py
 
+# --strict: a package that the registry has no reports for is a failure, not a package without vulnerabilities.
 audit: $(INSTALLED_DEV) ## Look for known vulnerabilities in the locked dependencies
-	$(BIN)/uv tool run pip-audit --disable-pip --require-hashes -r requirements/run.txt
+	$(BIN)/uv tool run pip-audit --strict --disable-pip --require-hashes -r requirements/dev.txt
 
 bench: $(INSTALLED_DEV) ## Measure decisions against the baselines and print a table
 	$(BIN)/python -m benchmarks
