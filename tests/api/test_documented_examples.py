@@ -1,0 +1,33 @@
+"""What a reader copies out of `docs/openapi.yaml` is what the service takes."""
+
+import pytest
+import yaml
+
+from tests.support.paths import ROOT
+
+DOCUMENT = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text("utf-8"))
+EXPECTED = {
+    "/v1/tenants": 201,
+    "/v1/keys": 201,
+    "/v1/tenants/{tenant}/keys": 201,
+    "/v1/tenants/{tenant}/policy/apply": 409,  # its digest is of no plan
+}
+"""Where the answer is not 200."""
+
+pytestmark = pytest.mark.integration
+
+
+async def test_every_example_is_taken(admin):
+    """Each body as it stands there, sent to its route."""
+    await admin.tenant("acme")
+    sent = 0
+    for path, item in DOCUMENT["paths"].items():
+        for method in {"post", "put"} & item.keys():
+            operation = item[method]
+            media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            for name, example in media.get("examples", {}).items():
+                route = path.replace("{tenant}", "acme")
+                answer = await admin.ask(method.upper(), route, example["value"], headers={"X-Tenant-ID": "acme"})
+                assert answer.status == EXPECTED.get(path, 200), (method, path, name, answer.body)
+                sent += 1
+    assert sent >= 15
