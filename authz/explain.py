@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authz.decision import Decision
-from authz.evaluate import Outcomes, StateView, first_match, outcomes_of
+from authz.errors import StaleError
+from authz.evaluate import (
+    MAX_ROUNDS,
+    EvaluationNode,
+    Missing,
+    Outcomes,
+    StateView,
+    evaluate_in,
+    first_match,
+    outcomes_of,
+)
 from authz.request import NO_PROPERTIES, EvaluationRequest
-from authz.rules import Effect, Owner, Rule, RuleId, Source
+from authz.rules import BASE_SLUG, Effect, Owner, Rule, RuleId, Source
 from authz.served_model import PolicyEffect
 from authz.snapshot import Facts, Snapshot
-from tenancy.ids import TenantStatus
+from tenancy.ids import TenantId, TenantStatus
 
 MAX_EXPLAINED = 50
 """At most this many rules are named in each part."""
@@ -70,6 +80,19 @@ class Explanation:
         return found
 
 
+async def evaluate_explained(
+    node: EvaluationNode, tenant_id: TenantId, request: EvaluationRequest, *, min_revision: int | None = None
+) -> tuple[Decision, Explanation]:
+    """Answer one question and say why, both from one state; raises as `evaluate`."""
+    for _ in range(MAX_ROUNDS):
+        state = await node.load(tenant_id, (request.subject.ref,), (request.resource.ref,), min_revision)
+        now = node.now()
+        decision = evaluate_in(state, request, now=now, trace=True)
+        if not isinstance(decision, Missing):
+            return decision, explain(state, request, decision, now)
+    raise StaleError("what a decision needs kept changing while it was loaded")
+
+
 def explain(state: StateView, request: EvaluationRequest, decision: Decision, now: datetime) -> Explanation:
     """Explain `decision`, which came from `state` at `now`; the subject must be loaded in it."""
     snapshot, facts = state.snapshot, state.subjects[request.subject.ref]
@@ -100,14 +123,21 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
 
 def describe(rule: ExplainedRule) -> str:
     """Return one rule as a line: where it stands, what it says, how the subject reached it."""
-    place = str(rule.source) if rule.source is not None else f"api rule {rule.id[:8]}"
-    place = f"_base/{place}" if rule.base and not place.startswith("_base/") else place
+    place = place_of(rule.source, base=rule.base) or f"{'base' if rule.base else 'api'} rule {rule.id[:8]}"
     text = f"{place}: {rule.effect.value} {rule.subject} {rule.action} {rule.resource}"
     if rule.condition is not None:
         text += f" if {rule.condition}"
     if len(rule.role_path) > 1:
         text += f" (through {' → '.join(rule.role_path)})"
     return text if rule.note is None else f"{text}: {rule.note}"
+
+
+def place_of(source: Source | None, *, base: bool) -> str | None:
+    """Return where a rule stands, relative to the policy root of its tenant; base rules say so."""
+    if source is None:
+        return None
+    text = str(source)
+    return f"{BASE_SLUG}/{text}" if base and not text.startswith(f"{BASE_SLUG}/") else text
 
 
 class _Reading:

@@ -10,7 +10,7 @@ from authz.request import InvalidNameError
 from authz.role_chains import MAX_CHAIN, find_cycle, longest_chain
 from authz.row_changes import describe
 from authz.row_codec import canonical_json
-from authz.rules import RoleLink, Row, Rule, StoredEntity
+from authz.rules import MAX_PRIORITY, RoleLink, Row, Rule, StoredEntity
 from authz.served_names import (
     check_condition_text,
     check_name,
@@ -22,7 +22,6 @@ from authz.served_names import (
 )
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 
-MAX_PRIORITY = 2**31 - 1
 MAX_PROPERTIES_BYTES = 64 * 1024
 MAX_PROPERTIES_DEPTH = 16
 

@@ -20,6 +20,9 @@ BASE_DOMAIN = "*"
 
 BASE_SLUG = "_base"
 
+MAX_PRIORITY = 2**31 - 1
+"""Largest priority of a rule; 0 is the smallest, and is looked at first."""
+
 
 class Effect(StrEnum):
     """What a rule says (Casbin's `eft`)."""

@@ -7,11 +7,10 @@ from typing import Any
 
 from authz.policy_files.columns import PolicyColumns
 from authz.policy_files.csv_text import format_record
-from authz.policy_files.rows import MAX_PRIORITY
 from authz.policy_files.times import format_time
 from authz.policy_files.yaml_text import MAX_DEPTH, MAX_INTEGER
 from authz.request import InvalidNameError
-from authz.rules import BASE_DOMAIN, BASE_SLUG, Effect, EntityKind, RoleLink, Rule, StoredEntity
+from authz.rules import BASE_DOMAIN, BASE_SLUG, MAX_PRIORITY, Effect, EntityKind, RoleLink, Rule, StoredEntity
 from authz.served_names import (
     check_condition_text,
     check_name,

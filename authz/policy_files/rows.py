@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from authz.findings import Finding, Severity, in_order
 from authz.policy_files.columns import PolicyColumns
@@ -12,7 +11,7 @@ from authz.policy_files.csv_text import CsvFault, CsvRecord, field_positions, of
 from authz.policy_files.row_hints import kind_hint, name_fault
 from authz.policy_files.times import parse_time
 from authz.request import CONTROL_PATTERN, InvalidNameError, Ref
-from authz.rules import BASE_DOMAIN, BASE_SLUG, Effect, RoleLink, Rule, Source
+from authz.rules import BASE_DOMAIN, BASE_SLUG, MAX_PRIORITY, Effect, RoleLink, Rule, Source
 from authz.served_names import (
     BIDIRECTIONAL,
     ROLE_TYPES,
@@ -26,7 +25,6 @@ from authz.served_names import (
     is_platform_role,
 )
 
-MAX_PRIORITY: Final = 2_147_483_647
 _PRIORITY = re.compile(r"[0-9]{1,10}\Z")
 _EFFECTS = {"": Effect.ALLOW, "allow": Effect.ALLOW, "deny": Effect.DENY}
 # A lone carriage return ends a line in editors but not here: what shows as a rule could be part of a comment.

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from service.cli.asking import asked, shown_time
-from service.cli.output import ExitCode, emit, fail, on_terminal, output_option, table
+from service.cli.asking import asked, confirm, shown_time
+from service.cli.output import ExitCode, emit, fail, output_option, table
 from service.client import Client, path_of
 
 _TTL_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -124,8 +124,8 @@ def revoke(key: str, tenant: str | None, platform: bool, yes: bool, output: str)
         return path, found[0]
 
     path, entry = asked(find)
-    if not yes and on_terminal() and not click.confirm(f"revoke `{entry['name']}` ({entry['prefix']})?"):
-        fail("nothing was revoked", ExitCode.FINDINGS)
+    if not yes:
+        confirm(f"revoke `{entry['name']}` ({entry['prefix']})?", output)
 
     async def work(client: Client) -> None:
         await client.delete(f"{path}/{entry['id']}")

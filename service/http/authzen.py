@@ -5,10 +5,8 @@ import time
 import msgspec
 from aiohttp import web
 
-from authz.decision import Decision
-from authz.errors import StaleError
-from authz.evaluate import EvaluationNode, Missing, evaluate, evaluate_in, evaluate_many
-from authz.explain import Explanation, explain
+from authz.evaluate import evaluate, evaluate_many
+from authz.explain import evaluate_explained
 from authz.request import EvaluationRequest
 from service.callers import Caller
 from service.edge_errors import InvalidRequestError, MissingScopeError
@@ -28,12 +26,9 @@ from service.metrics import INVALID_ITEM, outcome_of
 from service.recording import Ignored, ignored_of, log_decision
 from service.request_body import read_json_body
 from service.routes import Needs, Public, Route
-from tenancy.ids import TenantId
 
 MAX_EXPLAINED_ITEMS = 50
 """Items of a batch that may ask for explanations: each costs a walk over the rules of its resource."""
-
-MAX_ROUNDS = 5
 
 EXPLAIN_SCOPE = "decision:explain"
 
@@ -72,7 +67,7 @@ async def _answer_one(
     node = app[NODE]
     if explained:
         require_explain(caller)
-        decision, explanation = await _explain(node, tenant_id, question, min_revision)
+        decision, explanation = await evaluate_explained(node, tenant_id, question, min_revision=min_revision)
         body = msgspec.json.encode(explained_json(decision, explanation))
     else:
         decision = await evaluate(node, tenant_id, question, min_revision=min_revision)
@@ -111,19 +106,6 @@ async def _answer_many(request: web.Request, batch: Batch, min_revision: int | N
         log_decision(request, next(asked), outcome, Ignored())
         answers.append(explained_json(outcome, None) if batch.explain else msgspec.Raw(encode_decision(outcome)))
     return json_response(msgspec.json.encode({"evaluations": answers}), revision)
-
-
-async def _explain(
-    node: EvaluationNode, tenant_id: TenantId, question: EvaluationRequest, min_revision: int | None
-) -> tuple[Decision, Explanation]:
-    """Return a decision and why, both from one state."""
-    for _ in range(MAX_ROUNDS):
-        state = await node.load(tenant_id, (question.subject.ref,), (question.resource.ref,), min_revision)
-        now = node.now()
-        decision = evaluate_in(state, question, now=now, trace=True)
-        if not isinstance(decision, Missing):
-            return decision, explain(state, question, decision, now)
-    raise StaleError("what a decision needs kept changing while it was loaded")
 
 
 def require_explain(caller: Caller) -> None:

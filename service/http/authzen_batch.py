@@ -188,30 +188,12 @@ class _Defaults:
 
     def __init__(self, wire: WireItem, *, may_assert: bool) -> None:
         self._may_assert = may_assert
-        self._subject: Entity | None = None
-        self._action: Action | None = None
-        self._resource: Entity | None = None
-        self._context: Properties = NO_PROPERTIES
-        if wire.subject is not UNSET:
-            check_entity(wire.subject, "/subject")
-            self._subject = subject_of(wire.subject, may_assert=may_assert)
-        if wire.action is not UNSET:
-            check_action_name(wire.action, "/action")
-            self._action = action_of(wire.action)
-        if wire.resource is not UNSET:
-            check_entity(wire.resource, "/resource")
-            self._resource = entity_of(wire.resource, may_assert=may_assert)
-        if wire.context is not UNSET:
-            self._context = wire.context
+        self._subject, self._action, self._resource = self._entities_of(wire)
+        self._context: Properties = NO_PROPERTIES if wire.context is UNSET else wire.context
 
     def question(self) -> EvaluationRequest:
         """Return the top level as one question."""
-        return EvaluationRequest(
-            _present(self._subject, "subject"),
-            _present(self._action, "action"),
-            _present(self._resource, "resource"),
-            self._context,
-        )
+        return _whole(self._subject, self._action, self._resource, self._context)
 
     def item(self, item: WireItem | Json) -> EvaluationRequest | ItemError:
         """Return one item as a question, or what is wrong with it."""
@@ -224,7 +206,13 @@ class _Defaults:
             return ItemError(status, f"{place}{error}")
 
     def _question_of(self, wire: WireItem) -> EvaluationRequest:
-        subject, action, resource = self._subject, self._action, self._resource
+        subject, action, resource = self._entities_of(wire)
+        context = self._context if wire.context is UNSET else wire.context
+        return _whole(subject or self._subject, action or self._action, resource or self._resource, context)
+
+    def _entities_of(self, wire: WireItem) -> tuple[Entity | None, Action | None, Entity | None]:
+        """Return what a level names, checked; None for what it leaves out."""
+        subject, action, resource = None, None, None
         if wire.subject is not UNSET:
             check_entity(wire.subject, "/subject")
             subject = subject_of(wire.subject, may_assert=self._may_assert)
@@ -234,10 +222,15 @@ class _Defaults:
         if wire.resource is not UNSET:
             check_entity(wire.resource, "/resource")
             resource = entity_of(wire.resource, may_assert=self._may_assert)
-        context = self._context if wire.context is UNSET else wire.context
-        return EvaluationRequest(
-            _present(subject, "subject"), _present(action, "action"), _present(resource, "resource"), context
-        )
+        return subject, action, resource
+
+
+def _whole(
+    subject: Entity | None, action: Action | None, resource: Entity | None, context: Properties
+) -> EvaluationRequest:
+    return EvaluationRequest(
+        _present(subject, "subject"), _present(action, "action"), _present(resource, "resource"), context
+    )
 
 
 def _present(value: _T | None, name: str) -> _T:

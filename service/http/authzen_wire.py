@@ -22,11 +22,12 @@ from authz.request import (
     check_id,
     check_type,
 )
+from authz.served_names import ROLE_TYPES
 from authz.snapshot import ALLOWED, DENIED, Quick
 from service.edge_errors import InvalidRequestError, MissingScopeError
 from service.json_body import parse_typed
 
-GROUPING_TYPES = frozenset({"role", "group"})
+GROUPING_TYPES = frozenset(ROLE_TYPES)
 """Subjects of these types are asked about only with the scope `decision:assert`."""
 
 Json = dict[str, Any]

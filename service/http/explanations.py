@@ -1,8 +1,7 @@
 """Explanations as JSON: what `context.kasbah` holds when an explanation was asked for."""
 
 from authz.decision import Decision, DeterminingRule
-from authz.explain import ExplainedRule, Explanation
-from authz.rules import BASE_SLUG, Source
+from authz.explain import ExplainedRule, Explanation, place_of
 from service.http.authzen_wire import Json, decision_json
 
 
@@ -25,7 +24,7 @@ def determining_json(rule: DeterminingRule) -> Json:
         "effect": rule.effect.value,
         "owner": rule.owner.value,
         "base": rule.base,
-        "source": place(rule.source, base=rule.base),
+        "source": place_of(rule.source, base=rule.base),
         "role_path": list(rule.role_path),
     }
 
@@ -56,15 +55,7 @@ def explained_rule_json(rule: ExplainedRule) -> Json:
         "condition": rule.condition,
         "owner": rule.owner.value,
         "base": rule.base,
-        "source": place(rule.source, base=rule.base),
+        "source": place_of(rule.source, base=rule.base),
         "role_path": list(rule.role_path),
         "note": rule.note,
     }
-
-
-def place(source: Source | None, *, base: bool) -> str | None:
-    """Return where a rule stands, relative to the policy root of its tenant; base rules say so."""
-    if source is None:
-        return None
-    text = str(source)
-    return f"{BASE_SLUG}/{text}" if base and not text.startswith(f"{BASE_SLUG}/") else text

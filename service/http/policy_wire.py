@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from authz.request import InvalidNameError, Ref, parse_ref
-from authz.rules import Effect, EntityKind, Owner, RoleLink, Row, Rule, Source, StoredEntity
+from authz.rules import MAX_PRIORITY, Effect, EntityKind, Owner, RoleLink, Row, Rule, Source, StoredEntity
 from service.edge_errors import InvalidRequestError
 from service.json_body import check_depth, colons, duplicate_of, invalid_shape
 
@@ -26,7 +26,7 @@ _SLICE = 1 << 20
 _LINK_KIND = re.compile(r"g[0-9]*\Z")
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _Condition = Annotated[str, msgspec.Meta(min_length=1, max_length=65536)]
-_Priority = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Priority = Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)]
 _Aware = Annotated[datetime, msgspec.Meta(tz=True)]
 
 

@@ -78,7 +78,8 @@ async def test_tenants_and_keys(run: Run) -> None:
     assert token not in keys.output
     assert token[7:15] in keys.output
     assert (await run("key", "list", key=token)).exit_code == 5, "it lacks key:read"
-    assert (await run("key", "revoke", token[7:15], "--tenant", "acme")).exit_code == 0
+    assert (await run("key", "revoke", token[7:15], "--tenant", "acme")).exit_code == 2, "nobody is there to ask"
+    assert (await run("key", "revoke", token[7:15], "--tenant", "acme", "--yes")).exit_code == 0
     assert (await run("policy", "history", key=token)).exit_code == 5
     assert (await run("key", "revoke", "00000000", "--tenant", "acme")).exit_code == 5
     assert (await run("key", "create", "x")).exit_code == 2, "a platform key must say whose"
