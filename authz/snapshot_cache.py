@@ -102,7 +102,8 @@ class ValkeySnapshotCache:
         except RejectedError as rejection:
             self.misses += 1
             self.rejected[rejection.reason] += 1
-            _log.warning("authz.cache.rejected", tenant_id=str(head.tenant_id), reason=rejection.reason)
+            if rejection.reason != "older":  # after every change, until one node has stored what follows
+                _log.warning("authz.cache.rejected", tenant_id=str(head.tenant_id), reason=rejection.reason)
             return None
         self.hits += 1
         return rule_set

@@ -1,9 +1,16 @@
 """Compares what Locust measured with the thresholds."""
 
+import csv
+import io
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+MAX_FAILURES = 20
+_REQUEST_ID = re.compile(r',?"request_id":"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,30 @@ def quantile(times: Mapping[float, int], share: float) -> float:
     return 0.0
 
 
-def missed(measured: Sequence[Measured], thresholds: Mapping[str, Any]) -> list[str]:
-    """Return one line for each threshold that was not kept; a kind of request that never came is one, too."""
+def failures_of(table: str) -> list[str]:
+    """Return a line for each kind of failure in Locust's CSV, the most frequent first; request ids make no kind."""
+    found: Counter[str] = Counter()
+    for row in csv.DictReader(io.StringIO(table)):
+        error = _REQUEST_ID.sub("", row["Error"].removeprefix("CatchResponseError('").removesuffix("')"))
+        found[f"{row['Name']}: {error}"] += int(row["Occurrences"])
+    return [f"{count:,} x {line}" for line, count in found.most_common(MAX_FAILURES)]
+
+
+def missed(measured: Sequence[Measured], thresholds: Mapping[str, Any], *, rate: float) -> list[str]:
+    """Return one line for each threshold that was not kept; a kind of request that never came is one, too.
+
+    Args:
+        measured: Each kind of request.
+        thresholds: As in `thresholds.json`.
+        rate: How often a second was to be asked.
+    """
     lines = []
     failures = sum(one.failures for one in measured)
     if failures > thresholds["failures"]:
         lines.append(f"{failures} failed or wrong answers, at most {thresholds['failures']} allowed")
-    rate = sum(one.per_second for one in measured)
-    if rate < thresholds["requests_per_second"]:
-        lines.append(f"{rate:.0f} requests/s, at least {thresholds['requests_per_second']} wanted")
+    answered, least = sum(one.per_second for one in measured), rate * thresholds["share_of_rate"]
+    if answered < least:
+        lines.append(f"{answered:.0f} answers a second, at least {least:.0f} wanted of {rate:.0f} asked")
     found = {one.name: one for one in measured}
     for name, limits in thresholds["requests"].items():
         one = found.get(name)

@@ -76,6 +76,7 @@ class FastHandler(DeadlineHandler):
             sampler=app[SAMPLER],
             base_domain=app[HTTP_SETTINGS].base_domain,
         )
+        app[METRICS].add_source(lambda: {"fast_answers": path.answered})
         return type(cls.__name__, (cls,), {"fast_path": path, "draining": app[DRAINING], "__slots__": ()})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

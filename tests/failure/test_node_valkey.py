@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from authz.rule_set_codec import HEADER, MAC_BYTES
 from authz.snapshot_cache import CacheUnavailableError, EvictingCacheError, ValkeySnapshotCache, build_cache
@@ -164,7 +165,11 @@ async def test_poisoned_rule_sets_are_rebuilt_from_postgresql(own_database_url, 
         async with Redis.from_url(own_valkey.url) as client:
             await client.set(old_key, value)
         async with live_node(own_database_url, own_valkey.url) as fresh:
-            assert not await fresh.allows(acme), name
+            with capture_logs() as logs:
+                assert not await fresh.allows(acme), name
+            # An older one is there after every change, and no news.
+            told = [entry["event"] for entry in logs if entry["event"] == "authz.cache.rejected"]
+            assert len(told) == (1 if value and "older" not in valkey_of(fresh).rejected else 0), name
             statistics = fresh.node.statistics()
             assert statistics["snapshots_from_database"] == 1, name
             assert sum(valkey_of(fresh).rejected.values()) == (1 if value else 0), name

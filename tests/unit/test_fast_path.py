@@ -330,6 +330,8 @@ async def test_one_question_out_of_the_ordinary_does_not_slow_the_next(edge):
                 assert b" 405 " in await line.ask(raw(plain(), key=key, method="PUT"))
                 await line.ask(raw(plain(), key=key))
             assert path.answered == 2 * asked
+    edge.metrics.flush()
+    assert b'kasbah_events_total{event="fast_answers"} 6.0' in edge.metrics.render()
 
 
 async def test_a_known_head_that_comes_before_its_body_waits_for_it(edge, monkeypatch):
