@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 import redis
+from sqlalchemy.engine import make_url
 
 from authz.rule_set_codec import FORMAT, HEADER, MAC_BYTES
 from tests.support.installation import FLIP
 from tests.support.outside_checker import Checker, Question, Target, never_after, verdict, wait_until
+from tests.support.slow_proxy import slow_proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
 
@@ -70,6 +72,38 @@ def test_a_hung_valkey_costs_no_answer(installation, tenant):
         installation.valkey.thaw()
         turn_and_follow(installation, tenant, checker)
         wait_until(lambda: installation.second.request("GET", "/readyz").json()["parts"]["cache"] == "ready", 5)
+    assert set(verdict(checker.seen, tenant.truth)) == {"200"}
+
+
+@pytest.mark.parametrize(
+    ("delay_seconds", "piece"), [(0.1, 0), (1.0, 0), (0.05, 1)], ids=["slow", "slower", "dripping"]
+)
+def test_a_slow_valkey_costs_no_answer(installation, tenant, delay_seconds, piece):
+    """Every answer of it comes late, or byte by byte: nobody waits for it beyond its timeout, and nothing is wrong."""
+    url = make_url(installation.valkey.url)
+    with slow_proxy(url.host, url.port) as proxy:
+        through = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+        with (
+            installation.another_node(redis_url=through) as node,
+            Checker([Target(node.port, tenant.key)], tenant.questions, rate=25, connections=2) as checker,
+        ):
+            proxy.delay_seconds, proxy.piece = delay_seconds, piece
+            for number in range(4):
+                cold = installation.new_tenant(barred=1)
+                seen = [cold.ask(node, EDITOR), cold.ask(node, NOBODY)]
+                assert [one.decision for one in seen] == [True, False]
+                assert seen[0].seconds < 2
+                wanted = number % 2 == 0
+                write = tenant.grant if wanted else tenant.revoke
+                assert write(node).status == 200  # its own notices and rule sets are late, too
+                acknowledged = time.monotonic()
+                checker.demand = tenant.revision
+                for one in (node, installation.second):
+                    wait_until(lambda n=one, w=wanted: tenant.ask(n, FLIP).decision is w, POLL_BOUND_SECONDS)
+                never_after(checker.seen, acknowledged + POLL_BOUND_SECONDS, tenant.revision)
+            assert proxy.delayed > 0
+            proxy.delay_seconds, proxy.piece = 0, 0
+            wait_until(lambda: node.request("GET", "/readyz").json()["parts"]["cache"] == "ready", 5)
     assert set(verdict(checker.seen, tenant.truth)) == {"200"}
 
 

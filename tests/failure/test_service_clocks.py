@@ -1,0 +1,150 @@
+"""Wall clocks that jump under running services: that of a node says nothing, and the database's never runs backwards."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from tests.support.installation import FLIP, running_installation
+from tests.support.moved_clock import moved_clocks
+from tests.support.outside_checker import Checker, Question, Target, verdict, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.process]
+
+DAY = 86_400
+POLL_BOUND_SECONDS = 1.5
+CAROL = Question("user:carol", "write", "record:1")
+
+
+@pytest.fixture(scope="module")
+def clocks():
+    """The clock of PostgreSQL and Valkey, and that of both nodes."""
+    with moved_clocks("servers", "nodes") as (servers, nodes):
+        yield servers, nodes
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, clocks):
+    """An installation whose clocks can be moved."""
+    servers, nodes = clocks
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in servers.environment.items():
+            patch.setenv(name, value)
+        with running_installation(tmp_path_factory.mktemp("clocks"), **nodes.environment) as made:
+            yield made
+
+
+@pytest.fixture
+def installation(running, clocks):
+    """The installation, with clocks that are right before and after the test."""
+    yield running
+    for clock in clocks:
+        clock.move(0)
+    running.mend()
+
+
+def checked(installation, tenant):
+    """Ask both nodes, warm and cold, while clocks jump."""
+    targets = [Target(node.port, tenant.key) for node in installation.nodes]
+    return Checker(targets, tenant.questions, rate=20, connections=2)
+
+
+def database_time(installation):
+    """Return what PostgreSQL takes for the time."""
+    with psycopg.connect(installation.postgres.url) as connection:
+        return connection.execute("SELECT clock_timestamp()").fetchone()[0]
+
+
+def lend(installation, tenant, ends):
+    """Make carol an editor until `ends`, and let both nodes hold that."""
+    link = {"type": "link", "member": "user:carol", "role": "role:editor", "expires_at": ends.isoformat()}
+    answer = tenant.change(installation.first, "memberships", {"add": [link]})
+    assert answer.status == 200, answer.body
+    tenant.revision = answer.json()["revision"]
+    for node in installation.nodes:
+        wait_until(lambda n=node: tenant.ask(n, CAROL, tenant.revision).decision is True, 2)
+
+
+def turn_and_follow(installation, tenant):
+    """Grant and revoke through the first node; both follow within the bound, whatever the clocks say."""
+    for write, wanted in ((tenant.grant, True), (tenant.revoke, False)):
+        assert write(installation.first).status == 200
+        for node in installation.nodes:
+            wait_until(lambda n=node, w=wanted: tenant.ask(n, FLIP).decision is w, POLL_BOUND_SECONDS)
+
+
+def test_a_nodes_own_clock_says_nothing(installation, tenant, clocks):
+    """A day ahead or behind, it neither ends a grant or a key early nor lets one live on; changes travel as ever."""
+    _, nodes = clocks
+    path = f"/v1/tenants/{tenant.slug}/keys"
+    with checked(installation, tenant) as checker:
+        for days in (1, -1):
+            nodes.move(0)
+            ends = database_time(installation) + timedelta(seconds=5)
+            lend(installation, tenant, ends)
+            body = {"name": f"short-{days}", "scopes": ["decision:check"], "expires_at": ends.isoformat()}
+            made = installation.first.request("POST", path, body, key=installation.platform_key)
+            assert made.status == 201, made.body
+            short = made.json()["token"]
+            question = {
+                "subject": {"type": "user", "id": "alice"},
+                "action": {"name": "read"},
+                "resource": {"type": "record", "id": "1"},
+            }
+
+            def status(node, key=short, asked=question):
+                return node.request("POST", "/access/v1/evaluation", asked, key=key).status
+
+            nodes.move(days * DAY)
+            for node in installation.nodes:
+                assert tenant.ask(node, CAROL).decision is True
+                assert status(node) == 200
+            assert database_time(installation) < ends, "the machine is too slow to show anything"
+            turn_and_follow(installation, tenant)
+            wait_until(lambda e=ends: database_time(installation) > e, 6)
+            for node in installation.nodes:
+                wait_until(lambda n=node: tenant.ask(n, CAROL).decision is False, 2)
+                wait_until(lambda n=node: status(n) == 401, 2)
+    assert set(verdict(checker.seen, tenant.truth)) == {"200"}
+
+
+def test_the_databases_clock_ahead_ends_grants_and_set_back_revives_none(installation, tenant, clocks):
+    """It jumps a day ahead, then back: who was denied by then stays denied on every node that decided so."""
+    servers, _ = clocks
+    lend(installation, tenant, datetime.now(UTC) + timedelta(hours=1))
+    with checked(installation, tenant) as checker:
+        servers.move(DAY)
+        assert database_time(installation) - datetime.now(UTC) > timedelta(hours=23)
+        for node in installation.nodes:
+            wait_until(lambda n=node: tenant.ask(n, CAROL).decision is False, POLL_BOUND_SECONDS)
+        turn_and_follow(installation, tenant)
+        servers.move(0)
+        assert database_time(installation) - datetime.now(UTC) < timedelta(hours=1)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            assert not any(tenant.ask(node, CAROL).decision for node in installation.nodes)
+        turn_and_follow(installation, tenant)
+    assert set(verdict(checker.seen, tenant.truth)) == {"200"}
+    for node in installation.nodes:
+        node.kill()
+    installation.mend()
+    # A node that never heard the wrong time goes by the right one.
+    assert all(tenant.ask(node, CAROL).decision is True for node in installation.nodes)
+
+
+def test_the_databases_clock_set_back_keeps_everything_going(installation, tenant, clocks):
+    """An hour back: what was over stays over, decisions and changes go on, and new grants end in bounded time."""
+    servers, _ = clocks
+    lend(installation, tenant, database_time(installation) + timedelta(seconds=3))
+    for node in installation.nodes:
+        wait_until(lambda n=node: tenant.ask(n, CAROL).decision is False, 6)
+    with checked(installation, tenant) as checker:
+        servers.move(-3600)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            assert not any(tenant.ask(node, CAROL).decision for node in installation.nodes)
+        turn_and_follow(installation, tenant)
+        ready = [node.request("GET", "/readyz").status for node in installation.nodes]
+        assert ready == [200, 200]
+    assert set(verdict(checker.seen, tenant.truth)) == {"200"}
