@@ -12,6 +12,7 @@ from datetime import datetime
 
 from authz.rules import Effect, EntityKind, RoleLink, Rule, StoredEntity
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
+from authz.served_names import is_platform_resource, is_platform_role
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,10 @@ def _reach(start: Iterable[str], steps: Mapping[str, Sequence[str]]) -> set[str]
     return seen
 
 
+def _range(low: int, high: int) -> int:
+    return ((1 << high) - 1) ^ ((1 << low) - 1)
+
+
 class Side:
     """One state of a comparison, indexed by resource selector, with subject sets made on demand."""
 
@@ -177,6 +182,8 @@ class Side:
         self._mask_bytes = mask_bytes
         self._held_bytes = 0
         self._masks: dict[str, int] = {}
+        reserved = [number for name, number in self._bit.items() if is_platform_role(name)]
+        self._reserved = _range(reserved[0], reserved[-1] + 1) if reserved else 0
         self.roles = Graph(_active(state.links, model.subject.roles, now) if model.subject.roles is not None else ())
         self.resource_roles = Graph(
             _active(state.links, model.resource.roles, now) if model.resource.roles is not None else ()
@@ -219,6 +226,8 @@ class Side:
         found = self._own.get(resource)
         if found is None:
             names = self.resource_roles.above([resource])
+            if is_platform_resource(resource):
+                names = set(filter(is_platform_resource, names))
             found = self._own[resource] = tuple(sorted(name for name in names if name in self.cells))
         return found
 
@@ -228,6 +237,8 @@ class Side:
         for length in self._prefix_lengths:
             if length > len(resource):
                 break
+            if not length and is_platform_resource(resource):
+                continue  # `*` means no reserved resource
             found.extend(self._patterns.get(resource[:length], ()))
         return tuple(found)
 
@@ -250,7 +261,7 @@ class Side:
             prefix = prefix_of(rule_subject)
             low = bisect_left(names, prefix)
             high = bisect_right(names, prefix, lo=low, key=lambda name: name[: len(prefix)])
-            return ((1 << high) - 1) ^ ((1 << low) - 1)
+            return _range(low, high) & ~(0 if is_platform_role(prefix) else self._reserved)
         if not names_itself(self._model.subject):
             return 0
         members = self.roles.below([rule_subject])

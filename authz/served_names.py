@@ -10,8 +10,13 @@ from authz.request import MAX_REF_LENGTH, InvalidNameError, check_action, check_
 PLATFORM_TYPE = "kasbah"
 """Resources of this type are Kasbah's own administration; only base rows may speak of them."""
 
+PLATFORM_RESOURCES = f"{PLATFORM_TYPE}:"
+
 PLATFORM_ROLE_PREFIX = "role:platform-"
 """Roles of the platform's own people; tenants can neither hold nor give them."""
+
+# SECURITY: no wildcard reaches these names unless it begins as they do, whoever wrote the row: a tenant's `*` must not
+# decide who administers the tenant. `Snapshot` holds this for decisions; plans and lint reckon with it.
 
 ROLE_TYPES = ("role", "group")
 
@@ -89,7 +94,7 @@ def check_direction(text: str) -> None:
 
 def is_platform_resource(text: str) -> bool:
     """Whether a resource or resource pattern belongs to Kasbah's own administration."""
-    return text.startswith(f"{PLATFORM_TYPE}:")
+    return text.startswith(PLATFORM_RESOURCES)
 
 
 def is_platform_role(text: str) -> bool:

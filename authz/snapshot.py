@@ -19,6 +19,7 @@ from authz.ports import RuleSet, SubjectRecord
 from authz.request import Properties, Ref
 from authz.rules import BASE_DOMAIN, Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
+from authz.served_names import PLATFORM_RESOURCES, is_platform_resource, is_platform_role
 from tenancy.ids import Slug, TenantId
 
 ANY_ACTION = ""
@@ -137,7 +138,8 @@ class Snapshot:
         self._subject_keys = builder.subjects if model.subject.indexed else {ANY_SUBJECT}
         self._name_sets: dict[frozenset[str], frozenset[str]] = {}
         self._groups = builder.groups(self._rows)
-        self._prefixes = _Prefixes(self._rows.prefixes)
+        # With a residual every row is looked at by itself, reserved names too.
+        self._prefixes = _Prefixes(self._rows.prefixes, without_reserved=model.residual is None)
         self._only_named = self._resource_roles is None and not self._rows.any_action and not self._rows.prefixes
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
@@ -147,12 +149,15 @@ class Snapshot:
         valid_until = NEVER
         if column.exact or column.prefix:
             names.add(subject)
-        if column.star:
+        reserved = is_platform_role(subject)
+        if column.star and not reserved:
             names.add("*")
         if column.roles is not None:
             reached, valid_until = self.hierarchy.closure(subject, record.grants, now.timestamp())
             names.update(reached)
-        names.update(pattern for pattern, prefix in self._subject_patterns if subject.startswith(prefix))
+        for pattern, prefix in self._subject_patterns:
+            if subject.startswith(prefix) and (not reserved or is_platform_role(prefix)):
+                names.add(pattern)
         return Facts(subject, self._known(names), record.properties, valid_until, record)
 
     def _known(self, names: set[str]) -> frozenset[str]:
@@ -189,7 +194,7 @@ class Snapshot:
 
     def _find(self, filed: "_Filed[T]", resource: str, action: str) -> "list[T]":
         found: list[T] = []
-        for name in (resource,) if self._resource_roles is None else self._resource_roles.reachable(resource):
+        for name in (resource,) if self._resource_roles is None else self._resource_names(resource):
             value = filed.named.get(f"{action}\0{name}")
             if value is not None:
                 found.append(value)
@@ -208,6 +213,13 @@ class Snapshot:
                     found.append(value)
         return found
 
+    def _resource_names(self, resource: str) -> Iterable[str]:
+        """Return the resource and its groups; a reserved one is in reserved groups only."""
+        if self._resource_roles is None:
+            return (resource,)
+        names = self._resource_roles.reachable(resource)
+        return filter(is_platform_resource, names) if is_platform_resource(resource) else names
+
     def subject_key(self, position: int) -> str:
         """Return the name under which `Facts.names` must hold the row's subject."""
         return self.rules[position].subject if self.model.subject.indexed else ANY_SUBJECT
@@ -224,7 +236,7 @@ class Snapshot:
         return set() if self._resource_roles is None else self._resource_roles.names()
 
     def residual_holds(self, position: int, subject: str, resource: str, action: str) -> bool:
-        """Return whether the part of the matcher that is out of the index holds.
+        """Return whether the part of the matcher that is out of the index holds, and no wildcard reaches too far.
 
         Raises:
             ModelError: it cannot be evaluated for these values.
@@ -233,6 +245,10 @@ class Snapshot:
         if residual is None:
             return True
         rule = self.rules[position]
+        if is_platform_resource(resource) and not is_platform_resource(rule.resource):
+            return False
+        if not self.model.subject.indexed and is_platform_role(subject) and not is_platform_role(rule.subject):
+            return False
         domain = BASE_DOMAIN if rule.base else self.slug
         try:
             outcome = residual(subject, self.slug, resource, action, rule.subject, domain, rule.resource, rule.action)
@@ -244,13 +260,14 @@ class Snapshot:
 class _Prefixes:
     """Which beginnings of a resource may be prefixes that rows use: nearly all patterns end at a separator."""
 
-    __slots__ = ("_empty", "_ends", "_lengths", "_separator")
+    __slots__ = ("_empty", "_ends", "_lengths", "_separator", "_without_reserved")
 
-    def __init__(self, prefixes: Iterable[str]) -> None:
+    def __init__(self, prefixes: Iterable[str], *, without_reserved: bool) -> None:
         ends: dict[int, set[str]] = {}
         for prefix in prefixes:
             ends.setdefault(len(prefix), set()).add(prefix[-1:])
         self._empty = ("",) if ends.pop(0, None) else ()
+        self._without_reserved = without_reserved and bool(self._empty)
         characters = set().union(*ends.values())
         self._separator = characters.pop() if len(characters) == 1 else ""
         self._lengths = frozenset(ends)
@@ -258,7 +275,8 @@ class _Prefixes:
 
     def of(self, resource: str) -> Sequence[str]:
         """Return beginnings of `resource`, every one that a row uses among them."""
-        found = list(self._empty)
+        # SECURITY: `*` means no reserved resource.
+        found = [] if self._without_reserved and resource.startswith(PLATFORM_RESOURCES) else list(self._empty)
         separator = self._separator
         if separator:
             at = resource.find(separator)

@@ -4,15 +4,15 @@ Every statement here is provable from the rows alone: a rule is only called cove
 matched by the other rule too. Wider rules are found by hashing names and prefixes, not by comparing rules in pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from authz.lint.part import Part, place_of
 from authz.lint.prefixes import Prefixes
 from authz.lint.roles import PermanentAncestors
-from authz.rules import Effect, Rule
+from authz.rules import Effect, RoleLink, Rule
 from authz.served_model import PolicyEffect, ServedModel
-from authz.served_names import ROLE_TYPES
+from authz.served_names import ROLE_TYPES, is_platform_resource, is_platform_role
 
 _Slot = tuple[Effect | None, str, str, str | None]
 
@@ -48,6 +48,7 @@ class _Coverage:
         self._slots: dict[_Slot, _Resources] = {}
         self._first: dict[tuple[str, ...], Rule] = {}
         self._patterns = Prefixes(rule.subject[:-1] for rule in ordered if rule.subject.endswith("*"))
+        self._reserved = _held_by_the_platforms(part.links) if model.subject.roles == "g" else set()
         self._ancestors = PermanentAncestors(part.links if model.subject.roles == "g" else ())
         self._subjects: dict[str, tuple[str, ...]] = {}
         self._shadowed: dict[int, tuple[Rule, int, Rule]] = {}
@@ -137,8 +138,9 @@ class _Coverage:
             if resources.prefixes is None:
                 resources.prefixes = Prefixes(resources.patterns)
             for prefix in resources.prefixes.of(resource[:-1] if is_pattern else resource):
-                yield resources.patterns[prefix]
-        elif column.star and "" in resources.patterns:
+                if prefix or not is_platform_resource(resource):
+                    yield resources.patterns[prefix]
+        elif column.star and "" in resources.patterns and not is_platform_resource(resource):
             yield resources.patterns[""]
 
     def _wider_actions(self, action: str) -> tuple[str, ...]:
@@ -159,13 +161,31 @@ class _Coverage:
             return
         yield from self._ancestors.of(subject)
         column = self._model.subject
-        if column.star or column.prefix:
+        is_reserved = subject in self._reserved or is_platform_role(subject)
+        if (column.star or column.prefix) and not is_reserved:
             yield "*"
         is_pattern = subject.endswith("*")
         if not column.prefix or (not is_pattern and subject.partition(":")[0] in ROLE_TYPES):
             return  # a pattern means subjects by their own name: members of a role have other names
         for prefix in self._patterns.of(subject.removesuffix("*")):
-            yield prefix + "*"
+            if not is_reserved or is_platform_role(prefix):
+                yield prefix + "*"
+
+
+def _held_by_the_platforms(links: Iterable[RoleLink]) -> set[str]:
+    """Return the platform's roles and all that they inherit: they match as subjects that no other wildcard reaches."""
+    parents: dict[str, list[str]] = {}
+    for link in links:
+        if link.kind == "g":
+            parents.setdefault(link.member, []).append(link.role)
+    held = {name for name in parents if is_platform_role(name)}
+    waiting = list(held)
+    while waiting:
+        for role in parents.get(waiting.pop(), ()):
+            if role not in held:
+                held.add(role)
+                waiting.append(role)
+    return held
 
 
 def _star_column(rule: Rule) -> str:

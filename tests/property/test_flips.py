@@ -16,8 +16,8 @@ from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COLUMNS = ("sub", "dom", "obj", "act", "eft", "cond", "priority")
-SUBJECTS = ["user:a", "user:ab", "user:b", "svc:a", "role:r", "role:s", "group:g"]
-RESOURCES = ["doc:1", "doc:12", "doc:2", "box:x", "box:y"]
+SUBJECTS = ["user:a", "user:ab", "user:b", "svc:a", "role:r", "role:s", "group:g", "role:platform-x"]
+RESOURCES = ["doc:1", "doc:12", "doc:2", "box:x", "box:y", "kasbah:key"]
 ACTIONS = ["read", "write"]
 CONDITIONS = ["c1", "c2"]
 
@@ -36,8 +36,8 @@ def model(effect: PolicyEffect, *, resource_roles: bool = False) -> ServedModel:
 
 rules = st.builds(
     Rule,
-    subject=st.sampled_from([*SUBJECTS, "*", "user:*", "user:a*"]),
-    resource=st.sampled_from([*RESOURCES, "*", "doc:*", "doc:1*"]),
+    subject=st.sampled_from([*SUBJECTS, "*", "user:*", "user:a*", "role:*", "role:platform-*"]),
+    resource=st.sampled_from([*RESOURCES, "*", "doc:*", "doc:1*", "kasbah:*"]),
     action=st.sampled_from([*ACTIONS, "*"]),
     effect=st.sampled_from([Effect.ALLOW, Effect.ALLOW, Effect.DENY]),
     condition=st.sampled_from([None, None, None, *CONDITIONS]),
@@ -110,14 +110,19 @@ def key_match(value: str, pattern: str) -> bool:
     return value.startswith(pattern[: pattern.index("*")]) if "*" in pattern else value == pattern
 
 
+def takes(value: str, pattern: str, reserved: str) -> bool:
+    """As keyMatch, but that a wildcard means reserved names only if it begins as they do."""
+    return key_match(value, pattern) and (not value.startswith(reserved) or pattern.startswith(reserved))
+
+
 def answer(state: PolicyState, kind: ServedModel, question: tuple[str, str, str], truth: dict[str, str]) -> bool:
     """One decision, rule by rule; `truth` says how every condition comes out: true, false or error."""
     subject, resource, action = question
     matched = []
     for place, rule in enumerate(state.rules):
-        by_subject = reaches(subject, rule.subject, state, "g") or key_match(subject, rule.subject)
-        by_resource = key_match(resource, rule.resource)
-        if kind.resource.roles:
+        by_subject = reaches(subject, rule.subject, state, "g") or takes(subject, rule.subject, "role:platform-")
+        by_resource = takes(resource, rule.resource, "kasbah:")
+        if kind.resource.roles and (not resource.startswith("kasbah:") or rule.resource.startswith("kasbah:")):
             by_resource = by_resource or reaches(resource, rule.resource, state, "g2")
         if by_subject and by_resource and rule.action in ("*", action):
             matched.append((rule.priority, place, rule))

@@ -20,6 +20,9 @@ MODEL_TEXT = "p = \n"
 
 SUBJECTS = ["user:a", "user:ab", "user:*", "user:a*", "*", "role:r", "role:s", "role:t", "group:g", "role:*", "group:*"]
 RESOURCES = ["doc:1", "doc:10", "doc:*", "doc:1*", "*", "note:1"]
+PLATFORM = ["role:platform-x", "role:platform-*"]
+ADMINISTRATION = ["kasbah:key", "kasbah:*"]
+"""What only the base may speak of."""
 CONDITIONS = ["", "", "", "", "context.x == 1", "context.missing == 1", "false"]
 
 
@@ -27,7 +30,8 @@ CONDITIONS = ["", "", "", "", "context.x == 1", "context.missing == 1", "false"]
 def rule_lines(draw, base):
     """A `p` line of a tenant or of the base, after its priority."""
     domain = "*" if base else "acme"
-    parts = [draw(st.sampled_from(SUBJECTS)), domain, draw(st.sampled_from(RESOURCES))]
+    parts = [draw(st.sampled_from(SUBJECTS + PLATFORM * base)), domain]
+    parts.append(draw(st.sampled_from(RESOURCES + ADMINISTRATION * base)))
     parts += [draw(st.sampled_from(["read", "write", "*"])), draw(st.sampled_from(["allow", "allow", "deny"]))]
     return draw(st.integers(0, 3)), ", ".join([*parts, draw(st.sampled_from(CONDITIONS))])
 
@@ -36,7 +40,9 @@ def rule_lines(draw, base):
 def link_lines(draw, base):
     """A `g` line; the base has roles only."""
     members = (
-        ["role:r", "role:s", "group:g"] if base else ["role:r", "role:s", "role:t", "group:g", "user:a", "user:ab"]
+        ["role:r", "role:s", "group:g", "role:platform-x"]
+        if base
+        else ["role:r", "role:s", "role:t", "group:g", "user:a", "user:ab"]
     )
     roles = ["role:r", "role:s", "role:t", "group:g"]
     until = draw(st.sampled_from(["", "", ", 2026-06-01T13:00:00Z", ", 2026-06-01T11:00:00Z"]))
@@ -51,8 +57,8 @@ def policies(base):
 
 QUESTIONS = [
     EvaluationRequest(parse_ref(subject), Action(action), parse_ref(resource), {"x": x})
-    for subject in ["user:a", "user:ab", "user:b", "service:a", "role:r", "role:s", "group:g"]
-    for resource in ["doc:1", "doc:10", "doc:2", "note:1", "other:1"]
+    for subject in ["user:a", "user:ab", "user:b", "service:a", "role:r", "role:s", "group:g", "role:platform-x"]
+    for resource in ["doc:1", "doc:10", "doc:2", "note:1", "other:1", "kasbah:key"]
     for action in ["read", "delete"]
     for x in [1, 2]
 ]
@@ -91,6 +97,21 @@ def test_an_idle_rule_can_be_taken_away(base_rows, tenant_rows, effect):
         kept = tuple(rule for rule in tenant.rules if rule.source.line != line)
         assert len(kept) == len(tenant.rules) - 1
         assert answers(model, base, replace(tenant, rules=kept)) == before, line
+
+
+@given(policies(base=True))
+@settings(max_examples=200, deadline=None)
+def test_an_idle_rule_of_the_base_can_be_taken_away(base_rows):
+    """As those of tenants; the base also speaks of reserved names, which no other wildcard reaches."""
+    base, tenant = tenant_files("_base", text_of(*base_rows, priority=False)), tenant_files("acme", "")
+    assert base.findings == ()
+    directory = PolicyDirectory(MODEL_TEXT, base, {"acme": tenant})
+    found = lint(directory, now=NOW, compile_model=lambda _text: DEFAULT_MODEL)
+    idle = {finding.line for finding in found if finding.code in IDLE and finding.file == "_base/policy.csv"}
+    before = answers(DEFAULT_MODEL, base, tenant) if idle else []
+    for line in idle:
+        kept = tuple(rule for rule in base.rules if rule.source.line != line)
+        assert answers(DEFAULT_MODEL, replace(base, rules=kept), tenant) == before, line
 
 
 NAMES = st.text(alphabet="ab\uffff", max_size=6)

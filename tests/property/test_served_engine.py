@@ -25,9 +25,10 @@ e = some(where (p.eft == allow)) && !some(where (p.eft == deny))
 m = (g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub)) && (p.dom == r.dom || p.dom == "*") && keyMatch(r.obj, p.obj) && (p.act == "*" || r.act == p.act)
 """
 
-SUBJECTS = ["user:a", "user:ab", "user:b", "service:a", "user:*", "user:a*", "*"]
-ROLES = ["role:r", "role:s", "role:t", "group:g"]
+SUBJECTS = ["user:a", "user:ab", "user:b", "service:a", "user:*", "user:a*", "*", "role:p*", "role:platform-*"]
+ROLES = ["role:r", "role:s", "role:t", "group:g", "role:platform-x"]
 RESOURCES = ["doc:1", "doc:10", "doc:2", "doc:*", "doc:1*", "*", "docs:1", "doc:a/*", "doc:a/b/*", "doc:/*", "d:*"]
+RESOURCES += ["kasbah:key", "kasbah:*", "kasbah:k*"]
 ACTIONS = ["read", "write", "*"]
 
 rule_lines = st.builds(
@@ -44,22 +45,44 @@ link_lines = st.builds(
 policies = st.lists(st.one_of(rule_lines, link_lines), max_size=14, unique=True).map("\n".join)
 QUESTIONS = [
     (subject, resource, action)
-    for subject in ["user:a", "user:ab", "user:b", "user:x", "service:a", "role:r", "group:g"]
-    for resource in ["doc:1", "doc:10", "doc:2", "docs:1", "other:1", "doc:a/b/c", "doc:a/", "doc://a", "d:e:f"]
+    for subject in ["user:a", "user:ab", "user:b", "user:x", "service:a", "role:r", "group:g", "role:platform-x"]
+    for resource in ["doc:1", "doc:10", "docs:1", "other:1", "doc:a/b/c", "doc:a/", "doc://a", "d:e:f", "kasbah:key"]
     for action in ["read", "write", "delete"]
 ]
 
 
+def reaches(rule: Rule, subject: str, resource: str) -> bool:
+    """Whether a row may be about these names: a wildcard that does not begin as a reserved name does not reach it."""
+    wild_subject = rule.subject.endswith("*") and not rule.subject.startswith("role:platform-")
+    wild_resource = rule.resource.endswith("*") and not rule.resource.startswith("kasbah:")
+    return not (wild_subject and subject.startswith("role:platform-")) and not (
+        wild_resource and resource.startswith("kasbah:")
+    )
+
+
 def casbin_decisions(text: str) -> list[bool]:
+    """Ask PyCasbin, loaded with the rows that may be about the names of the question."""
+    kinds = {
+        (subject.startswith("role:platform-"), resource.startswith("kasbah:")) for subject, resource, _ in QUESTIONS
+    }
+    enforcers = {kind: casbin_with(text, *kind) for kind in kinds}
+    return [
+        bool(enforcers[s.startswith("role:platform-"), r.startswith("kasbah:")].enforce(s, "acme", r, a))
+        for s, r, a in QUESTIONS
+    ]
+
+
+def casbin_with(text: str, platform_role: bool, platform_resource: bool) -> casbin.Enforcer:
+    names = ("role:platform-" if platform_role else "user:"), ("kasbah:" if platform_resource else "doc:")
     enforcer = casbin.Enforcer(casbin.Enforcer.new_model(text=MODEL))
     # Without any row PyCasbin evaluates its matcher once against empty values; that corner has its own test.
     enforcer.add_policy("user:nobody-at-all", "acme", "none:none", "none", "allow")
     for row in rows(text):
-        if isinstance(row, Rule):
+        if isinstance(row, Rule) and reaches(row, *names):
             enforcer.add_policy(row.subject, "*" if row.base else "acme", row.resource, row.action, row.effect.value)
         elif isinstance(row, RoleLink):
             enforcer.add_grouping_policy(row.member, row.role, "acme")
-    return [bool(enforcer.enforce(s, "acme", r, a)) for s, r, a in QUESTIONS]
+    return enforcer
 
 
 def reference_decision(text: str, subject: str, resource: str, action: str) -> tuple[bool, set[int]]:
@@ -82,6 +105,7 @@ def reference_decision(text: str, subject: str, resource: str, action: str) -> t
         and (r.subject in names or takes(r.subject, subject))
         and takes(r.resource, resource)
         and r.action in {"*", action}
+        and (reaches(r, subject, resource) or (r.subject in names and reaches(r, "", resource)))
     ]
     denies = [r for r in matched if r.effect is Effect.DENY]
     winners = denies or matched

@@ -223,3 +223,11 @@ def test_rest_makes_all_time_taken_the_wanted_share():
     whole = Rest(1.0, lambda: taken)
     taken += 3.0
     assert whole.owed() == 0.0
+
+
+@pytest.mark.parametrize(("subject", "resource"), [("user:a", "kasbah:key"), ("role:platform-x", "doc:1")])
+async def test_reserved_names_are_left_alone(subject, resource):
+    """PyCasbin lets a wildcard reach them, which the engine does not."""
+    reader = Reader("p * * read")
+    question = sample(reader.small, subject, "read", resource, allowed=False)
+    assert await CrossCheck(reader, load_casbin, shape_of).compare(question) is Comparison.OUT_OF_SCOPE

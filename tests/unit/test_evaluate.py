@@ -352,3 +352,66 @@ async def test_the_conditions_of_a_batch_share_an_allowance():
     assert decisions[0].allowed
     assert decisions[-1].reason is Reason.CONDITION_ERROR
     assert "too much work" in decisions[-1].errors[0]
+
+
+RESERVED = """
+base p role:tenant-admin kasbah:key write
+base p role:auditor kasbah:* read
+base g role:platform-support role:auditor
+g user:carol role:tenant-admin
+p user:* * *
+p * * read deny
+p role:p* doc:1 write
+"""
+
+
+@pytest.mark.parametrize(
+    ("subject", "action", "resource", "allowed"),
+    [
+        ("user:mallory", "write", "kasbah:key", False),
+        ("user:carol", "write", "kasbah:key", True),
+        ("role:auditor", "read", "kasbah:policy", True),
+        ("role:platform-support", "read", "kasbah:policy", True),
+        ("role:platform-support", "write", "doc:1", False),
+        ("role:pilot", "write", "doc:1", True),
+        ("user:mallory", "write", "kasbahs:key", True),
+        ("user:mallory", "write", "Kasbah:key", True),
+        ("user:mallory", "read", "doc:1", False),
+    ],
+)
+def test_wildcards_reach_no_reserved_name(subject, action, resource, allowed):
+    """Neither to allow nor to deny, whoever wrote them: only rules that say `kasbah:` or `role:platform-` do."""
+    assert policy(RESERVED).decide(ask(subject, action, resource), NOW).allowed is allowed
+
+
+@pytest.mark.parametrize("effect", [PolicyEffect.ALLOW_OVERRIDE, PolicyEffect.PRIORITY])
+def test_wildcards_reach_no_reserved_name_under_any_effect(effect):
+    """Rows that are looked at one by one hold to it as sets do."""
+    small = policy(
+        "base p role:a kasbah:key write\np * * *\ng user:a role:a", model=replace(DEFAULT_MODEL, effect=effect)
+    )
+    assert small.decide(ask("user:a", "write", "kasbah:key"), NOW).allowed
+    assert not small.decide(ask("user:b", "write", "kasbah:key"), NOW).allowed
+    assert not small.decide(ask("role:platform-x", "read", "doc:1"), NOW).allowed
+    assert small.decide(ask("user:b", "read", "doc:1"), NOW).allowed
+
+
+def test_no_pattern_of_a_model_reaches_a_reserved_name():
+    """Columns that no index takes, conditions and groups of resources: the row must begin as the name does."""
+    text = DEFAULT_MODEL_TEXT.replace("keyMatch(r.obj, p.obj)", "regexMatch(r.obj, p.obj)")
+    text = text.replace("(g(r.sub, p.sub, r.dom) || keyMatch(r.sub, p.sub))", "regexMatch(r.sub, p.sub)")
+    model = compile_served(parse_model(text), digest="regex")
+    small = policy("p user:. k.sbah:key write\np role:.* doc:1 write\nbase p user:a kasbah:k.y write", model=model)
+    assert small.decide(ask("user:a", "write", "kasbah:key"), NOW).allowed
+    assert not small.decide(ask("user:b", "write", "kasbah:key"), NOW).allowed
+    assert small.decide(ask("user:b", "write", "kXsbah:key"), NOW).allowed
+    assert small.decide(ask("role:x", "write", "doc:1"), NOW).allowed
+    assert not small.decide(ask("role:platform-x", "write", "doc:1"), NOW).allowed
+    conditional = policy("p user:* * write allow if true")
+    assert not conditional.decide(ask("user:b", "write", "kasbah:key"), NOW).allowed
+    grouped = replace(DEFAULT_MODEL, resource=ColumnMatch(prefix=True, roles="g2"))
+    links = "base g2 kasbah:key doc:all\nbase g2 kasbah:key kasbah:all\nbase g2 doc:1 doc:all\n"
+    small = policy(f"{links}p user:a doc:all read\nbase p user:a kasbah:all write", model=grouped)
+    assert small.decide(ask("user:a", "read", "doc:1"), NOW).allowed
+    assert small.decide(ask("user:a", "write", "kasbah:key"), NOW).allowed
+    assert not small.decide(ask("user:a", "read", "kasbah:key"), NOW).allowed
