@@ -6,6 +6,7 @@ credentials, so whoever can take it could read the tables anyway.
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -70,6 +71,10 @@ class Bootstrap:
                 return held
         return await self.create_key(tenant_id, name, meta=meta)
 
+    async def was_applied(self, tenant_id: TenantId) -> bool:
+        """Whether policy files were ever applied to this tenant."""
+        return await self._tenants.was_changed_by(tenant_id, "apply")
+
     async def ensure_tenant(self, slug: str, display_name: str, *, meta: ChangeMeta) -> TenantId:
         """Return the tenant with this slug, created if there is none."""
         tenant = await self._tenants.find_by_slug(slug)
@@ -87,14 +92,19 @@ async def create_platform_key(database_url: str, name: str) -> str:
         await engine.dispose()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The keys of a development server, and whether policy files were ever applied to one of its tenants."""
+
+    platform_key: str
+    tenant_keys: dict[str, str]
+    was_applied: bool
+
+
 async def prepare_development(
     database_url: str, slugs: Sequence[str], held_platform_key: str | None, held_keys: dict[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Create the sample tenants and the keys of a development server, where they are missing.
-
-    Returns:
-        The platform key, and a key of each tenant by its slug.
-    """
+) -> Prepared:
+    """Create the sample tenants and the keys of a development server, where they are missing."""
     engine = open_engine(database_url, PATIENT)
     try:
         bootstrap = Bootstrap(engine)
@@ -102,9 +112,11 @@ async def prepare_development(
             PLATFORM_TENANT_ID, "development platform key", held_platform_key, meta=DEVELOPMENT
         )
         keys = {}
+        was_applied = False
         for slug in slugs:
             tenant_id = await bootstrap.ensure_tenant(slug, slug.replace("-", " ").title(), meta=DEVELOPMENT)
             keys[slug] = await bootstrap.keep_key(tenant_id, "development key", held_keys.get(slug), meta=DEVELOPMENT)
-        return platform_key, keys
+            was_applied = was_applied or await bootstrap.was_applied(tenant_id)
+        return Prepared(platform_key, keys, was_applied)
     finally:
         await engine.dispose()

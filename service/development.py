@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from service.processes import Child, StartError, require_port, spawn, wait_until
+from service.processes import Child, StartError, open_private, require_port, spawn, wait_until
 from service.settings import PREFIX, host_in_url
 from service.state_directory import StateDirectory
 
@@ -30,6 +30,8 @@ APPLY_TIMEOUT_SECONDS = 300
 ATTENTION_SECONDS = 0.2
 NOT_A_TENANT = ("_", ".")
 """First characters of directories that hold no tenant: `_base`, and hidden ones."""
+OWN_SERVER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks our own server, whatever proxy the environment names for others."""
 
 
 class StoppedError(BaseException):
@@ -127,7 +129,7 @@ class Development:
             json.dumps(question).encode(),
             {"Content-Type": "application/json", "Authorization": f"Bearer {self.tenant_keys[slug]}"},
         )
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - our own server
+        with OWN_SERVER.open(request, timeout=10) as response:
             return json.load(response)
 
     def _start_servers(self) -> tuple[str, str]:
@@ -189,19 +191,22 @@ class Development:
         keys = held.get("tenant_keys")
         held_keys = keys if isinstance(keys, dict) else {}
         try:
-            self.platform_key, self.tenant_keys = asyncio.run(
-                prepare_development(database_url, slugs, held.get("platform_key"), held_keys)
-            )
+            prepared = asyncio.run(prepare_development(database_url, slugs, held.get("platform_key"), held_keys))
         except (AuthnError, TenancyError, InvalidSlugError) as error:
             raise StartError(f"the sample tenants and their keys were not made: {error}") from error
-        self._hold(platform_key=self.platform_key, tenant_keys=self.tenant_keys)
+        self.platform_key, self.tenant_keys = prepared.platform_key, prepared.tenant_keys
+        # A key that the database does not know is of another one: what was loaded there says nothing about this.
+        is_same = prepared.platform_key == held.get("platform_key")
+        self._hold(
+            platform_key=self.platform_key,
+            tenant_keys=self.tenant_keys,
+            samples_loaded=bool(held.get("samples_loaded")) if is_same else prepared.was_applied,
+        )
 
     def _ready(self) -> bool:
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(  # noqa: S310 - our own server
-                f"{self.settings.base_url}/readyz", timeout=2
-            ) as response,
+            OWN_SERVER.open(f"{self.settings.base_url}/readyz", timeout=2) as response,
         ):
             return bool(response.status == 200)  # noqa: PLR2004 - the code has a name in every reader's head
         return False
@@ -217,7 +222,8 @@ class Development:
             check=False,
             timeout=APPLY_TIMEOUT_SECONDS,
         )
-        (self.state.path / "apply.log").write_bytes(done.stdout + done.stderr)
+        with open(self.state.path / "apply.log", "wb", opener=open_private) as log:
+            log.write(done.stdout + done.stderr)
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise StartError(

@@ -75,7 +75,7 @@ def spawn(
         StartError: the program cannot be executed.
     """
     before_exec = _preparation(stop_signal, account)
-    with log.open("ab") as output:
+    with open(log, "ab", opener=open_private) as output:
         try:
             process = subprocess.Popen(
                 list(arguments),
@@ -93,6 +93,11 @@ def spawn(
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(standard_input)
     return Child(name, process, stop_signal, log)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file for `open(…, opener=…)`; one that it creates is for us alone: logs name people and rules."""
+    return os.open(path, flags, 0o600)
 
 
 def _preparation(death_signal: signal.Signals, account: Account | None) -> Callable[[], None]:

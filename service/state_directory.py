@@ -29,9 +29,7 @@ class StateDirectory:
             StartError: it cannot be written, or another instance uses it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Servers that do not run as root must be able to pass through; what is secret has a mode of its own.
-            self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            self._make()
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -49,6 +47,14 @@ class StateDirectory:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         self._lock = handle
+
+    def _make(self) -> None:
+        """Create the directory where there is none. One that was there keeps its mode: it may be `/tmp`."""
+        if self.path.is_dir():
+            return
+        self.path.mkdir(parents=True)
+        # Servers that do not run as root must be able to pass through; what is secret has a mode of its own.
+        self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
     @property
     def is_open(self) -> bool:

@@ -47,6 +47,10 @@ class TenantStore:
         """Return tenants whose slug comes after `after`; the two reserved entries are left out."""
         return await within(self._seconds, lambda: self._list(after, limit))
 
+    async def was_changed_by(self, tenant_id: TenantId, kind: str) -> bool:
+        """Whether the tenant's history has a change of this kind (`apply`, `api`, …)."""
+        return await within(self._seconds, lambda: self._was_changed_by(tenant_id, kind))
+
     async def _create(self, slug: Slug, display_name: str, meta: ChangeMeta, once: Once[Tenant] | None) -> Tenant:
         try:
             async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as work:
@@ -75,6 +79,12 @@ class TenantStore:
     async def _find(self, tenant_id: TenantId) -> Tenant | None:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             return await _find_own(work)
+
+    async def _was_changed_by(self, tenant_id: TenantId, kind: str) -> bool:
+        query = text("SELECT EXISTS (SELECT FROM changes WHERE tenant_id = :tenant_id AND kind = :kind)")
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            found: bool = (await work.session.execute(query, {"tenant_id": work.tenant_id, "kind": kind})).scalar_one()
+        return found
 
     async def _find_by_slug(self, slug: str) -> Tenant | None:
         async with unbound_session(self._sessions) as session:

@@ -25,37 +25,46 @@ DEFAULT_STATE_DIRECTORY = ".kasbah"
 
 @click.command()
 @click.option(
-    "--host", default="127.0.0.1", envvar="KASBAH_HOST", show_default=True, help="Address to listen on (KASBAH_HOST)."
+    "--host",
+    default="127.0.0.1",
+    envvar="KASBAH_HOST",
+    show_envvar=True,
+    show_default=True,
+    help="Address to listen on.",
 )
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
     default=8080,
     envvar="KASBAH_PORT",
+    show_envvar=True,
     show_default=True,
-    help="Port to listen on (KASBAH_PORT).",
+    help="Port to listen on.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
     default=1,
     envvar="KASBAH_WORKERS",
+    show_envvar=True,
     show_default=True,
-    help="Server processes (KASBAH_WORKERS).",
+    help="Server processes.",
 )
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
     default=DEFAULT_STATE_DIRECTORY,
     envvar="KASBAH_STATE_DIR",
+    show_envvar=True,
     show_default=True,
-    help="Where data, secrets and logs are kept (KASBAH_STATE_DIR).",
+    help="Where data, secrets and logs are kept.",
 )
 @click.option(
     "--policies",
     type=click.Path(path_type=Path),
     envvar="KASBAH_POLICIES",
-    help="Policies whose tenants the first start creates and applies (KASBAH_POLICIES; default policies/).",
+    show_envvar=True,
+    help="Policies whose tenants the first start creates and applies (default policies/).",
 )
 def dev(host: str, port: int, workers: int, state_dir: Path, policies: Path | None) -> None:
     """Run everything on this machine: PostgreSQL, Valkey, sample tenants, server.

@@ -205,6 +205,39 @@ def test_servers_of_your_own_are_used(other, empty_database_url, redis_url):
     assert other.end() == 0
 
 
+def test_samples_are_loaded_where_they_are_missing_and_nowhere_twice(other, empty_database_url, redis_url):
+    """Another database gets them, though this directory saw them loaded; one that has them keeps what it has."""
+    own = {"KASBAH_DATABASE_URL": empty_database_url, "KASBAH_REDIS_URL": redis_url}
+    other.start()
+    assert other.end() == 0
+    other.start(**own)
+    assert "applying the sample policies" in other.output()
+    assert '# answers "decision":true' in other.output()
+    assert other.end() == 0
+    another = RunningDev(other.directory, state_name="another")
+    try:
+        another.start(**own)
+        assert "applying the sample policies" not in another.output()
+        assert '# answers "decision":true' in another.output()
+        assert another.end() == 0
+    finally:
+        another.kill_all()
+
+
+def test_a_proxy_for_the_world_outside_is_not_asked(other):
+    """Its own server is on this machine, and a proxy would not find it."""
+    other.arguments = ("--policies", str(empty_policies(other)))
+    other.start(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9", all_proxy="http://127.0.0.1:9")
+    assert other.end() == 0
+
+
+def test_a_bad_setting_is_named_as_it_was_given(other):
+    """Who set a variable never saw an option."""
+    other.start(wait=False, KASBAH_WORKERS="none")
+    assert other.process.wait(30) == 2
+    assert "KASBAH_WORKERS" in other.output()
+
+
 def test_a_port_that_somebody_listens_on(other):
     """Somebody else's listener is found before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -71,6 +71,26 @@ def test_secrets_are_private(state):
     assert (state.path / "secrets.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_logs_are_private(state):
+    """They name people and rules; the directory itself must let PostgreSQL's account pass."""
+    server = start_valkey(state)
+    assert server.child.log.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o755, 0o2750])
+def test_a_directory_that_was_there_keeps_its_mode(tmp_path, mode):
+    """It may be `/tmp` or somebody's home; only one that we make is closed."""
+    there = tmp_path / "there"
+    there.mkdir()
+    there.chmod(mode)
+    for place in (there, there / "new"):
+        directory = StateDirectory(place)
+        directory.open()
+        directory.close()
+    assert there.stat().st_mode & 0o7777 == mode
+    assert (there / "new").stat().st_mode & 0o077 in {0o000, 0o011}
+
+
 def start_and_be_killed(directory: Path) -> list[int]:
     """Run a process that starts both servers and is then killed; returns the servers' process ids."""
     script = """
