@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 import structlog
 
-QUIET_LOGGERS = ("aiohttp.access",)
+QUIET_LOGGERS = ("aiohttp.access", "casbin")
+"""SECURITY: PyCasbin prints whole policies and every denied request."""
 
 
 def configure_logging(level: str = "INFO", stream: TextIO | None = None, process: str | None = None) -> None:
@@ -44,7 +45,7 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None, process
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -37,6 +37,14 @@ def lines():
     structlog.contextvars.clear_contextvars()
 
 
+def test_pycasbin_prints_no_policy(lines):
+    """Neither a whole policy nor a denied request, though its loggers would."""
+    for name in ("casbin", "casbin.policy", "casbin.enforcer", "casbin.role"):
+        logging.getLogger(name).info("p, user:alice, record:secret, read")
+        logging.getLogger(name).warning("Request: user:alice, record:secret, read ---> False")
+    assert lines() == [""]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_on_one_line_of_printable_ascii(lines, name):
     """As a value, as a key, in an exception, and from the standard library's loggers."""
