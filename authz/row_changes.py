@@ -162,8 +162,8 @@ def refuse(conflicts: list[str]) -> None:
 
 def _conflict(old: Row, new: Row | None) -> str:
     if old.owner is Owner.FILES:
-        return f"{describe(old)} belongs to the policy files: change it there"
-    return f"{describe(new or old)} belongs to the admin API: revoke it there first"
+        return f"{describe(old)}: the policy files own it, change it there"
+    return f"{describe(new or old)}: the admin API owns it, revoke it there first"
 
 
 def _adopt(row: Row, *, owner: Owner, base: bool) -> Row:

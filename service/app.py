@@ -196,7 +196,7 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     """
     admit_key(caller, access.scope)
     if access.platform and caller.tenant_id is not None:
-        raise OtherTenantError
+        raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")
     if not access.tenant:
         return
     name = named_tenant(

@@ -22,6 +22,9 @@ class InvalidRequestError(EdgeError):
 class NotAuthenticatedError(EdgeError):
     """No credential, or one that is unknown, revoked or expired. They look alike."""
 
+    def __init__(self, detail: str = "no API key, or one that is unknown, revoked or expired") -> None:
+        super().__init__(detail)
+
 
 class MissingScopeError(EdgeError):
     """The credential is good, but not for this."""

@@ -24,6 +24,10 @@ _encode = msgspec.json.Encoder().encode
 _ESCAPED_COLON = re.compile(rb"(?<!\\)(?:\\\\)*\\u003[aA]")
 _PATH_PART = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "datetime": "time"}
+_TYPE_NAME = re.compile(f"((?:[Ee]xpected|got) )`({'|'.join(_JSON_TYPES)})`")
+_REASON = re.compile(r"\AJSON is malformed: (.*)\Z")
 _CONTAINERS = (dict, list)
 _WHERE = re.compile(r" - at `(?:key in )?(\$[^`]*)`\Z")
 
@@ -116,7 +120,12 @@ def invalid_shape(error: Exception) -> InvalidRequestError:
     missing = _MISSING_FIELD.search(text)
     if missing is not None:
         return InvalidRequestError(f"`{missing.group(1)}` is missing", f"{pointer}/{escape_token(missing.group(1))}")
+    unknown = _UNKNOWN_FIELD.search(text)
+    if unknown is not None:
+        name = unknown.group(1)
+        return InvalidRequestError(f"`{name}` is not known here", f"{pointer}/{escape_token(name)}")
     detail = text if where is None else text[: where.start()]
+    detail = _TYPE_NAME.sub(lambda found: f"{found.group(1)}`{_JSON_TYPES[found.group(2)]}`", detail)
     return InvalidRequestError(detail[:1].lower() + detail[1:], pointer)
 
 
@@ -180,4 +189,11 @@ def _malformed(body: bytes, error: Exception) -> InvalidRequestError:
         return InvalidRequestError("the body is not UTF-8")
     if isinstance(error, msgspec.ValidationError | OverflowError):
         return InvalidRequestError("a number is out of range")
-    return InvalidRequestError("the body is not JSON")
+    return not_json(error)
+
+
+def not_json(error: Exception) -> InvalidRequestError:
+    """Return the problem of a body that is no JSON, with what msgspec says about where."""
+    reason = _REASON.match(str(error))
+    told = "it ends too early, or holds half of a surrogate pair" if reason is None else reason.group(1)
+    return InvalidRequestError(f"the body is not JSON: {told}")

@@ -54,11 +54,9 @@ TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not
 PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
-    edge_errors.NotAuthenticatedError: Problem(
-        "not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated", tells=False
-    ),
+    edge_errors.NotAuthenticatedError: Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated"),
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
-    edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant", tells=False),
+    edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),
     edge_errors.NoSuchTenantError: TENANT_NOT_FOUND,
     edge_errors.NoSuchResourceError: Problem("not-found", HTTPStatus.NOT_FOUND, "Not found", tells=False),
     edge_errors.BodyTimeoutError: Problem("body-timeout", HTTPStatus.REQUEST_TIMEOUT, "Body came too slowly"),

@@ -93,7 +93,7 @@ async def tenant_of(caller: Caller, name: str | None, directory: TenantDirectory
     if caller.tenant_id is not None:
         # SECURITY: decided without asking whether the other name exists, so the answer cannot tell.
         if name is not None and name != caller.slug:
-            raise OtherTenantError
+            raise OtherTenantError("your key is bound to another tenant")
         return caller.tenant_id
     if name is None:
         raise TenantRequiredError("name a tenant: path, `X-Tenant-ID`, `tenant` or subdomain")

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from authn.api_keys import ApiKey, ApiKeyId, new_api_key
+from authn.api_keys import SCOPES, ApiKey, ApiKeyId, new_api_key
 from authn.errors import ApiKeyNotFoundError
 from authn.ports import ApiKeys
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
@@ -49,7 +49,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
     now = request.app[ADMINISTRATION].node.now()
     scopes = frozenset(wanted.scopes)
     # SECURITY: a key never makes one that may do more than itself.
-    beyond = sorted(scopes - request[CALLER].scopes)
+    beyond = sorted((scopes & SCOPES) - request[CALLER].scopes)  # what is no scope at all is refused as such below
     if beyond:
         raise KeyScopeError(f"your key lacks `{beyond[0]}`, so it cannot give it", "/scopes")
     ttl = _ttl(wanted.expires_at, now)

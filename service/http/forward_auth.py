@@ -92,7 +92,7 @@ async def _decide(request: web.Request) -> web.Response:
     original = original_of(request, settings)
     subject_id = _only(headers.getall(settings.subject_header, []))
     if not subject_id:
-        raise NotAuthenticatedError
+        raise NotAuthenticatedError("the gateway names no subject")
     question = question_of(original, settings.subject_type, subject_id)
     decision = await evaluate(app[NODE], tenant_id, question)
     app[METRICS].count_outcome(outcome_of(decision))

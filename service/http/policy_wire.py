@@ -13,7 +13,7 @@ import msgspec
 from authz.request import InvalidNameError, Ref, parse_ref
 from authz.rules import MAX_PRIORITY, Effect, EntityKind, Owner, RoleLink, Row, Rule, Source, StoredEntity
 from service.edge_errors import InvalidRequestError
-from service.json_body import check_depth, colons, duplicate_of, invalid_shape
+from service.json_body import check_depth, colons, duplicate_of, invalid_shape, not_json
 
 MAX_LINE = 2**31 - 1
 MAX_VALUES = 4_000_000
@@ -237,4 +237,4 @@ def _refused(body: bytes, error: Exception) -> InvalidRequestError:
         return invalid_shape(error)
     if isinstance(error, RecursionError):
         return InvalidRequestError("the body is nested too deeply")
-    return InvalidRequestError("the body is not JSON")
+    return not_json(error)

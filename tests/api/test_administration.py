@@ -410,7 +410,9 @@ async def test_tenants_scopes_and_unknown_names(admin: Service) -> None:
         ("POST", "/v1/keys", {"name": "k"}),
         ("PUT", "/v1/model", {"text": "x"}),
     ):
-        assert (await admin.ask(method, path, body, key=own)).status == 403
+        refused = await admin.ask(method, path, body, key=own)
+        assert (refused.status, refused.problem) == (403, "other-tenant")
+        assert "platform key" in refused.json["detail"]
         assert (await admin.ask(method, path, body, key="")).status == 401
 
 
@@ -433,7 +435,8 @@ async def test_keys_are_made_shown_once_used_and_revoked(admin: Service) -> None
     more = await admin.post("/v1/tenants/acme/keys", {"name": "x", "scopes": ["policy:write"]}, key=own)
     assert (more.status, more.problem) == (403, "scope-not-yours")
     odd = await admin.post("/v1/tenants/acme/keys", {"name": "x", "scopes": ["root"]})
-    assert odd.status in {400, 403}
+    assert (odd.status, odd.problem) == (400, "unknown-scope")
+    assert "`root` is not a scope; there are decision:assert" in odd.json["detail"]
     past = {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}
     assert (await admin.post("/v1/tenants/acme/keys", past, key=own)).status == 400
     gone = await admin.ask("DELETE", f"/v1/tenants/acme/keys/{made.json['id']}", key=own)

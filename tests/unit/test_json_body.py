@@ -141,6 +141,43 @@ def test_unknown_members_are_ignored_but_must_be_json(body):
     assert parse_typed(b'{"inner":{"id":"a","z":[1]},"x":"y"}', DECODER, ENCODER).inner.id == "a"
 
 
+def test_a_refusal_uses_jsons_words_and_says_where():
+    """Callers need not know Python's names for types, and find the byte."""
+    said = {}
+    for body in (
+        b'{"inner":5}',
+        b'{"inner":{"id":true}}',
+        b'{"inner":{"id":1.5}}',
+        b'{"inner":{"id":"a"},}',
+        b'{"inner":',
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            parse_typed(body, DECODER, ENCODER)
+        said[body] = caught.value.detail
+    assert list(said.values()) == [
+        "expected `object`, got `integer`",
+        "expected `string`, got `boolean`",
+        "expected `string`, got `number`",
+        "the body is not JSON: trailing comma in object (byte 20)",
+        "the body is not JSON: it ends too early, or holds half of a surrogate pair",
+    ]
+
+
+def test_an_unknown_member_is_named_and_pointed_at():
+    """Where unknown members are refused, the pointer is the member's own."""
+
+    class Strict(msgspec.Struct, forbid_unknown_fields=True):
+        a: int = 0
+
+    class Outer(msgspec.Struct):
+        rows: list[Strict]
+
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_typed(b'{"rows":[{},{"b/c":1}]}', msgspec.json.Decoder(Outer), ENCODER)
+    assert caught.value.detail == "`b/c` is not known here"
+    assert caught.value.pointer == "/rows/1/b~1c"
+
+
 def test_depth_is_counted_exactly():
     """64 levels pass, 65 do not, and siblings do not add up."""
     deep: object = []
