@@ -541,3 +541,23 @@ async def test_a_process_that_is_to_end_says_so_with_each_answer(edge):
                 assert answer.startswith(b"HTTP/1.1 200")
                 assert (b"connection: close" in answer.lower()) is draining
         assert both.paths[0].answered == 1
+
+
+async def test_a_remembered_head_holds_no_longer_than_the_confirmation(edge, monkeypatch):
+    """When PostgreSQL went silent, what was found out about a head a moment ago ends with the tenant's last word."""
+    both = Both(edge)
+    async with both.serving():
+        del both.ports[1:]
+        stopped = asyncio.get_running_loop().time()
+        monkeypatch.setattr(edge.node, "elapsed", lambda: stopped)
+        monkeypatch.setattr(both.paths[0], "_elapsed", edge.node.elapsed)
+        monkeypatch.setattr(edge.node, "warm_until", lambda _: stopped + 0.001)
+        request = raw(plain(), key=edge.key(edge.id))
+        for _ in range(2):
+            (answer,) = await both.send(request)
+            assert b'"decision":true' in answer
+        assert both.paths[0].answered == 1
+        monkeypatch.setattr(both.paths[0], "_elapsed", lambda: stopped + 0.002)
+        monkeypatch.setattr(edge.node, "warm", lambda _: None)
+        await both.send(request)
+        assert both.paths[0].answered == 1
