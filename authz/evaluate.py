@@ -4,17 +4,18 @@
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import coroutine
 from typing import Protocol
 
 from authz.condition_cost import MAX_WORK_OF_MANY, Allowance
-from authz.conditions import Activation, Condition, activation_of
+from authz.conditions import Condition
 from authz.decision import Decision, DeterminingRule, Reason
-from authz.errors import ConditionError, ModelError, StaleError
+from authz.errors import StaleError
 from authz.hierarchy import NEVER
+from authz.outcomes import Matched, Outcomes, first_match, outcomes_of
 from authz.ports import TenantHead
 from authz.request import NO_PROPERTIES, EvaluationRequest, Properties, Ref
 from authz.rules import Effect
@@ -74,26 +75,6 @@ class Missing:
 
     subjects: tuple[Ref, ...] = ()
     resources: tuple[Ref, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """A row that applies: its matcher holds, and its condition is true or (for a deny) in error."""
-
-    position: int
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """What came of every candidate row of a question."""
-
-    allows: tuple[Matched, ...]
-    denies: tuple[Matched, ...]
-    errors: tuple[tuple[int, str], ...]
-    """Rows whose condition or matcher could not be evaluated, with the reason; allows among them do not match."""
-    unmet: tuple[int, ...]
-    """Rows whose condition is false."""
 
 
 def evaluate_in(
@@ -221,114 +202,6 @@ def _let_others_pass() -> Generator[None, None, None]:
     yield
 
 
-def outcomes_of(
-    snapshot: Snapshot,
-    facts: Facts,
-    stored: Properties,
-    request: EvaluationRequest,
-    now: datetime,
-    *,
-    whole: Allowance | None = None,
-) -> Outcomes:
-    """Evaluate every candidate row of a question.
-
-    Args:
-        snapshot: The rules.
-        facts: The subject.
-        stored: Stored properties of the resource; they win over those of the request, name by name.
-        request: The question.
-        now: The time of the decision.
-        whole: The work that the conditions of a batch may still do.
-    """
-    allows: list[Matched] = []
-    denies: list[Matched] = []
-    errors: list[tuple[int, str]] = []
-    unmet: list[int] = []
-    conditions = _Conditions(snapshot, facts, stored, request, now, whole=whole)
-    resource, action = request.resource.ref, request.action.name
-    for position in snapshot.candidates(facts.names, resource, action):
-        rule = snapshot.rules[position]
-        error: str | None = None
-        try:
-            if not snapshot.residual_holds(position, facts.subject, resource, action):
-                continue
-            if rule.condition is not None and not conditions.holds(rule.condition):
-                unmet.append(position)
-                continue
-        except (ConditionError, ModelError) as failure:
-            error = str(failure)
-            errors.append((position, error))
-        # INVARIANT: an error makes an allow rule not match and a deny rule match.
-        if rule.effect is Effect.DENY:
-            denies.append(Matched(position, error))
-        elif error is None:
-            allows.append(Matched(position))
-    return Outcomes(tuple(allows), tuple(denies), tuple(errors), tuple(unmet))
-
-
-class _Conditions:
-    """Evaluates conditions for one question; the activation is made once, and only if one is asked for."""
-
-    __slots__ = ("_activation", "_facts", "_known", "_now", "_request", "_snapshot", "_stored", "_whole")
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        facts: Facts,
-        stored: Properties,
-        request: EvaluationRequest,
-        now: datetime,
-        *,
-        whole: Allowance | None,
-    ) -> None:
-        self._snapshot = snapshot
-        self._facts = facts
-        self._stored = stored
-        self._request = request
-        self._now = now
-        self._whole = whole
-        self._activation: Activation | ConditionError | None = None
-        self._known: dict[str, bool | ConditionError] = {}
-
-    def holds(self, text: str) -> bool:
-        """Return whether the condition is true; raises `ConditionError` when it is in error."""
-        if text not in self._known:
-            try:
-                self._known[text] = self._evaluate(text)
-            except ConditionError as error:
-                self._known[text] = error
-        outcome = self._known[text]
-        if isinstance(outcome, ConditionError):
-            raise outcome
-        return outcome
-
-    def _evaluate(self, text: str) -> bool:
-        condition: Condition | ConditionError = self._snapshot.conditions[text]
-        if isinstance(condition, ConditionError):
-            raise condition
-        if self._activation is None:
-            # Values that no condition may see are looked at once, not once for each condition.
-            try:
-                self._activation = self._seen()
-            except ConditionError as error:
-                self._activation = error
-        if isinstance(self._activation, ConditionError):
-            raise self._activation
-        return condition.evaluate(self._activation)
-
-    def _seen(self) -> Activation:
-        request = self._request
-        subject, resource = request.subject, request.resource
-        return activation_of(
-            replace(subject, properties={**subject.properties, **self._facts.properties}),
-            request.action,
-            replace(resource, properties={**resource.properties, **self._stored}),
-            request.context,
-            self._now,
-            whole=self._whole,
-        )
-
-
 def _decide(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, revision: int, now: datetime) -> Decision:
     effect = snapshot.model.effect
     errors = _error_texts(snapshot, outcomes)
@@ -356,15 +229,6 @@ def _decide_by_priority(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, re
         return Decision(Effect.DENY, Reason.NO_MATCH, revision)
     answer = snapshot.rules[first.position].effect
     return Decision(answer, Reason.RULE, revision, _determining(snapshot, facts, (first,), now))
-
-
-def first_match(snapshot: Snapshot, outcomes: Outcomes) -> Matched | None:
-    """Return the row that decides under a priority effect: the lowest number, then policy order (base, files, API)."""
-    return min(
-        (*outcomes.allows, *outcomes.denies),
-        key=lambda match: (snapshot.rules[match.position].priority or 0, match.position),
-        default=None,
-    )
 
 
 def _determining(

@@ -6,16 +6,8 @@ from datetime import datetime
 
 from authz.decision import Decision
 from authz.errors import StaleError
-from authz.evaluate import (
-    MAX_ROUNDS,
-    EvaluationNode,
-    Missing,
-    Outcomes,
-    StateView,
-    evaluate_in,
-    first_match,
-    outcomes_of,
-)
+from authz.evaluate import MAX_ROUNDS, EvaluationNode, Missing, StateView, evaluate_in
+from authz.outcomes import Outcomes, first_match, outcomes_of
 from authz.request import NO_PROPERTIES, EvaluationRequest
 from authz.rules import BASE_SLUG, Effect, Owner, Rule, RuleId, Source
 from authz.served_model import PolicyEffect
