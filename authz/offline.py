@@ -1,4 +1,4 @@
-"""Decisions from policy rows alone, without a server: what `lint`, `test` and local `explain` use."""
+"""Decisions from policy rows alone, without a server: what golden decisions are tried on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

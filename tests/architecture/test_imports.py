@@ -1,6 +1,7 @@
 """Packages import in one direction, and pure modules stay pure."""
 
 import re
+from fnmatch import fnmatch
 
 import grimp
 import pytest
@@ -84,6 +85,23 @@ def test_pure_modules_import_nothing_impure(graph):
                 if chain is not None:
                     offences.append(f"{module} reaches {' -> '.join(chain)}")
     assert not offences, "\n".join(offences)
+
+
+def test_every_module_stands_in_the_map():
+    """Who looks for a thing finds its module in docs/architecture.md; a line there names a module that exists."""
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    for package in ("authz", "service", "tenancy"):
+        sections = re.findall(rf"^## {package}\b.*?\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+        cells = [row.split("|")[1] for section in sections for row in section.splitlines() if row.startswith("| `")]
+        named = {name.rstrip("/") for cell in cells for name in re.findall(r"`([\w/*]+)`", cell)}
+        paths = [path.relative_to(ROOT / package) for path in (ROOT / package).rglob("*.py")]
+        modules = {path.with_suffix("").as_posix() for path in paths if not path.name.startswith("__")}
+        for module in sorted(modules):
+            within = module.partition("/")[0]
+            assert any(fnmatch(module, name) for name in named) or within in named, f"{package}/{module}"
+        for name in sorted(named):
+            folder = (ROOT / package / name).is_dir()
+            assert folder or any(fnmatch(module, name) for module in modules), f"{package}/{name} is not there"
 
 
 def _chain(graph, importer: str, imported: str):
