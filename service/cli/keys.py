@@ -96,21 +96,33 @@ def list_(tenant: str | None, platform: bool, output: str) -> None:  # noqa: FBT
             entry["name"],
             " ".join(entry["scopes"]),
             shown_time(entry["created_at"]),
+            entry["created_by"],
             f"revoked {shown_time(entry['revoked_at'])}" if entry["revoked_at"] else shown_time(entry["expires_at"]),
         )
         for entry in found
     ]
-    columns = ["id", "prefix", "name", "scopes", "created", "ends"]
+    columns = ["id", "prefix", "name", "scopes", "created", "created by", "ends"]
     emit(output, {"keys": found}, lambda: table(columns, rows, empty="no keys"))
 
 
 @click.command("revoke")
 @click.argument("key")
 @_home_options
+@click.option("--with-created", is_flag=True, help="Also the keys that it made, and those that these made.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
-def revoke(key: str, tenant: str | None, platform: bool, yes: bool, output: str) -> None:  # noqa: FBT001
-    """Revoke the key KEY (its id or its prefix), at once and on every node."""
+def revoke(  # noqa: PLR0917 - click passes options by name
+    key: str,
+    tenant: str | None,
+    platform: bool,  # noqa: FBT001 - click passes options by name
+    with_created: bool,  # noqa: FBT001 - as above
+    yes: bool,  # noqa: FBT001 - as above
+    output: str,
+) -> None:
+    """Revoke the key KEY (its id or its prefix), at once and on every node.
+
+    Keys that it made live on, unless --with-created is given.
+    """
 
     async def find(client: Client) -> tuple[str, Any]:
         path = await _keys_path(client, tenant, platform=platform)
@@ -121,15 +133,43 @@ def revoke(key: str, tenant: str | None, platform: bool, yes: bool, output: str)
         ]
         if len(found) != 1:
             fail(f"{len(found) or 'no'} keys are called `{key}`: give the id from `kasbah key list`", ExitCode.REFUSED)
+        if with_created and (await client.get("/v1/keys/self"))["id"] == found[0]["id"]:
+            fail("this is the key that you use: revoke it and what it made with another one", ExitCode.REFUSED)
         return path, found[0]
 
     path, entry = asked(find)
     if not yes:
-        confirm(f"revoke `{entry['name']}` ({entry['prefix']})?", output)
+        what = f"`{entry['name']}` ({entry['prefix']})" + (" and the keys that it made" if with_created else "")
+        confirm(f"revoke {what}?", output)
 
-    async def work(client: Client) -> None:
+    async def work(client: Client) -> list[Any]:
         await client.delete(f"{path}/{entry['id']}")
+        return await _revoke_created(client, path, entry) if with_created else []
 
-    asked(work)
+    created = asked(work)
     said = {"id": entry["id"], "prefix": entry["prefix"], "revoked": True}
-    emit(output, said, lambda: click.echo(f"revoked {entry['name']} ({entry['prefix']})"))
+    if with_created:
+        said["created"] = [{"id": made["id"], "prefix": made["prefix"]} for made in created]
+    shown = "\n".join(f"revoked {made['name']} ({made['prefix']})" for made in (entry, *created))
+    emit(output, said, lambda: click.echo(shown))
+
+
+async def _revoke_created(client: Client, path: str, entry: Any) -> list[Any]:
+    """Revoke every live key of this list that comes from `entry`, whoever made it in between; return them.
+
+    What is revoked makes no more keys, so that it is done when a look finds none alive.
+    """
+    revoked: list[Any] = []
+    while True:
+        found = [key async for key in client.pages(path, "keys", limit=1000)]
+        makers: set[str] = set()
+        more = {f"key:{entry['prefix']}"}
+        while more:
+            makers |= more
+            more = {f"key:{key['prefix']}" for key in found if key["created_by"] in makers} - makers
+        alive = [key for key in found if key["created_by"] in makers and key["revoked_at"] is None]
+        if not alive:
+            return revoked
+        for key in alive:
+            await client.delete(f"{path}/{key['id']}")
+        revoked += alive

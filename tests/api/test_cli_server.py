@@ -60,7 +60,7 @@ async def policies(admin: Service, tmp_path: Path) -> Path:
     return root_directory
 
 
-async def test_tenants_and_keys(run: Run) -> None:
+async def test_tenants_and_keys(run: Run, admin: Service) -> None:
     """Create and list tenants; create, list and revoke keys; each with text and JSON."""
     assert (await run("tenant", "list")).output == "no tenants yet: `kasbah tenant create SLUG`\n"
     made = await run("tenant", "create", "acme", "--name", "Acme Inc")
@@ -77,6 +77,7 @@ async def test_tenants_and_keys(run: Run) -> None:
     keys = await run("key", "list", "--tenant", "acme")
     assert token not in keys.output
     assert token[7:15] in keys.output
+    assert f"key:{admin.platform[7:15]}" in keys.output, "who made it"
     assert (await run("key", "list", key=token)).exit_code == 5, "it lacks key:read"
     assert (await run("key", "revoke", token[7:15], "--tenant", "acme")).exit_code == 2, "nobody is there to ask"
     assert (await run("key", "revoke", token[7:15], "--tenant", "acme", "--yes")).exit_code == 0
@@ -85,6 +86,27 @@ async def test_tenants_and_keys(run: Run) -> None:
     assert (await run("key", "create", "x")).exit_code == 2, "a platform key must say whose"
     assert (await run("key", "create", "x", "--platform", "--scope", "root")).exit_code == 5
     assert (await run("key", "create", "x", "--platform", "--expires-in", "1y")).exit_code == 2
+
+
+async def test_a_key_is_revoked_with_all_that_come_from_it(run: Run, admin: Service) -> None:
+    """Children and their children end, those that others made stay; without the option they live on."""
+    own = await admin.tenant("acme")
+    keys = {"": own}
+    for name, maker in (("a", ""), ("ab", "a"), ("abc", "ab"), ("b", "")):
+        made = await run("key", "create", name, "--scope", "key:write", "--scope", "key:read", key=keys[maker])
+        keys[name] = made.stdout.strip()
+
+    async def alive() -> set[str]:
+        listed = json.loads((await run("key", "list", "--output", "json", key=own)).stdout)["keys"]
+        return {key["name"] for key in listed if key["revoked_at"] is None}
+
+    mistaken = await run("key", "revoke", keys["a"][7:15], "--with-created", "--yes", key=keys["a"])
+    assert (mistaken.exit_code, await alive()) == (5, {"test", "a", "ab", "abc", "b"})
+    assert (await run("key", "revoke", keys["ab"][7:15], "--yes", key=own)).exit_code == 0
+    assert await alive() == {"test", "a", "abc", "b"}
+    done = await run("key", "revoke", keys["a"][7:15], "--with-created", "--yes", "--output", "json", key=own)
+    assert [made["prefix"] for made in json.loads(done.stdout)["created"]] == [keys["abc"][7:15]]
+    assert await alive() == {"test", "b"}
 
 
 async def test_plan_apply_explain_history_rollback_export(run: Run, policies: Path, tmp_path: Path) -> None:
