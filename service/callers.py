@@ -195,7 +195,9 @@ class Callers:
         finally:
             self._waiting -= 1
         if found is None or found.head.status is TenantStatus.DELETED or self._expired(found.expires_at):
-            self._remembered.pop(key_hash, None)
+            if self._remembered.pop(key_hash, None) is not None:
+                # SECURITY: refused once, it is not taken again, though the node may hear of its revocation later.
+                self._node.changes.count += 1
             self._refuse(key_hash)
             raise NotAuthenticatedError
         home = found.head.tenant_id

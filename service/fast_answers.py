@@ -117,7 +117,7 @@ class FastPath:
             self._begin_second(started, head)
         # SECURITY: who calls and what is held is asked anew as soon as anything changed, so that a revocation that was
         # acknowledged counts for the next request. A clock would not do: uvloop's stands still for a millisecond.
-        if (head.changes != self._changes.count or started > head.holds_until) and not self._stand(head):
+        if (head.changes != self._changes.count or started > head.holds_until) and not self.knows(head):
             return None
         try:
             if head.path == EVALUATION:
@@ -135,8 +135,8 @@ class FastPath:
             counted[0] += 1
         return answer
 
-    def _stand(self, head: PlainHead) -> bool:
-        """Note in `head` who calls and what the node holds for them, and how long that is known to stay so."""
+    def knows(self, head: PlainHead) -> bool:
+        """Note in `head` who calls, what the node holds for them, and how long that is known to stay so; if it does."""
         remembered = self._callers.remembered(head.token.decode("latin-1"))
         if remembered is None or not self._callers.holds(remembered):
             return False

@@ -10,6 +10,9 @@ MAX_REVISION_DIGITS = 18
 MAX_REMEMBERED = 512
 MAX_REQUEST_ID = 200
 """Characters; as `request_id_of` has it."""
+MAX_HEAD = 8 * 1024
+MAX_HEAD_LINES = 100
+"""Of what is looked up: longer heads, and those with more headers than aiohttp takes, are for its parser to judge."""
 MAX_BODY = 64 * 1024
 """Longest body that is waited for outside of aiohttp's parser."""
 
@@ -41,6 +44,11 @@ _VARYING_LINES = re.compile(
 """Headers whose values differ with each request, and mean nothing to a decision."""
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
+def _is_short(head: bytes) -> bool:
+    # SECURITY: the parser skips line ends before a request. A line between them and the request is no header.
+    return len(head) <= MAX_HEAD and head.startswith(b"POST ") and head.count(b"\n") <= MAX_HEAD_LINES
 
 
 def _strip(head: bytes) -> tuple[bytes, str | None]:
@@ -101,8 +109,8 @@ class PlainHeads:
     """Reads heads that aiohttp's parser has parsed, and remembers them for a while.
 
     A client that keeps its connection sends the same head again and again. What the parser made of a head at the
-    beginning of a message, it makes of the same bytes there again, so they need not be parsed. Heads hold keys:
-    `forget` is called at least once a second.
+    beginning of a message, it makes of the same bytes there again, so they need not be parsed. Heads hold keys: all are
+    forgotten before the first answer of each second.
     """
 
     __slots__ = ("_hosts", "known")
@@ -115,13 +123,15 @@ class PlainHeads:
 
     def without_varying(self, head: bytes) -> tuple[PlainHead, str | None] | None:
         """Return a head that is known but for what differs with each request, and this one's `X-Request-ID`."""
+        if not _is_short(head):
+            return None
         stripped, request_id = _strip(head)
         known = self.known.get(stripped)
         return None if known is None else (known, request_id)
 
     def learn(self, plain: PlainHead, head: bytes, length: int) -> None:
         """Remember a head that the parser took for the whole head of a message with `length` bytes of body."""
-        if len(self.known) >= MAX_REMEMBERED or length > MAX_BODY:
+        if len(self.known) >= MAX_REMEMBERED or length > MAX_BODY or not _is_short(head):
             return
         stripped, request_id = _strip(head)
         if request_id != plain.request_id:

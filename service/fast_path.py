@@ -5,8 +5,8 @@ object, a task or a future. Whatever is not plain (a header out of the ordinary,
 be looked up) is handed to the ordinary way, which alone produces refusals and errors.
 
 There is no second parser to smuggle past. aiohttp's own parser reads every head; what it made of a head that was known
-to stand at the beginning of a message is remembered by the head's exact bytes, for a second, and the same bytes at such
-a place are not parsed again.
+to stand at the beginning of a message, and of a caller who is known, is remembered by the head's exact bytes, for a
+second, and the same bytes at such a place are not parsed again.
 
 This leans on internals of aiohttp's `RequestHandler`; `tests/unit/test_fast_path_internals.py` fails when they change,
 and the setting `KASBAH_FAST_PATH=off` turns it off.
@@ -15,14 +15,14 @@ and the setting `KASBAH_FAST_PATH=off` turns it off.
 import asyncio
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from service.fast_answers import PATHS, FastPath
 from service.keys import CALLERS, DECISION_LOG, DRAINING, HTTP_SETTINGS, METRICS, NODE, SAMPLER
-from service.server import DeadlineHandler
+from service.server import AT_NEXT_SWEEP, DeadlineHandler
 
 HEAD_END = b"\r\n\r\n"
 
@@ -57,7 +57,7 @@ class FastHandler(DeadlineHandler):
 
     `owed` is how many bytes of a body the parser still waits for: with 0 it stands at the beginning of a message.
     `held` is a known head with the beginning of its body, which the parser has not seen; many clients send the two
-    apart.
+    apart. It is handed on within a second, as the ordinary way has the deadline for bodies.
     """
 
     __slots__ = ("at_rest", "held", "owed")
@@ -97,8 +97,9 @@ class FastHandler(DeadlineHandler):
 
     def data_received(self, data: bytes) -> None:
         """Answer one plain, complete decision request on a connection at rest; hand on everything else."""
-        if self.held:
-            data, self.held = self.held + data, b""
+        held = self.held
+        if held:
+            self.held = b""
         if (
             not self.at_rest
             or self._force_close
@@ -109,28 +110,30 @@ class FastHandler(DeadlineHandler):
             or self._payload_parser is not None
             or self.draining.is_set()  # the ordinary way says that this connection ends
         ):
-            self._parse(data)
+            self._hand_on(held, data)
             return
         if self.owed:
-            self._parse(data, fast=True)
+            self._hand_on(held, data, fast=True)
             return
+        whole = held + data if held else data
         path = self.fast_path
-        end = data.find(HEAD_END) + 4
+        end = whole.find(HEAD_END) + 4
         request_id: str | None = None
-        head = path.heads.known.get(data[:end])
+        head = path.heads.known.get(whole[:end])
         if head is None:
-            found = path.heads.without_varying(data[:end])
+            found = path.heads.without_varying(whole[:end])
             if found is None:
-                self._parse(data, fast=True)
+                self._hand_on(held, data, fast=True)
                 return
             head, request_id = found
-        missing = head.length - len(data) + end
+        missing = head.length - len(whole) + end
         if missing > 0:
-            self._hold(data)
+            self.held = whole
+            self.incomplete_since = AT_NEXT_SWEEP
             return
-        answer = None if missing else path.answer(head, request_id, data[end:])
+        answer = None if missing else path.answer(head, request_id, whole[end:])
         if answer is None:
-            self._parse(data)
+            self._hand_on(held, data)
         else:
             self._answered(answer)
 
@@ -143,12 +146,19 @@ class FastHandler(DeadlineHandler):
         else:
             super().late()
 
-    def _hold(self, data: bytes) -> None:
-        self.held = data
-        now = self._loop.time()
-        if not self.incomplete_since:
-            self.incomplete_since = now
-        self._next_keepalive_close_time = now + self._keepalive_timeout
+    def _process_keepalive(self) -> None:
+        """Close a connection at rest, which one with a request that is held is not."""
+        if self.held:
+            self.late()
+        super()._process_keepalive()
+
+    def _hand_on(self, held: bytes, data: bytes, *, fast: bool = False) -> None:
+        """Parse what was held as if it had not been, then what came now."""
+        if held:
+            # Not in one piece: the parser forgets a request when there is a fault behind it in the same piece.
+            self._parse(held, fast=fast)
+            fast = False
+        self._parse(data, fast=fast)
 
     def _answered(self, answer: bytes) -> None:
         self._request_count += 1
@@ -198,6 +208,7 @@ class FastHandler(DeadlineHandler):
             payload is EMPTY_PAYLOAD
             or message.method != "POST"
             or message.path not in PATHS
+            or message.version != HttpVersion11  # an older one is to be told that its connection stays
             or message.should_close
             or message.chunked
             or message.compression
@@ -208,7 +219,7 @@ class FastHandler(DeadlineHandler):
         if plain is None:
             return False
         request_id = plain.request_id
-        if whole and self.owed != LOST:
+        if whole and self.owed != LOST and path.knows(plain):
             end = whole.find(HEAD_END) + 4
             path.heads.learn(plain, whole[:end], len(whole) - end + self.owed)
         chunks = payload._buffer  # noqa: SLF001  # see the module's docstring
@@ -235,11 +246,10 @@ def _owed_after(owed: int, data: bytes, outcome: Any) -> int:
     if len(messages) != 1:
         return LOST
     message, payload = messages[0]
-    body = len(data) - data.find(HEAD_END) - 4
-    if payload is EMPTY_PAYLOAD:
-        return LOST if body else 0
     lengths = [value for name, value in message.raw_headers if name.lower() == b"content-length"]
-    if message.chunked or len(lengths) != 1 or not lengths[0].isdigit() or payload.total_bytes != body:
+    if message.chunked or message.upgrade or len(lengths) > 1 or not all(map(bytes.isdigit, lengths)):
         return LOST
-    left = int(lengths[0]) - body
-    return left if left >= 0 and payload.is_eof() == (left == 0) else LOST
+    body = len(data) - data.find(HEAD_END) - 4
+    left = sum(map(int, lengths)) - body
+    # SECURITY: aiohttp makes an empty payload of the greatest length that there is; its parser waits for a body.
+    return left if payload.total_bytes == body and payload.is_eof() == (left == 0) else LOST

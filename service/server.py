@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from service import problems
@@ -14,6 +14,9 @@ from service.http_settings import HttpSettings
 SWEEP_SECONDS = 1.0
 LINGERING_SECONDS = 2.0
 
+AT_NEXT_SWEEP = float("-inf")
+"""`incomplete_since` of what is late whenever one looks."""
+
 
 class DeadlineHandler(RequestHandler):
     """aiohttp's connection, which also knows since when its peer keeps it waiting.
@@ -21,15 +24,17 @@ class DeadlineHandler(RequestHandler):
     aiohttp closes idle connections after the keep-alive time, whose default is an hour, and has no deadline for a head
     that trickles in, nor for an answer that is not taken. `incomplete_since` is the loop's time of the first byte of
     such a head (or of the connection), `unsent_since` of the answer's first byte that the peer does not take; 0.0 when
-    there is none. `KasbahServer` closes what is late.
+    there is none. `KasbahServer` closes what is late. `unfinished` is a body that has not come to its end; its request
+    may be answered already.
     """
 
-    __slots__ = ("incomplete_since", "unsent_since")
+    __slots__ = ("incomplete_since", "unfinished", "unsent_since")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.incomplete_since = 0.0
         self.unsent_since = 0.0
+        self.unfinished: StreamReader | None = None
 
     def pause_writing(self) -> None:
         """Start the clock of an answer that is not taken."""
@@ -54,11 +59,15 @@ class DeadlineHandler(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Feed aiohttp's parser, and note whether a request is left half said."""
-        before = self._request_count
+        before, of_a_body = self._request_count, self.unfinished is not None
         super().data_received(data)
-        if self._request_count != before or self._request_in_progress or self._messages:
+        if self._messages:
+            self.unfinished = self._messages[-1][1]
+        if self.unfinished is not None and self.unfinished.is_eof():
+            self.unfinished = None
+        if self._request_count != before or self._request_in_progress or self._messages or of_a_body:
             self.incomplete_since = 0.0
-        elif not self.incomplete_since:
+        elif data and not self.incomplete_since:  # aiohttp feeds nothing to ask for what was left over
             self.incomplete_since = self._loop.time()
 
     def late(self) -> None:
@@ -100,7 +109,7 @@ class KasbahServer(web.Server):
         return self.handler_class(self, loop=self._loop, **self._kwargs)
 
     def close_late(self, head_seconds: float, send_seconds: float) -> int:
-        """Close connections whose peer is late with a request's head, or with taking an answer; return how many."""
+        """End what is late: with a request's head, or with taking an answer; return how many connections were."""
         now = self._loop.time()
         closed = 0
         for connection, transport in list(self._connections.items()):

@@ -140,7 +140,7 @@ def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
 def decode_loose_batch(body: bytes) -> WireBatch | None:
     """Return a batch whose repeated and unknown members nobody has looked for yet; None when it is no batch.
 
-    `members_of_entities` lets a caller who goes through the items anyway find out that there are none.
+    A caller who goes through the items anyway can find out that there are none by counting: see `Decided.members`.
     """
     try:
         wire = _decoder.decode(body)

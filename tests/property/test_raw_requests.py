@@ -3,16 +3,14 @@
 import asyncio
 import json
 import re
-from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.fast_answers import FastPath
-from service.fast_path import FastHandler
-from service.server import DeadlineHandler
 from tests.support.edge import Edge, question
+from tests.support.policy_world import VirtualLoop
+from tests.support.two_ways import TwoWays, answers_in
 
 BODY = json.dumps(question("user:alice", "read", "record:1")).encode()
 KEY = "KEY"
@@ -148,82 +146,55 @@ def raw_requests(draw) -> bytes:
 NEXT = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-ID: next\r\nConnection: close\r\n\r\n"
 
 
-async def served(server: Edge, data: bytes) -> bytes:
-    """Send a request, then another one that closes; return all that comes back but what is new in every answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
-    writer.write(data)
-    received = b""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0.02):
-            received = await reader.read(65536)
-    with suppress(ConnectionError):
-        writer.write(NEXT)
-        async with asyncio.timeout(5):
-            received += await reader.read()
-    writer.close()
-    received = re.sub(rb"Date: [^\r]*\r\n", b"", received)
-    return re.sub(rb"X-Request-ID: [0-9a-f]{13,}\r\n", b"X-Request-ID: made\r\n", received)
+async def served(ways: TwoWays, data: bytes) -> list[bytes]:
+    """Send a request, then another one that closes; return what both ways answer to them, which is the same."""
+    pair = ways.connect()
+    await pair.say(data)
+    await pair.say(NEXT)
+    await asyncio.sleep(30)  # past all deadlines
+    pair.compare()
+    assert pair.fast.closed
+    return answers_in(pair.fast.received)
 
 
 @pytest.fixture(scope="module")
-def ways():
-    """The same small tenant behind both ways, on a loop of their own; and what the fast way answered."""
-    taken = []
-    ordinary_answer = FastPath.answer
-
-    def noted(path, *parsed):
-        answer = ordinary_answer(path, *parsed)
-        if answer is not None:
-            taken.append(answer)
-        return answer
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(FastPath, "answer", noted)
-    loop = asyncio.new_event_loop()
-    edges = []
-    contexts = []
-    for handler in (FastHandler, DeadlineHandler):
-        edge = Edge()
-        edge.handler_class = handler
-        acme = edge.tenant("acme", "p user:alice record:* read")
-        edge.tenant("beta", "p user:alice record:* read")
-        edge.token = edge.key(acme)
-        context = edge.serving()
-        loop.run_until_complete(context.__aenter__())
-        edges.append(edge)
-        contexts.append(context)
-        for _ in range(2):  # the second one is warm
-            loop.run_until_complete(edge.post("/access/v1/evaluation", BODY, edge.token))
-    yield loop, edges, taken
-    for context in contexts:
-        loop.run_until_complete(context.__aexit__(None, None, None))
+def behind():
+    """A small tenant behind both ways, warm, on a loop of their own; with the token of a key."""
+    loop = VirtualLoop()
+    edge = Edge()
+    acme = edge.tenant("acme", "p user:alice record:* read")
+    edge.tenant("beta", "p user:alice record:* read")
+    token = edge.key(acme)
+    ways = TwoWays(edge)
+    context = ways.serving()
+    loop.run_until_complete(context.__aenter__())
+    loop.run_until_complete(served(ways, plain_request(token)))
+    yield loop, ways, token
+    loop.run_until_complete(context.__aexit__(None, None, None))
     loop.close()
-    patch.undo()
+
+
+def plain_request(token: str) -> bytes:
+    head = f"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}"
+    return f"{head}\r\nAuthorization: Bearer {token}\r\n\r\n".encode() + BODY
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(raw_requests())
-def test_both_ways_answer_alike(ways, data: bytes) -> None:
+def test_both_ways_answer_alike(behind, data: bytes) -> None:
     """Status, headers and body, of this request and of the next on its connection: nothing can be smuggled between."""
-    loop, edges, _ = ways
-    answers = []
-    for edge in edges:
-        sent = data.replace(KEY.encode(), edge.token.encode())
-        received = loop.run_until_complete(served(edge, sent))
-        assert edge.token.encode() not in received
-        assert b"\r\nX-Split" not in received
-        parts = [part.partition(b"\r\n\r\n") for part in re.split(rb"(?=HTTP/1\.[01] [0-9]{3} )", received)]
-        for head, _, _ in parts:
-            assert not re.match(rb"HTTP/1\.[01] 5(?!03)", head), received
-        answers.append([(sorted(head.split(b"\r\n")), body) for head, _, body in parts])
-    assert answers[0] == answers[1]
+    loop, ways, token = behind
+    answers = loop.run_until_complete(served(ways, data.replace(KEY.encode(), token.encode())))
+    for answer in answers:
+        assert token.encode() not in answer
+        assert b"\r\nX-Split" not in answer
+        assert not re.match(rb"HTTP/1\.[01] 5(?!03)", answer), answer
 
 
-def test_plain_requests_take_the_fast_way(ways) -> None:
+def test_plain_requests_take_the_fast_way(behind) -> None:
     """Otherwise the comparison would compare the ordinary way with itself."""
-    loop, (fast, _), taken = ways
-    head = f"POST /access/v1/evaluation HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n"
-    before = len(taken)
-    answer = loop.run_until_complete(served(fast, f"{head}Authorization: Bearer {fast.token}\r\n\r\n".encode() + BODY))
+    loop, ways, token = behind
+    before = ways.path.answered
+    answer, _ = loop.run_until_complete(served(ways, plain_request(token)))
     assert b'"decision":true' in answer
-    assert len(taken) == before + 1
+    assert ways.path.answered == before + 1

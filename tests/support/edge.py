@@ -50,6 +50,7 @@ class FakeNode:
     heads: dict[TenantId, TenantHead] = field(init=False)
     failure: Exception | None = None
     is_fresh: bool = True
+    fresh_until: float = float("inf")
     followed: list[tuple[TenantId, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,13 +63,18 @@ class FakeNode:
         return time.monotonic()
 
     def warm_until(self, tenant_id: TenantId) -> float:
-        return float("inf")
+        return self.fresh_until
 
     def recall(self, state: OfflinePolicy, subject: Ref) -> Facts | None:
         return None
 
     def fresh(self, tenant_id: TenantId) -> bool:
-        return self.is_fresh
+        return self.is_fresh and self.elapsed() <= self.fresh_until
+
+    def confirm_until(self, moment: float) -> None:
+        """Say by when, by `elapsed`, nothing is known to be true any more."""
+        self.fresh_until = moment
+        self.changes.count += 1  # for a real node the moment never comes nearer
 
     async def watch(self, tenant_id: TenantId) -> TenantHead:
         if tenant_id == PLATFORM_TENANT_ID:
@@ -79,7 +85,7 @@ class FakeNode:
         self.followed.append((tenant_id, revision))
 
     def warm(self, tenant_id: TenantId) -> OfflinePolicy | None:
-        return self.tenants.get(tenant_id)
+        return self.tenants.get(tenant_id) if self.elapsed() <= self.fresh_until else None
 
     async def load(
         self, tenant_id: TenantId, subjects: Iterable[Any], resources: Iterable[Any], min_revision: int | None = None
@@ -89,10 +95,12 @@ class FakeNode:
         small = self.tenants.get(tenant_id)
         if small is None:
             raise TenantNotFoundError(str(tenant_id))
+        if self.elapsed() > self.fresh_until:
+            raise StaleError("not confirmed")
         if min_revision is not None and min_revision > small.head.revision:
             raise StaleError("not there yet")
         for ref in subjects:
-            small.subjects[ref] = small.snapshot.facts(ref, small.records.get(ref, SubjectRecord()), NOW)
+            small.subjects[ref] = small.snapshot.facts(ref, small.records.get(ref, SubjectRecord()), self.now())
         for ref in resources:
             small.resources[ref] = small.stored_resources.get(ref, {})
         return small

@@ -343,6 +343,7 @@ async def test_a_known_head_that_comes_before_its_body_waits_for_it(edge, monkey
         path = both.paths[0]
         monkeypatch.setattr(PlainHeads, "forget", lambda _: None)
         head, body = halves(yes)
+        await line.ask(yes)  # a head is remembered once its caller is known
         for answered in (0, 1, 2):
             assert b'"decision":true' in await line.ask(head, body)
             assert path.answered == answered
