@@ -259,6 +259,7 @@ class Node:
             "lookups": self._lookups.lookups,
             "snapshots_from_cache": self._loader.from_cache,
             "snapshots_from_database": self._loader.from_database,
+            "snapshots_from_changes": self._loader.from_changes,
             "build_failures": self._loader.build_failures,
             "last_build_seconds": self._loader.last_build_seconds,
             "member_cache_turns": self._budget.turns,

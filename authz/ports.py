@@ -77,10 +77,20 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedRow:
+    """A rule or link of a tenant's own that a change added or removed."""
+
+    added: bool
+    row: Rule | RoleLink
+
+
+@dataclass(frozen=True, slots=True)
 class Touched:
     """What changed for one tenant after a revision, up to `head`. `everything` means: drop all cached entries.
 
-    Without `same_history` the revision that was asked about is another one in this database: nothing follows from it.
+    `changed_rows` are the rules and links (no memberships) that changed, in order; None when they are too many, or when
+    they alone do not say what the rule set is. Without `same_history` the revision that was asked about is another one
+    in this database: nothing follows from it.
     """
 
     head: TenantHead
@@ -88,6 +98,7 @@ class Touched:
     subjects: frozenset[Ref] = frozenset()
     resources: frozenset[Ref] = frozenset()
     same_history: bool = True
+    changed_rows: tuple[ChangedRow, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

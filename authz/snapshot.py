@@ -112,6 +112,7 @@ class Snapshot:
         "hierarchy",
         "memo",
         "model",
+        "rule_set",
         "rules",
         "rules_revision",
         "slug",
@@ -123,6 +124,7 @@ class Snapshot:
         self.slug: Slug = rule_set.head.slug
         self.rules_revision: int = rule_set.head.rules_revision
         self.model = model
+        self.rule_set = rule_set
         self.rules: Sequence[Rule] = rule_set.rules
         self.hierarchy = Hierarchy(_links(rule_set.links, "g"))
         self.conditions: dict[str, Condition | ConditionError] = {}

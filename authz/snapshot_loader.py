@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -12,7 +13,8 @@ import structlog
 
 from authz.collector import COLLECTOR
 from authz.errors import StorageUnavailableError
-from authz.ports import PolicyReader, RuleSet, SnapshotCache, StagedRules, StoredModel, TenantHead
+from authz.ports import PolicyReader, RuleSet, SnapshotCache, StagedRules, StoredModel, TenantHead, Touched
+from authz.rule_changes import brought_up
 from authz.served_model import ServedModel
 from authz.settings import AuthzSettings
 from authz.snapshot import Snapshot, build_snapshot
@@ -30,6 +32,9 @@ INLINE_ROWS = 64
 """Rule sets up to this size are built on the loop: that takes less than handing them over."""
 
 KEPT_MODELS = 4
+
+STORE_PAUSE_SECONDS = 5.0
+"""How long a rule set that was brought up by changes waits for more of them before it is stored."""
 
 FIXED_IDS = frozenset({BASE_TENANT_ID, PLATFORM_TENANT_ID})
 
@@ -93,8 +98,10 @@ class SnapshotLoader:
         self._model_digest = ""
         self._failed: dict[TenantId, _FailedBuild] = {}
         self._storing: set[asyncio.Task[None]] = set()
+        self._unstored: dict[TenantId, RuleSet] = {}
         self.from_cache = 0
         self.from_database = 0
+        self.from_changes = 0
         self.build_failures = 0
         self.last_build_seconds = 0.0
 
@@ -113,6 +120,34 @@ class SnapshotLoader:
         with COLLECTOR.paused():
             return await self._load(head, read_at)
 
+    async def follow(self, held: RuleSet, touched: Touched, read_at: float) -> BuiltSnapshot | None:
+        """Return the snapshot that follows `held` after what changed; None when `load` must bring it.
+
+        Args:
+            held: The rule set before; `touched` is all that changed since.
+            touched: What PostgreSQL said at `read_at`.
+            read_at: Monotonic time at which it was asked.
+
+        Raises:
+            ModelError: the rules cannot be built.
+        """
+        changed, head = touched.changed_rows, touched.head
+        if touched.everything or changed is None:
+            return None
+        self._raise_recent_failure(head)
+        with COLLECTOR.paused():
+            large = len(held.rules) + len(held.links) > INLINE_ROWS
+            executor = self._executor(len(held.rules) + len(held.links))
+            loop = asyncio.get_running_loop()
+            follow = partial(brought_up, held, head, changed)
+            rule_set = await loop.run_in_executor(executor, follow) if large else follow()
+            if rule_set is None:
+                return None
+            self.from_changes += 1
+            if self._may_share(head.tenant_id):
+                self._store_later(rule_set)
+            return await self._ready(rule_set, head, read_at)
+
     async def stage_rules(self, rule_set: RuleSet) -> StagedRules | None:
         """Bring a rule set to Valkey before its change is committed; None where it may not be shared, or failed."""
         if not self._may_share(rule_set.head.tenant_id):
@@ -127,11 +162,7 @@ class SnapshotLoader:
         self._slow.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, head: TenantHead, read_at: float) -> BuiltSnapshot:
-        failed = self._failed.get(head.tenant_id)
-        if failed is not None:
-            if failed.rules_version == head.rules_version and self._monotonic() < failed.retry_at:
-                raise failed.error
-            del self._failed[head.tenant_id]
+        self._raise_recent_failure(head)
         rule_set = None
         if self._may_share(head.tenant_id):
             rule_set = await self._cache.find_rules(head, self._model_digest, self._lineage())
@@ -148,6 +179,9 @@ class SnapshotLoader:
             self.from_database += 1
             if self._may_share(head.tenant_id):
                 self._store(rule_set)
+        return await self._ready(rule_set, head, read_at)
+
+    async def _ready(self, rule_set: RuleSet, head: TenantHead, read_at: float) -> BuiltSnapshot:
         try:
             snapshot = await self._built(rule_set)
         except Exception as error:
@@ -165,6 +199,13 @@ class SnapshotLoader:
         size = SNAPSHOT_BYTES + ROW_BYTES * (len(rule_set.rules) + len(rule_set.links))
         return BuiltSnapshot(snapshot, head, read_at, size)
 
+    def _raise_recent_failure(self, head: TenantHead) -> None:
+        failed = self._failed.get(head.tenant_id)
+        if failed is not None:
+            if failed.rules_version == head.rules_version and self._monotonic() < failed.retry_at:
+                raise failed.error
+            del self._failed[head.tenant_id]
+
     def _may_share(self, tenant_id: TenantId) -> bool:
         """Whether a tenant's id and revision stand for the same rules wherever they are found.
 
@@ -180,9 +221,8 @@ class SnapshotLoader:
         if rows <= INLINE_ROWS:
             snapshot = self._build(rule_set, model)
         else:
-            executor = self._slow if rows > self._slow_rows else self._quick
             loop = asyncio.get_running_loop()
-            snapshot = await loop.run_in_executor(executor, self._build, rule_set, model)
+            snapshot = await loop.run_in_executor(self._executor(rows), self._build, rule_set, model)
         self.last_build_seconds = time.perf_counter() - began
         return snapshot
 
@@ -195,9 +235,28 @@ class SnapshotLoader:
             self._models[stored.digest] = model
         return model
 
+    def _executor(self, rows: int) -> ThreadPoolExecutor:
+        return self._slow if rows > self._slow_rows else self._quick
+
+    def _store_later(self, rule_set: RuleSet) -> None:
+        """Keep the rule set for other nodes when the tenant's next few changes are in it, too."""
+        tenant_id = rule_set.head.tenant_id
+        waiting = tenant_id in self._unstored
+        self._unstored[tenant_id] = rule_set
+        if waiting:
+            return
+
+        async def store() -> None:
+            await asyncio.sleep(STORE_PAUSE_SECONDS)
+            await self._cache.store_rules(self._unstored.pop(tenant_id), self._lineage())
+
+        self._keep(asyncio.create_task(store()))
+
     def _store(self, rule_set: RuleSet) -> None:
         """Keep the rule set for other nodes without waiting for it: Valkey is nobody's reason to be late."""
-        task = asyncio.create_task(self._cache.store_rules(rule_set, self._lineage()))
+        self._keep(asyncio.create_task(self._cache.store_rules(rule_set, self._lineage())))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._storing.add(task)
         task.add_done_callback(self._storing.discard)
 

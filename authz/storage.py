@@ -1,17 +1,18 @@
 """Policies in PostgreSQL, as the decision path reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
-from authz.ports import FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
+from authz.ports import ChangedRow, FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
 from authz.request import NO_PROPERTIES, Properties, Ref
-from authz.row_codec import from_microseconds
-from authz.rules import Owner, Source
+from authz.row_codec import from_microseconds, row_from_json
+from authz.rules import Owner, Source, StoredEntity
 from authz.storage_rows import INDEXED_CHARACTERS, bounded, read_rule_set
 from tenancy.heads import find_head, head_of
 from tenancy.ids import BASE_TENANT_ID, TenantId
@@ -22,6 +23,8 @@ from tenancy.unit_of_work import Sessions, tenant_unit_of_work, unbound_session
 REQUEST_SECONDS = 2.5
 LOAD_RULES_SECONDS = 30.0
 MAX_TOUCHED = 1000
+MAX_CHANGED_ROWS = 200
+"""A snapshot is brought up by so many changed rows at most; after more, all rows are read."""
 
 _LOOKUP = text(
     """
@@ -52,8 +55,13 @@ _TOUCHED = text(
         SELECT DISTINCT subject, resource FROM change_items
         WHERE tenant_id = :tenant_id AND revision > :revision AND (subject IS NOT NULL OR resource IS NOT NULL)
         LIMIT :limit
+    ), rule_items AS (
+        SELECT revision, position, added, moved_from IS NOT NULL AS moved, "row" FROM change_items
+        WHERE tenant_id = :tenant_id AND revision > :revision AND subject IS NULL AND resource IS NULL
+        ORDER BY revision, position LIMIT :rule_limit
     )
     SELECT h.tenant_id, h.slug, h.status, h.revision, h.rules_revision, h.keys_revision, h.stamp, h.rules_stamp,
+        (SELECT json_agg(json_build_array(added, moved, "row") ORDER BY revision, position) FROM rule_items) AS rows,
         (SELECT stamp FROM changes WHERE tenant_id = :tenant_id AND revision = :revision) AS stamp_then,
         (SELECT count(*) FROM later) AS changes,
         EXISTS (SELECT 1 FROM later WHERE kind IN ('base', 'model')) AS everything,
@@ -232,7 +240,8 @@ class PostgresPolicyReader:
         )
 
     async def _touched_since(self, tenant_id: TenantId, revision: int, stamp: UUID) -> Touched:
-        parameters = {"tenant_id": tenant_id, "revision": revision, "limit": MAX_TOUCHED + 1}
+        limits = {"limit": MAX_TOUCHED + 1, "rule_limit": MAX_CHANGED_ROWS + 1}
+        parameters = {"tenant_id": tenant_id, "revision": revision} | limits
         row = await fetch_row(self._sessions, tenant_id, _TOUCHED, parameters)
         if row is None:
             raise TenantNotFoundError(f"no tenant has the id `{tenant_id}`")
@@ -245,7 +254,8 @@ class PostgresPolicyReader:
         gap = row.changes != head.revision - revision
         if gap or row.everything or len(subjects) + len(resources) > MAX_TOUCHED:
             return Touched(head, everything=True)
-        return Touched(head, everything=False, subjects=subjects, resources=resources)
+        changed = _changed_rows(row.rows or ()) if row.stamp_then == stamp else None
+        return Touched(head, everything=False, subjects=subjects, resources=resources, changed_rows=changed)
 
     async def _poll(self, cursor: int | None) -> FeedPage:
         async with unbound_session(self._sessions) as session:
@@ -288,3 +298,11 @@ class PostgresPolicyReader:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             refs = (await work.session.execute(query, parameters)).scalars().all()
         return [ref[len(kind) + 1 :] for ref in refs]
+
+
+def _changed_rows(items: Sequence[tuple[bool, bool, Mapping[str, Any]]]) -> tuple[ChangedRow, ...] | None:
+    """Return what items of the history say about rules and links; None where more must be known."""
+    if len(items) > MAX_CHANGED_ROWS or any(moved for _, moved, _ in items):
+        return None
+    found = [(added, row_from_json(data)) for added, _, data in items]
+    return tuple(ChangedRow(added, row) for added, row in found if not isinstance(row, StoredEntity))

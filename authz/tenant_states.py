@@ -182,7 +182,9 @@ class TenantStates:
                 return held.successor(touched, snapshot, read_at, size_bytes)
             # INVARIANT: the snapshot taken is that of exactly `head.rules_revision`; when the rules moved on while
             # they were loaded, what was touched is asked for again, up to the newer head.
-            built = await self._loader.load(head, read_at)
+            built = await self._loader.follow(held.snapshot.rule_set, touched, read_at)
+            if built is None:
+                built = await self._loader.load(head, read_at)
             snapshot, size_bytes = built.snapshot, built.size_bytes
             if built.head.rules_version == head.rules_version:
                 self.advances += 1

@@ -143,7 +143,7 @@ async def test_poisoned_rule_sets_are_rebuilt_from_postgresql(own_database_url, 
         # From here on nobody may read in acme.
         head = await one.change(acme, remove=[READERS])
         assert not await one.allows(acme, min_revision=head.revision)
-        await until(lambda: valkey_of(one).stored == 3)
+        await until(lambda: valkey_of(one).stored == 3, seconds=15)
         async with Redis.from_url(own_valkey.url) as client:
             good = await client.get(old_key)
     newer = HEADER.pack(*HEADER.unpack(older[: HEADER.size])[:2], head.rules_revision) + older[HEADER.size :]

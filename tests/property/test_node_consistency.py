@@ -12,7 +12,7 @@ from authz.errors import StaleError, StorageUnavailableError
 from authz.node import Node
 from authz.ports import Grant
 from authz.request import Ref
-from authz.rules import Effect, RoleLink, Rule
+from authz.rules import Effect, Owner, RoleLink, Rule
 from authz.settings import AuthzSettings
 from authz.tenant_state import Loaded, TenantState
 from tenancy.ids import TenantId
@@ -38,15 +38,17 @@ def random_contents(rng: random.Random) -> dict:
     """Pick what a commit replaces: rules, hierarchy, memberships, attributes, or rules and memberships together."""
 
     def rules() -> tuple[Rule, ...]:
-        return tuple(
+        found = [
             Rule(
                 rng.choice([*ROLES, *USERS]),
                 rng.choice(RECORDS),
                 "read",
                 rng.choice([Effect.ALLOW, Effect.ALLOW, Effect.DENY]),
+                owner=rng.choice([Owner.API, Owner.API, Owner.API, Owner.FILES]),
             )
             for _ in range(rng.randrange(5))
-        )
+        ]
+        return tuple({rule.key: rule for rule in found}.values())
 
     def members() -> dict[Ref, tuple[Grant, ...]]:
         return {

@@ -4,6 +4,7 @@ With an event loop of virtual time, so that a test knows which answer was true a
 """
 
 import asyncio
+import itertools
 import random
 import selectors
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
@@ -13,7 +14,18 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
-from authz.ports import FeedPage, Grant, Lookup, RuleSet, StagedRules, StoredModel, SubjectRecord, TenantHead, Touched
+from authz.ports import (
+    ChangedRow,
+    FeedPage,
+    Grant,
+    Lookup,
+    RuleSet,
+    StagedRules,
+    StoredModel,
+    SubjectRecord,
+    TenantHead,
+    Touched,
+)
 from authz.request import NO_PROPERTIES, Ref
 from authz.rules import Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -152,6 +164,17 @@ class World:
         return self.commit(key, members=members)
 
 
+def changed_rows(versions: Sequence[Version]) -> tuple[ChangedRow, ...]:
+    """Return what each version has more or less than the one before it."""
+    found: list[ChangedRow] = []
+    for before, after in itertools.pairwise(versions):
+        old: list[Rule | RoleLink] = [*before.rules, *before.links]
+        new: list[Rule | RoleLink] = [*after.rules, *after.links]
+        found += [ChangedRow(False, row) for row in old if row not in new]
+        found += [ChangedRow(True, row) for row in new if row not in old]
+    return tuple(found)
+
+
 class WorldReader:
     """`PolicyReader` over a `World`. `before` and `after` run around the moment at which a read sees the world."""
 
@@ -232,6 +255,7 @@ class WorldReader:
                 everything=False,
                 subjects=frozenset().union(*(v.touched_subjects for v in later)),
                 resources=frozenset().union(*(v.touched_resources for v in later)),
+                changed_rows=changed_rows([v for v in versions if v.head.revision >= revision]),
             )
 
         return await self._around("touched_since", see)
@@ -294,6 +318,7 @@ class SimpleSnapshot:
     """As much of a snapshot as a node uses, worked out in the plainest way."""
 
     def __init__(self, rule_set: RuleSet) -> None:
+        self.rule_set = rule_set
         self.rules_revision = rule_set.head.rules_revision
         self.rules = rule_set.rules
         self.links = rule_set.links

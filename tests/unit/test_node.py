@@ -15,8 +15,9 @@ from authz.letting_go import LettingGo
 from authz.node import Node
 from authz.ports import Grant, RuleSet
 from authz.request import Ref
-from authz.rules import RoleLink, Rule
+from authz.rules import Effect, Owner, RoleLink, Rule
 from authz.settings import AuthzSettings
+from authz.snapshot_loader import STORE_PAUSE_SECONDS
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId, TenantStatus
 from tenancy.tenant import TenantHead
 from tests.support.policy_world import (
@@ -425,7 +426,7 @@ def test_a_read_that_fails_in_the_middle_of_an_advance_changes_nothing():
         await bench.allows()
         bench.reader.faulty = {"load_rules"}
         bench.reader.down = True
-        bench.world.commit(bench.tenant, rules=(), members={})
+        bench.world.commit(bench.tenant, rules=(Rule("role:boss", RECORD, "read"),), members={})
         await asyncio.sleep(2)
         state = bench.node.warm(bench.tenant)
         assert state is not None
@@ -1118,5 +1119,48 @@ def test_a_snapshot_is_let_go_of_when_no_state_has_it_any_more(monkeypatch: pyte
         head = bench.world.commit(bench.tenant, rules=())
         await bench.node.note_write(head)
         assert let_go == [first]
+
+    run_virtual(main)
+
+
+def test_a_rule_of_the_api_is_taken_up_without_reading_the_others():
+    """The answer is that of the new revision; a rule of a file makes all rows be read again."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.node.start()
+        assert (await bench.allows())[0]
+        loads = bench.reader.count("load_rules")
+        deny = Rule("role:reader", RECORD, "read", Effect.DENY, owner=Owner.API)
+        head = bench.world.commit(bench.tenant, rules=(*READERS_READ, deny))
+        assert await bench.allows(min_revision=head.revision) == (False, head.revision)
+        head = bench.world.commit(bench.tenant, rules=READERS_READ)
+        assert await bench.allows(min_revision=head.revision) == (True, head.revision)
+        assert bench.reader.count("load_rules") == loads
+        assert bench.node.statistics()["snapshots_from_changes"] == 2
+        head = bench.world.commit(bench.tenant, rules=(*READERS_READ, Rule("role:x", RECORD, "read")))
+        assert await bench.allows(min_revision=head.revision) == (True, head.revision)
+        assert bench.reader.count("load_rules") == loads + 1
+
+    run_virtual(main)
+
+
+def test_many_changes_are_stored_for_other_nodes_once():
+    """A while after the first of them, as they are then."""
+
+    async def main() -> None:
+        bench = Bench()
+        await bench.node.start()
+        await bench.node.state(bench.tenant)
+        await asyncio.sleep(1)
+        stored = set(bench.cache.rule_sets)
+        for number in range(5):
+            rule = Rule(f"role:r{number}", RECORD, "read", owner=Owner.API)
+            head = bench.world.commit(bench.tenant, rules=(*bench.world.current(bench.tenant).rules, rule))
+            await bench.node.state(bench.tenant, head.revision)
+        assert set(bench.cache.rule_sets) == stored
+        await asyncio.sleep(STORE_PAUSE_SECONDS + 1)
+        assert set(bench.cache.rule_sets) == stored | {(bench.tenant, head.rules_revision)}
+        assert len(bench.cache.rule_sets[bench.tenant, head.rules_revision].rules) == 6
 
     run_virtual(main)
