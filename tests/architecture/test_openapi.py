@@ -105,8 +105,8 @@ def test_every_parameter_and_operation_says_what_it_is(document):
                 assert item[method]["summary"], (method, path)
                 for parameter in [*item.get("parameters", []), *item[method].get("parameters", [])]:
                     assert "$ref" in parameter or parameter["description"], (method, path, parameter["name"])
-    for name, parameter in document["components"]["parameters"].items():
-        assert parameter["description"], name
+    for name, part in [*document["components"]["parameters"].items(), *document["components"]["schemas"].items()]:
+        assert {"description", "$ref", "oneOf"} & part.keys(), name
 
 
 def test_every_body_has_an_example_of_its_shape(document):
