@@ -77,17 +77,22 @@ class Weight:
 
 
 class Allowance:
-    """The work that conditions may still do; one of a single decision is part of that of its batch."""
+    """The work that conditions may still do; one of a single decision is part of that of its batch.
 
-    __slots__ = ("_whole", "left")
+    `refused` says that it was too little once.
+    """
+
+    __slots__ = ("_whole", "left", "refused")
 
     def __init__(self, units: int = MAX_WORK, whole: "Allowance | None" = None) -> None:
         self.left = units
+        self.refused = False
         self._whole = whole
 
     def takes(self, units: int) -> bool:
         """Take `units`, if there are so many; what is refused takes nothing."""
         if units > self.left or (self._whole is not None and not self._whole.takes(units)):
+            self.refused = True
             return False
         self.left -= units
         return True

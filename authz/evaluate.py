@@ -164,8 +164,12 @@ async def evaluate_many(
     min_revision: int | None = None,
     trace: bool = False,
     stop: Effect | None = None,
+    within_allowance: bool = False,
 ) -> list[Decision]:
     """Answer a batch at one revision, in order; with `stop`, up to and including the first decision of that effect.
+
+    All conditions of a batch share an allowance of work. Those that come after it is spent are in error, or with
+    `within_allowance` the answers end before the first question that this would change; there is at least one answer.
 
     Raises:
         As `evaluate`.
@@ -183,6 +187,8 @@ async def evaluate_many(
                 await _let_others_pass()
                 begun = node.now()
             answer = evaluate_in(state, request, now=now, trace=trace, whole=whole)
+            if within_allowance and whole.refused:
+                break
             if isinstance(answer, Missing):
                 missing = True
                 subjects.update(dict.fromkeys(answer.subjects))

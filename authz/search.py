@@ -159,7 +159,8 @@ async def _search(where: SearchContext, source: _Source, after: str, limit: int)
 async def _page(where: SearchContext, source: _Source, after: str, limit: int) -> SearchPage | None:
     """Return a page that is true at one revision, or None when the rules moved on before its first chunk.
 
-    When the tenant moves on later, the page ends early, where the revision that it is true at ends.
+    When the tenant moves on later, the page ends early, where the revision that it is true at ends; and where the work
+    of conditions that one part of a search may make ends, so that a candidate is always answered as by itself.
     """
     state: StateView = await where.node.load(where.tenant_id, (), (), where.min_revision)
     in_rules = source.named(state.snapshot)
@@ -171,7 +172,9 @@ async def _page(where: SearchContext, source: _Source, after: str, limit: int) -
         if not chunk:
             return SearchPage(tuple(results), None, state.head.revision if revision is None else revision)
         questions = [source.question_of(candidate) for candidate in chunk]
-        decisions = await evaluate_many(where.node, where.tenant_id, questions, min_revision=where.min_revision)
+        decisions = await evaluate_many(
+            where.node, where.tenant_id, questions, min_revision=where.min_revision, within_allowance=True
+        )
         if revision is None:
             now = await where.node.load(where.tenant_id, (), (), where.min_revision)
             if now.snapshot is not state.snapshot:
@@ -179,7 +182,7 @@ async def _page(where: SearchContext, source: _Source, after: str, limit: int) -
             revision = decisions[0].revision
         elif decisions[0].revision != revision:
             return SearchPage(tuple(results), after, revision)
-        for candidate, decision in zip(chunk, decisions, strict=True):
+        for candidate, decision in zip(chunk, decisions, strict=False):
             if decision.allowed:
                 if len(results) == limit:
                     # One more exists: the page ends before it.
@@ -187,7 +190,7 @@ async def _page(where: SearchContext, source: _Source, after: str, limit: int) -
                 results.append(candidate)
             after = candidate
         examined += len(chunk)
-        if examined >= MAX_EXAMINED:
+        if examined >= MAX_EXAMINED or len(decisions) < len(chunk):
             return SearchPage(tuple(results), after, revision)
 
 

@@ -76,7 +76,8 @@ def _uses(part: Part) -> tuple[dict[str, _Use], dict[str, _Use]]:
 
 def _check_one(part: Part, name: str, use: _Use) -> None:
     identifier = name.partition(":")[2]
-    if name != name.strip() or identifier != identifier.lstrip():
+    spaces = _spaces_at_ends(name, identifier)
+    if " " in spaces:
         message = f"`{name}` has a blank at one of its ends"
         _report(part, use, "blank-at-end", message, "remove it", severity=Severity.WARNING)
     if " #" in name:
@@ -85,11 +86,24 @@ def _check_one(part: Part, name: str, use: _Use) -> None:
         _report(part, use, "comment-in-value", message, hint, severity=Severity.WARNING)
     if name.isascii():
         return
+    for space in dict.fromkeys(spaces.replace(" ", "")):
+        message = f"`{name}` has a space at one of its ends that is no blank: U+{ord(space):04X} {_title(space)}"
+        _report(part, use, "unicode-space", message.rstrip(), "remove it", severity=Severity.ERROR)
     for message in _unseen(name):
         _report(part, use, "invisible-character", message, "remove it", severity=Severity.ERROR)
     if unicodedata.normalize("NFC", name) != name:
         message = f"`{name}` is not in Unicode's composed form (NFC): what is typed elsewhere will not equal it"
         _report(part, use, "unicode-form", message, "retype it", severity=Severity.WARNING)
+
+
+def _spaces_at_ends(name: str, identifier: str) -> str:
+    """Return the blanks and Unicode spaces at the ends of a name, and at the beginning of its id."""
+    front = name[: len(name) - len(name.lstrip())] + identifier[: len(identifier) - len(identifier.lstrip())]
+    return front + name[len(name.rstrip()) :]
+
+
+def _title(character: str) -> str:
+    return unicodedata.name(character, "")
 
 
 def _unseen(name: str) -> Iterator[str]:
@@ -118,7 +132,7 @@ def _told_apart(name: str, first: str) -> str:
     if name.isascii() and first.isascii():
         return ""
     only = [
-        f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+        f"U+{ord(character):04X} {_title(character)}".rstrip()
         for character in dict.fromkeys(name + first)
         if not character.isascii() and (character in name) is not (character in first)
     ]

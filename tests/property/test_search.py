@@ -176,3 +176,24 @@ def replace_view(small: OfflinePolicy) -> OfflinePolicy:
     held = OfflinePolicy(small.head, small.snapshot, small.records, small.stored_resources)
     held.subjects, held.resources = dict(small.subjects), dict(small.resources)
     return held
+
+
+@pytest.mark.parametrize("effect", ["allow", "deny"])
+async def test_conditions_that_take_much_work_end_a_page_and_change_no_answer(effect):
+    """Candidates share an allowance: where it is spent the page ends, and the next one goes on."""
+    rows = [f"p user:{number} doc:1 read {effect} if !(-1 in context.l)" for number in range(40)]
+    if effect == "deny":
+        rows += [f"p user:{number} doc:1 read" for number in range(40)]
+        rows = [row.replace("!(", "(") for row in rows]
+    small = policy("\n".join(rows))
+    asked = replace(question(), context={"l": list(range(20_000))})
+    found, after, pages = [], "", 0
+    while after is not None:
+        page = await search.search_subjects(context_of(small), asked, after=after, limit=1000)
+        found += page.results
+        after, pages = page.next_after, pages + 1
+    assert pages > 1
+    assert found == sorted(str(number) for number in range(40))
+    for number in range(40):
+        alone = replace(asked, subject=Entity("user", str(number)))
+        assert (await evaluate(OneTenant(small), small.head.tenant_id, alone)).allowed

@@ -390,7 +390,10 @@ ODD_NAMES = [
     ("user:x\u3164", "invisible-character"),
     ('"user:x "', "blank-at-end"),
     ('"user: x"', "blank-at-end"),
-    ('"user:x\u00a0"', "blank-at-end"),
+    ('"user:x\u00a0"', "unicode-space"),
+    ("user:x\u00a0", "unicode-space"),
+    ("user:\u3000x", "unicode-space"),
+    ("user:x\u2009", "unicode-space"),
     ("user:x # the boss", "comment-in-value"),
 ]
 

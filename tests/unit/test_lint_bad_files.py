@@ -119,6 +119,7 @@ BAD = [
     row("tenant-mismatch", 14, "p, user:ann, globex, record:1, read\n"),
     entities("too-large", 1, 1, "#" * (16 * 1024 * 1024 + 1)),
     row("unicode-form", 4, "p, user:cafe\u0301, acme, record:1, read\n"),
+    row("unicode-space", 4, "p, user:ann\u00a0, acme, record:1, read\n"),
     model("unindexed-matcher", MATCHER_LINE, DEFAULT_MODEL_TEXT.rstrip() + " && r.sub != r.obj\n"),
     row("unknown-effect", 36, "p, user:ann, acme, record:1, read, dney\n"),
     of("unknown-file", ("acme/polcy.csv", 1, 1), GOOD, file="acme/polcy.csv"),
