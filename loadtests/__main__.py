@@ -81,7 +81,11 @@ def service(*, own: bool, workers: int) -> Iterator[Server]:
         return
     with new_installation() as installation:
         key = asyncio.run(create_platform_key(installation.database_url, "load test"))
-        settings = {"KASBAH_WORKERS": str(workers), "KASBAH_AUTHZ__MAX_WARM_TENANTS": str(WARM_TENANTS)}
+        settings = {
+            "KASBAH_WORKERS": str(workers),
+            "KASBAH_AUTHZ__MAX_WARM_TENANTS": str(WARM_TENANTS),
+            "KASBAH_CROSS_CHECK_PER_SECOND": "1",  # as by default
+        }
         with installation.service(**settings) as running:
             say(f"loadtest: started a service at {running.base_url}")
             yield Server(running.base_url, key, "its own start")
