@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
 
 from service.settings import Settings
-from tenancy.database import open_engine, require_safe_role
+from tenancy.database import SERVICE_ROLE, DatabaseLimits, open_engine, require_safe_role
 from tenancy.errors import DatabaseUnavailableError, UnsafeDatabaseRoleError
 from tenancy.unit_of_work import database_errors
 
@@ -34,7 +34,9 @@ class Findings:
 
 async def check(settings: Settings) -> Findings:
     """Look at PostgreSQL and Valkey side by side."""
-    postgres, valkey = await asyncio.gather(_check_postgres(settings), _check_valkey(settings))
+    postgres, valkey = await asyncio.gather(
+        check_postgres(settings.database_url.get_secret_value(), settings.database), _check_valkey(settings)
+    )
     return Findings(
         postgres.faults + valkey.faults,
         postgres.unreachable + valkey.unreachable,
@@ -42,9 +44,10 @@ async def check(settings: Settings) -> Findings:
     )
 
 
-async def _check_postgres(settings: Settings) -> Findings:
-    patient = replace(settings.database, connect_seconds=PATIENCE_SECONDS, statement_seconds=PATIENCE_SECONDS)
-    engine = open_engine(settings.database_url.get_secret_value(), patient)
+async def check_postgres(database_url: str, limits: DatabaseLimits) -> Findings:
+    """Look at the schema and at the role."""
+    patient = replace(limits, connect_seconds=PATIENCE_SECONDS, statement_seconds=PATIENCE_SECONDS)
+    engine = open_engine(database_url, patient)
     try:
         found = await _schema_fault(engine)
         if found is not None:
@@ -55,16 +58,22 @@ async def _check_postgres(settings: Settings) -> Findings:
     except DatabaseUnavailableError as error:
         cause = error.__cause__
         reason = str(getattr(cause, "orig", None) or cause or error).strip().partition("\n")[0]
-        if (
-            "does not exist" in reason
-            or "must be able to SET ROLE" in reason
-            or "permission denied to set role" in reason
-        ):
-            return Findings(faults=(f"KASBAH_DATABASE_URL: {reason}; run `kasbah migrate` first",))
+        advice = _advice(reason, engine.url.username)
+        if advice is not None:
+            return Findings(faults=(f"KASBAH_DATABASE_URL: {reason}; {advice}",))
         return Findings(unreachable=(f"KASBAH_DATABASE_URL: PostgreSQL does not answer: {reason}",))
     finally:
         await engine.dispose()
     return Findings()
+
+
+def _advice(reason: str, user: str | None) -> str | None:
+    """Return what helps when PostgreSQL answers, but not as we need it; None when it does not answer."""
+    if "must be able to SET ROLE" in reason or "permission denied to set role" in reason:
+        return f'let an administrator run: GRANT {SERVICE_ROLE} TO "{user}";'
+    if "does not exist" in reason:
+        return "create it" if 'database "' in reason else "run `kasbah migrate` first"
+    return None
 
 
 async def _schema_fault(engine: AsyncEngine) -> str | None:

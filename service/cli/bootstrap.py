@@ -18,14 +18,20 @@ def bootstrap(name: str, database_url: str | None, output: str) -> None:
     It holds every scope: make narrower keys with `kasbah key create`, then revoke it with `kasbah key revoke`.
     """
     from authn.errors import AuthnError
-    from service.bootstrap import create_platform_key
+    from service.bootstrap import PATIENT, create_platform_key
+    from service.preflight import check_postgres
     from tenancy.errors import TenancyError
 
     url = database_url or os.environ.get("KASBAH_DATABASE_URL")
     if not url:
         fail("no database: set KASBAH_DATABASE_URL or give --database-url", ExitCode.USAGE)
+    found = asyncio.run(check_postgres(url, PATIENT))
+    if found.faults:
+        fail(found.faults[0], ExitCode.REFUSED)
+    if found.unreachable:
+        fail(found.unreachable[0], ExitCode.UNREACHABLE)
     try:
         token = asyncio.run(create_platform_key(url, name))
     except (AuthnError, TenancyError) as error:
-        fail(f"{error}; is the database migrated (`kasbah migrate`)?", ExitCode.UNREACHABLE)
+        fail(str(error), ExitCode.UNREACHABLE)
     emit(output, {"token": token}, lambda: click.echo(token))

@@ -71,10 +71,13 @@ async def forward_auth(request: web.Request) -> web.Response:
         rendered = problems.render_error(error)
         response = response_of(rendered) if rendered.status in {403, 503} else _forbidden()
     except Exception as error:  # noqa: BLE001  # the last resort of this route is 503, never a status a gateway misreads
-        _log.error("forward_auth.failed", exc_info=error)
         rendered = problems.render_error(error)
-        failed = problems.PROBLEMS[StorageUnavailableError]
-        response = response_of(rendered if rendered.status == 503 else problems.render(failed))  # noqa: PLR2004
+        if rendered.status == 503:  # noqa: PLR2004 - a known failure, as other routes log it
+            _log.warning("forward_auth.failed", error=str(error))
+        else:
+            _log.error("forward_auth.failed", exc_info=error)
+            rendered = problems.render(problems.PROBLEMS[StorageUnavailableError])
+        response = response_of(rendered)
     request.app[METRICS].observe(time.perf_counter() - started)
     return response
 

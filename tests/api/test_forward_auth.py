@@ -1,9 +1,10 @@
 """`ANY /v1/forward-auth`: gateways ask, and paths are judged in one spelling only."""
 
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL as URL_OF
 
-from authz.errors import StaleError, StorageUnavailableError
+from authz.errors import AuthzError, StaleError, StorageUnavailableError
 from service.http.forward_auth import RefusedError, parse_host, parse_method, parse_path
 from service.http_settings import ForwardAuthSettings, HttpSettings
 from tests.support.edge import Edge
@@ -147,8 +148,12 @@ async def test_a_key_without_the_scope_or_of_another_tenant_is_403(edge):
 async def test_every_failure_is_503(edge, failure):
     """Never 500, which a gateway could read as its own, and never 200."""
     edge.node.failure = failure
-    answer = await edge.get(URL, headers=nginx(edge))
+    with capture_logs() as logs:
+        answer = await edge.get(URL, headers=nginx(edge))
     assert answer.status == 503
+    (told,) = [entry for entry in logs if entry["event"] == "forward_auth.failed"]
+    known = isinstance(failure, AuthzError)  # an outage is no bug: one line each, no traceback
+    assert (told["log_level"], "exc_info" in told) == (("warning", False) if known else ("error", True))
     edge.node.failure = None
     edge.keys.failure = failure
     other = nginx(edge, **{"X-Kasbah-Key": "kasbah_00000000_" + "y" * 43})

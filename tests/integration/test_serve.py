@@ -6,17 +6,21 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
+import uuid
 from contextlib import suppress
 
 import psutil
 import psycopg
 import pytest
 import redis
+from sqlalchemy.engine import make_url
 
 from service.processes import free_port
 from service.state_directory import StateDirectory
-from tests.support.running_service import new_service
+from tests.support.paths import ROOT
+from tests.support.running_service import clean_environment, new_service
 from tests.support.servers import OwnServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
@@ -259,11 +263,6 @@ def test_a_certificate_that_is_none_is_refused(start_service, certificate):
 
 def test_bootstrap_makes_a_key_that_works(start_service, database_url):
     """The first platform key needs no server, and opens one."""
-    import sys
-
-    from tests.support.paths import ROOT
-    from tests.support.running_service import clean_environment
-
     done = subprocess.run(
         [sys.executable, "-m", "service", "bootstrap", "--output", "json"],
         cwd=ROOT,
@@ -275,6 +274,39 @@ def test_bootstrap_makes_a_key_that_works(start_service, database_url):
     answer = service.request("GET", "/v1/tenants", key=json.loads(done.stdout)["token"])
     assert answer.status == 200, answer.body
     assert service.request("GET", "/v1/tenants", key="kasbah_00000000_" + "A" * 43).status == 401
+
+
+def bootstrap(database_url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", "bootstrap"],
+        cwd=ROOT,
+        env=clean_environment(KASBAH_DATABASE_URL=database_url),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_bootstrap_without_a_schema_says_what_to_run(empty_database_url):
+    """One line, no traceback."""
+    done = bootstrap(empty_database_url)
+    assert done.returncode == 5
+    assert "run `kasbah migrate`" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_user_who_is_no_member_of_the_role_learns_what_to_grant(start_service, own_database_url):
+    """To migrate again would not help; `serve` and `bootstrap` say what does."""
+    user = f"stranger-{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(own_database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'x'")
+        try:
+            url = make_url(own_database_url).set(username=user, password="x").render_as_string(hide_password=False)
+            granted = f'GRANT kasbah_service TO "{user}";'
+            assert granted in refusal(start_service(database=url, wait=False), 1)
+            assert granted in bootstrap(url).stderr
+        finally:
+            connection.execute(f'DROP ROLE "{user}"')
 
 
 def test_it_serves_through_a_database_restart(tmp_path, redis_url):
