@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from service.processes import Child, StartError, open_private, require_port, spawn, wait_until
-from service.settings import PREFIX, host_in_url
+from service.settings import PREFIX, host_in_url, postgres_url_fault, redis_url_fault
 from service.state_directory import StateDirectory
 
 READY_TIMEOUT_SECONDS = 30
@@ -87,6 +87,7 @@ class Development:
             StartError: one line that says what is in the way.
         """
         settings, progress = self.settings, self.progress
+        require_urls(settings)
         slugs = sample_slugs(settings.policies)
         self.state.open()
         for line in self.state.heal():
@@ -249,6 +250,16 @@ class Development:
 
     def _hold(self, **values: object) -> None:
         self.state.write_private("secrets.json", self._held() | values)
+
+
+def require_urls(settings: DevelopmentSettings) -> None:
+    """Raise `StartError` when the address of a server of one's own is none."""
+    database_fault = settings.database_url and postgres_url_fault(settings.database_url)
+    redis_fault = settings.redis_url and redis_url_fault(settings.redis_url)
+    if database_fault:
+        raise StartError(f"KASBAH_DATABASE_URL: {database_fault}")
+    if redis_fault:
+        raise StartError(f"KASBAH_REDIS_URL: {redis_fault}")
 
 
 def sample_slugs(policies: Path) -> list[str]:

@@ -49,13 +49,16 @@ class Child:
     log: Path
 
     def last_log_line(self) -> str:
-        """Return the last line that says something, for a one-line report."""
+        """Return the last line that says something, with what it announces, for a one-line report."""
         try:
             lines = self.log.read_text("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "rror" in line] or lines
-        return telling[-1].strip() if telling else ""
+        telling = [n for n, line in enumerate(lines) if "FATAL" in line or "PANIC" in line or "rror" in line]
+        last = telling[-1] if telling else len(lines) - 1
+        if lines and lines[last].endswith(":"):  # what it announces stands below
+            return " ".join(line.strip() for line in lines[last:])
+        return lines[last].strip() if lines else ""
 
 
 def spawn(

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
@@ -124,15 +126,17 @@ class Settings(BaseSettings):
     @field_validator("database_url", "migration_database_url")
     @classmethod
     def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgresql+psycopg://")):
-            raise ValueError("must begin with `postgresql://`")
+        fault = None if value is None else postgres_url_fault(value.get_secret_value())
+        if fault is not None:
+            raise ValueError(fault)
         return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with `redis://`, `rediss://` or `unix://`")
+        fault = redis_url_fault(value.get_secret_value())
+        if fault is not None:
+            raise ValueError(fault)
         return value
 
     @field_validator("secret_key")
@@ -234,3 +238,21 @@ def host_in_url(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def postgres_url_fault(url: str) -> str | None:
+    """Return what is wrong with the address of a PostgreSQL, or None; never the address, which holds a password."""
+    if not url.startswith(("postgresql://", "postgresql+psycopg://")):
+        return "must begin with `postgresql://`"
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        return "is no URL: write postgresql://user:password@host:port/database"
+    return None
+
+
+def redis_url_fault(url: str) -> str | None:
+    """Return what is wrong with the address of a Valkey, or None."""
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return "must begin with `redis://`, `rediss://` or `unix://`"
+    return None

@@ -20,11 +20,15 @@ def bootstrap(name: str, database_url: str | None, output: str) -> None:
     from authn.errors import AuthnError
     from service.bootstrap import PATIENT, create_platform_key
     from service.preflight import check_postgres
+    from service.settings import postgres_url_fault
     from tenancy.errors import TenancyError
 
     url = database_url or os.environ.get("KASBAH_DATABASE_URL")
     if not url:
         fail("no database: set KASBAH_DATABASE_URL or give --database-url", ExitCode.USAGE)
+    fault = postgres_url_fault(url)
+    if fault is not None:
+        fail(f"the database URL {fault}", ExitCode.USAGE)
     found = asyncio.run(check_postgres(url, PATIENT))
     if found.faults:
         fail(found.faults[0], ExitCode.REFUSED)

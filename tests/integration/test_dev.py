@@ -231,6 +231,26 @@ def test_a_proxy_for_the_world_outside_is_not_asked(other):
     assert other.end() == 0
 
 
+@pytest.mark.parametrize("url", ["nonsense", "mysql://a/b", "postgresql://user:hunter2@host:port/database"])
+def test_an_address_that_is_none_is_one_clear_line(other, url):
+    """Before anything is started; what may be a password stays untold."""
+    other.start(wait=False, KASBAH_DATABASE_URL=url)
+    assert other.process.wait(30) == 1
+    assert "KASBAH_DATABASE_URL: " in other.output()
+    assert "hunter2" not in other.output()
+    assert_one_error_line(other.output())
+    assert not (other.state / "valkey").exists()
+
+
+def test_a_server_that_refuses_its_settings_says_which(other):
+    """The line names the fault, not only the log that does."""
+    other.arguments = ("--policies", str(empty_policies(other)))
+    other.start(wait=False, KASBAH_LOG_LEVEL="loud")
+    assert other.process.wait(60) == 1
+    assert "KASBAH_LOG_LEVEL" in other.output()
+    assert_one_error_line(other.output())
+
+
 def test_a_bad_setting_is_named_as_it_was_given(other):
     """Who set a variable never saw an option."""
     other.start(wait=False, KASBAH_WORKERS="none")

@@ -295,6 +295,15 @@ def test_bootstrap_without_a_schema_says_what_to_run(empty_database_url):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://user:hunter2@host:port/database"])
+def test_bootstrap_with_an_address_that_is_none_says_so(url):
+    """One line, without the password."""
+    done = bootstrap(url)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "hunter2" not in done.stderr
+
+
 def test_a_user_who_is_no_member_of_the_role_learns_what_to_grant(start_service, own_database_url):
     """To migrate again would not help; `serve` and `bootstrap` say what does."""
     user = f"stranger-{uuid.uuid4().hex[:8]}"
