@@ -97,7 +97,8 @@ def _print_flips(flips: dict[str, Any], *, named: bool) -> None:
 
 
 def _by_type(counted: dict[str, int]) -> str:
-    return f" by {', '.join(f'{number:,} {kind}' for kind, number in counted.items())}" if counted else ""
+    told = [f"{number:,} {kind}{'' if number == 1 else 's'}" for kind, number in counted.items()]
+    return f" by {', '.join(told)}" if told else ""
 
 
 def _shown_flip(flip: dict[str, str]) -> str:

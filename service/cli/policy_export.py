@@ -21,7 +21,7 @@ def write_export(directory: Path, exported: Sequence[dict[str, Any]], *, owner: 
         directory: Made when it is missing.
         exported: Answers of the server.
         owner: Whose rows; None for all.
-        force: Overwrite files that are there.
+        force: Overwrite files that are there and say something else.
     """
     texts: dict[Path, str] = {}
     for tenant in exported:
@@ -36,7 +36,7 @@ def write_export(directory: Path, exported: Sequence[dict[str, Any]], *, owner: 
             texts.update(_tenant_texts(directory / slug, slug, rows, tenant["model"]))
         except UnwritableRowError as error:
             fail(f"{slug} holds a row that policy files cannot say: {error}", ExitCode.REFUSED)
-    there = [path for path in texts if path.exists()]
+    there = [path for path, text in texts.items() if path.exists() and not _says(path, text)]
     if there and not force:
         fail(f"`{there[0]}` is there already: use --force, or another directory", ExitCode.REFUSED)
     try:
@@ -46,6 +46,13 @@ def write_export(directory: Path, exported: Sequence[dict[str, Any]], *, owner: 
     except OSError as error:
         fail(f"`{error.filename}` cannot be written: {error.strerror}", ExitCode.REFUSED)
     return [str(path) for path in texts]
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _checked_slug(slug: str) -> str:

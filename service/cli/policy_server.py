@@ -22,6 +22,9 @@ from service.cli.policy_plan import (
 )
 from service.client import Client, path_of
 
+MAX_NAMED = 10
+"""At most this many unknown tenants are named at the end; each has its line above."""
+
 _tenants_option = click.option(
     "--tenant",
     "tenants",
@@ -41,8 +44,7 @@ def plan(directory: Path, tenants: tuple[str, ...], out: Path | None, detailed_e
     """Show which rules of a server, and which of its answers, DIRECTORY would change. Changes nothing."""
     planned = _planned(directory, tenants)
     emit(output, _shown(planned), lambda: print_plan(planned))
-    if planned.unknown:
-        fail(f"no tenant {', '.join(planned.unknown)}: `kasbah tenant create {planned.unknown[0]}`", ExitCode.REFUSED)
+    _require_known(planned)
     if out is not None:
         write_plan(planned, out)
     if detailed_exitcode and planned.pending:
@@ -58,6 +60,13 @@ def _planned(directory: Path, tenants: tuple[str, ...]) -> Planned:
             return await plan_directory(client, read, directory, step=step, tenants_only=bool(tenants))
 
         return asked(work)
+
+
+def _require_known(planned: Planned) -> None:
+    if planned.unknown:
+        names = ", ".join(planned.unknown[:MAX_NAMED])
+        more = f" and {len(planned.unknown) - MAX_NAMED:,} more" if len(planned.unknown) > MAX_NAMED else ""
+        fail(f"no tenant {names}{more}: `kasbah tenant create {planned.unknown[0]}`", ExitCode.REFUSED)
 
 
 def _shown(planned: Planned) -> dict[str, Any]:
@@ -88,8 +97,7 @@ def apply(source: Path, tenants: tuple[str, ...], yes: bool, reason: str | None,
     quiet = output == "json"
     if not quiet:
         print_plan(planned)
-    if planned.unknown:
-        fail(f"no tenant {', '.join(planned.unknown)}: `kasbah tenant create {planned.unknown[0]}`", ExitCode.REFUSED)
+    _require_known(planned)
     if planned.conflicts:
         fail(
             f"{planned.conflicts} rows are owned by the admin API: take them out of the files or revoke them there",
@@ -159,14 +167,20 @@ def rollback(to_revision: int, tenant: str | None, reason: str | None, yes: bool
 
 @click.command("export")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@_tenants_option
+@click.option(
+    "--tenant",
+    "tenants",
+    multiple=True,
+    metavar="SLUG",
+    help="Only this tenant: neither others, nor _base; may be repeated.",
+)
 @click.option(
     "--owner", type=click.Choice(["files", "api", "all"]), default="files", show_default=True, help="Whose rows."
 )
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @output_option
 def export(directory: Path, tenants: tuple[str, ...], owner: str, force: bool, output: str) -> None:  # noqa: FBT001
-    """Write the policies of a server into DIRECTORY; for a platform key also model.conf and _base."""
+    """Write the policies of a server, with its model.conf, into DIRECTORY; for a platform key also _base."""
 
     async def work(client: Client) -> list[Any]:
         own = (await client.get("/v1/keys/self"))["tenant"]

@@ -175,7 +175,10 @@ async def test_plan_apply_explain_history_rollback_export(run: Run, policies: Pa
     for directory in (policies, tmp_path / "out"):
         again = await run("policy", "plan", str(directory), "--detailed-exitcode")
         assert again.exit_code == 0, again.output
-    assert (await run("policy", "export", str(tmp_path / "out"))).exit_code == 5
+    assert (await run("policy", "export", str(tmp_path / "out"))).exit_code == 0, "the files say the same"
+    (tmp_path / "out/acme/policy.csv").write_text("# mine\n")
+    refused = await run("policy", "export", str(tmp_path / "out"))
+    assert (refused.exit_code, (tmp_path / "out/acme/policy.csv").read_text()) == (5, "# mine\n")
     assert (await run("policy", "export", str(tmp_path / "out"), "--force")).exit_code == 0
 
 
