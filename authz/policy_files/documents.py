@@ -58,19 +58,23 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self._path = path
         self.findings: list[Finding] = []
+        self._faulty: set[tuple[int, int]] = set()
 
     def document(self, text: str) -> YamlNode | None:
-        """Return the document when nothing was wrong with the text."""
+        """Return the document, or None when it is empty or its text cannot be read on."""
         node, faults = read_yaml(text)
         for fault in faults:
             severity = Severity.ERROR
+            self._faulty.add((fault.line, fault.column))
             self.findings.append(
                 Finding(self._path, fault.line, fault.column, fault.code, severity, fault.message, fault.hint)
             )
-        return None if faults else node
+        return node
 
     def report(self, node: YamlNode, code: str, message: str, hint: str) -> None:
-        """Add an error at the place of `node`."""
+        """Add an error at the place of `node`, unless its text is a fault already: one is enough to mend it."""
+        if (node.line, node.column) in self._faulty:
+            return
         self.findings.append(Finding(self._path, node.line, node.column, code, Severity.ERROR, message, hint))
 
 
@@ -203,7 +207,7 @@ class _CaseReader:
                 return None
             kind, identifier = parts.get("type"), parts.get("id")
             if not isinstance(kind, str) or not isinstance(identifier, str):
-                self._fault(node, f"`{key}` needs a `type` and an `id`, both texts", "or write `type:id`")
+                self._fault(node, f"`{key}` needs a `type` and an `id`, both texts", _EXAMPLES[key])
                 return None
             check_type(kind)
             check_id(identifier)

@@ -205,6 +205,17 @@ def test_letters_that_look_the_same_are_told_apart(tmp_path):
     ]
 
 
+def test_a_fault_of_one_value_hides_no_other(tmp_path):
+    """All findings in one go: an unquoted `yes` does not keep the rest of its file from being looked at."""
+    text = CASE.replace("decision: true", "decision: yes") + "  descision: true\n- name: second\n"
+    write(tmp_path, {POLICY: GOOD, CASES: text})
+    assert [(each.line, each.code) for each in found_in(tmp_path)] == [
+        (5, "ambiguous-scalar"),
+        (6, "unknown-key"),
+        *[(7, "case")] * 4,
+    ]
+
+
 def test_links_that_lead_nowhere_are_reported(tmp_path):
     """A tenant whose directory is a broken link would be left out without a word."""
     write(tmp_path, {POLICY: GOOD})
