@@ -2,9 +2,11 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import psycopg
 import pytest
+from alembic import command
 from click.testing import CliRunner
 from psycopg import sql
 from sqlalchemy.engine import make_url
@@ -141,3 +143,37 @@ async def test_everything_works_for_an_owner_who_is_no_superuser(few_rights, tem
         assert owner.execute("SELECT count(*) FROM rules").fetchone() == (0,)
         owner.execute("SELECT set_config('app.tenant_id', %s, true)", (str(head.tenant_id),))
         assert owner.execute("SELECT count(*) FROM rules").fetchone() == (2,)
+
+
+async def test_a_database_with_tenants_is_brought_up(empty_database_url, monkeypatch):
+    """From the schema before there were stamps: every tenant gets some, and its history from before is believed."""
+    with monkeypatch.context() as earlier:
+        upgrade = command.upgrade
+        earlier.setattr(command, "upgrade", lambda config, _: upgrade(config, "0004"))
+        await asyncio.to_thread(runner.upgrade, empty_database_url)
+    acme = uuid4()
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO tenants (tenant_id, slug, display_name, revision) VALUES (%s, 'acme', 'Acme', 2)", (acme,)
+        )
+        owner.execute(
+            "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor) "
+            "SELECT %s, revision, 1, 'api', 'key:test' FROM generate_series(1, 2) AS revision",
+            (acme,),
+        )
+    assert (await asyncio.to_thread(runner.upgrade, empty_database_url))[:2] == ["0005", "0006"]
+    engine = open_engine(empty_database_url)
+    try:
+        sessions = open_sessions(engine)
+        reader, writer = PostgresPolicyReader(sessions), PostgresPolicyWriter(sessions)
+        heads = (await reader.poll(0)).heads
+        assert len({stamp for head in heads for stamp in (head.stamp, head.rules_stamp)}) == 2 * len(heads)
+        before = next(head for head in heads if head.slug == "acme")
+        grant = RoleLink(Ref("user:a"), Ref("role:r"))
+        result = await writer.change_rows(before.tenant_id, add=[grant], remove=[], owner=Owner.API, meta=META)
+        touched = await reader.touched_since(before.tenant_id, *before.version)
+        assert (touched.same_history, touched.everything, touched.subjects) == (True, False, {"user:a"})
+        assert touched.head == result.head
+        assert result.head.rules_version == before.rules_version
+    finally:
+        await engine.dispose()
