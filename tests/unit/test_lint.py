@@ -355,6 +355,13 @@ def test_patterns_on_roles_are_found():
     assert places(found) == [at(1, 4, "pattern-on-roles"), at(2, 4, "pattern-on-roles")]
 
 
+@pytest.mark.parametrize("pattern", ["role:*", "role:ed*"])
+def test_a_pattern_on_roles_covers_no_rule_of_a_role(pattern):
+    """The rule of the role reaches its members, whom the pattern does not."""
+    rows = f"p, {pattern}, acme, r:1, read\np, role:editor, acme, r:1, read\ng, user:alice, role:editor, acme\n"
+    assert places(run(rows), "covered-rule", "overruled-rule", "shadowing-wildcard") == []
+
+
 NAMES = [
     # second name, code, severity
     ("user:Anna", "look-alike", Severity.WARNING),
