@@ -209,12 +209,11 @@ def _let_others_pass() -> Generator[None, None, None]:
 
 
 def _decide(snapshot: Snapshot, facts: Facts, outcomes: Outcomes, revision: int, now: datetime) -> Decision:
-    effect = snapshot.model.effect
+    if snapshot.model.effect is PolicyEffect.PRIORITY:
+        return _decide_by_priority(snapshot, facts, outcomes, revision, now)
     errors = _error_texts(snapshot, outcomes)
     winners: tuple[Matched, ...]
-    if effect is PolicyEffect.PRIORITY:
-        return _decide_by_priority(snapshot, facts, outcomes, revision, now)
-    if effect is PolicyEffect.ALLOW_AND_DENY and outcomes.denies:
+    if outcomes.denies:
         winners, answer = outcomes.denies, Effect.DENY
     elif outcomes.allows:
         winners, answer = outcomes.allows, Effect.ALLOW

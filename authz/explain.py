@@ -168,18 +168,14 @@ class _Reading:
 
 
 def _counting(snapshot: Snapshot, outcomes: Outcomes) -> tuple[list[int], list[int]]:
-    """Return the matching allows and denies that the model's effect takes into account."""
+    """Return the allows and denies that apply; under a priority effect the first of them alone."""
     allows = [match.position for match in outcomes.allows]
     denies = [match.position for match in outcomes.denies]
-    match snapshot.model.effect:
-        case PolicyEffect.ALLOW_OVERRIDE:
-            return allows, []
-        case PolicyEffect.PRIORITY:
-            first = first_match(snapshot, outcomes)
-            decides = [] if first is None else [first.position]
-            return [each for each in decides if each in allows], [each for each in decides if each in denies]
-        case _:
-            return allows, denies
+    if snapshot.model.effect is not PolicyEffect.PRIORITY:
+        return allows, denies
+    first = first_match(snapshot, outcomes)
+    decides = [] if first is None else [first.position]
+    return [each for each in decides if each in allows], [each for each in decides if each in denies]
 
 
 def _would_grant(snapshot: Snapshot, facts: Facts, request: EvaluationRequest) -> list[int]:

@@ -8,6 +8,7 @@ from authz.conditions import Activation, Condition, activation_of
 from authz.errors import ConditionError, ModelError
 from authz.request import EvaluationRequest, Properties
 from authz.rules import Effect
+from authz.served_model import PolicyEffect
 from authz.snapshot import Facts, Snapshot
 
 
@@ -21,7 +22,7 @@ class Matched:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What came of every candidate row of a question."""
+    """What came of every candidate row of a question. Denies take no part where the model's effect ignores them."""
 
     allows: tuple[Matched, ...]
     denies: tuple[Matched, ...]
@@ -55,9 +56,12 @@ def outcomes_of(
     errors: list[tuple[int, str]] = []
     unmet: list[int] = []
     conditions = _Conditions(snapshot, facts, stored, request, now, whole=whole)
+    only_allows = snapshot.model.effect is PolicyEffect.ALLOW_OVERRIDE
     resource, action = request.resource.ref, request.action.name
     for position in snapshot.candidates(facts.names, resource, action):
         rule = snapshot.rules[position]
+        if only_allows and rule.effect is Effect.DENY:
+            continue
         error: str | None = None
         try:
             if not snapshot.residual_holds(position, facts.subject, resource, action):

@@ -334,6 +334,27 @@ async def test_a_long_batch_lets_other_requests_pass():
     assert rounds - before >= 5
 
 
+@pytest.mark.parametrize("effect", [PolicyEffect.ALLOW_AND_DENY, PolicyEffect.ALLOW_OVERRIDE, PolicyEffect.PRIORITY])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p user:a door:1 open allow 1",
+        "p user:a door:1 open deny 1",
+        "p user:a door:1 open deny 1 if context.missing",
+        "p user:a door:1 open allow 1 if context.missing",
+        "p user:a door:1 open deny 1 if context.missing\np user:a door:1 open allow 2",
+        "p user:a door:1 open deny 1\np user:a door:1 open allow 2",
+        "p user:a door:2 open allow 1",
+    ],
+)
+def test_the_answer_is_the_same_whether_its_rules_are_named_or_not(effect, text):
+    """Decision, reason and errors: what the index says of itself is what its rows say one by one."""
+    small = policy(text, model=replace(PRIORITY_MODEL, effect=effect))
+    question = ask("user:a", "open", "door:1")
+    plain, traced = (small.decide(question, NOW, trace=trace) for trace in (False, True))
+    assert (plain.effect, plain.reason, plain.errors) == (traced.effect, traced.reason, traced.errors)
+
+
 async def test_a_batch_ends_at_the_effect_that_stops_it():
     """What comes after the stop is not evaluated at all."""
     node = _SlowNode(policy("p user:a doc:* read\np user:a doc:3 read deny"))
