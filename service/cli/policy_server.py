@@ -43,10 +43,10 @@ _tenants_option = click.option(
 def plan(directory: Path, tenants: tuple[str, ...], out: Path | None, detailed_exitcode: bool, output: str) -> None:  # noqa: FBT001
     """Show which rules of a server, and which of its answers, DIRECTORY would change. Changes nothing."""
     planned = _planned(directory, tenants)
+    if out is not None and not planned.unknown:
+        write_plan(planned, out)  # before it is shown: whoever reads may stop reading (`| head`)
     emit(output, _shown(planned), lambda: print_plan(planned))
     _require_known(planned)
-    if out is not None:
-        write_plan(planned, out)
     if detailed_exitcode and planned.pending:
         raise SystemExit(ExitCode.PENDING)
 

@@ -48,11 +48,21 @@ ROOT_COMMANDS = {
 }
 
 
+EXIT_CODES = """\b
+Exit codes:
+  0  nothing to do, or done
+  1  findings, failing cases, differences, an interruption, or a start that did not work
+  2  the command line or a setting is wrong; a directory cannot be read or holds no tenant
+  3  no server answered
+  4  changes are pending (plan --detailed-exitcode, migrate --check)
+  5  refused: conflict, stale plan, unknown tenant, missing right"""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are named in a table and imported on use."""
 
     def __init__(self, name: str, lazy: Mapping[str, Lazy], help_text: str) -> None:
-        super().__init__(name=name, help=help_text)
+        super().__init__(name=name, help=help_text, epilog=EXIT_CODES)
         self._lazy = lazy
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -202,6 +202,18 @@ async def test_a_plan_file_is_applied_as_it_was_shown(run: Run, policies: Path, 
     assert (await run("policy", "apply", str(tmp_path / "bad.json"), "--yes")).exit_code == 2
 
 
+async def test_a_plan_is_written_before_it_is_shown(run: Run, policies: Path, tmp_path: Path, monkeypatch) -> None:
+    """Whoever pipes it into `head` must not go on to apply the file of an earlier plan."""
+    await run("tenant", "create", "acme")
+
+    def stopped(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("service.cli.policy_server.print_plan", stopped)
+    assert (await run("policy", "plan", str(policies), "-o", str(tmp_path / "plan.json"))).exit_code != 0
+    assert json.loads((tmp_path / "plan.json").read_text())["parts"][1]["tenant"] == "acme"
+
+
 async def test_base_and_tenants_change_together(run: Run, policies: Path) -> None:
     """Base, model and tenants of one directory are applied in one go, each at the revision it then has."""
     await run("tenant", "create", "acme")

@@ -1,5 +1,6 @@
 """The command line as a stranger meets it."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import service
+from service.cli.output import ExitCode
 from service.cli.root import KEY_COMMANDS, POLICY_COMMANDS, ROOT_COMMANDS, TENANT_COMMANDS, root
 from tests.support.paths import ROOT
 
@@ -76,3 +78,12 @@ def test_the_listing_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
+
+
+def test_exit_codes_are_documented():
+    """The help and the page about policy files name each code that a command can end with, and no other."""
+    shown = CliRunner().invoke(root, ["policy", "--help"]).output.partition("Exit codes:")[2]
+    page = (ROOT / "docs" / "policy-files.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    codes = [str(code.value) for code in ExitCode]
+    assert re.findall(r"^ +(\d+)  ", shown, re.MULTILINE) == codes
+    assert re.findall(r"^\| (\d+) \|", page, re.MULTILINE) == codes
