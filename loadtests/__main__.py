@@ -30,7 +30,7 @@ from service.client import DEFAULT_STATE_DIR, DEV_FILE, NoServerError, Server, f
 
 HERE = Path(__file__).resolve().parent
 WARM_TENANTS = 12
-RATE = 100
+RATE = 200
 STOP_SECONDS = 10
 
 
