@@ -193,7 +193,7 @@ class Node:
                 await self._tenants.read_through(head.tenant_id, head.revision)
         except (AuthzError, TimeoutError) as error:
             # It stays behind and unconfirmed until the poll has brought it up.
-            _log.warning("authz.node.write_not_applied", tenant_id=str(head.tenant_id), error=str(error))
+            _warn_not_applied(head.tenant_id, error)
 
     async def follow_write(self, tenant_id: TenantId, revision: int) -> None:
         """Take in a write of another process of this machine, as `note_write` takes in an own one. Never fails.
@@ -210,7 +210,7 @@ class Node:
             async with asyncio.timeout(self._load_timeout):
                 await self._tenants.read_through(tenant_id, revision)
         except (AuthzError, TimeoutError) as error:
-            _log.warning("authz.node.write_not_applied", tenant_id=str(tenant_id), error=str(error))
+            _warn_not_applied(tenant_id, error)
 
     # --- the service's side
 
@@ -373,3 +373,7 @@ class Node:
             {ref: record_of(lookup.subjects, ref) for ref in subjects},
             {ref: lookup.resources.get(ref, NO_PROPERTIES) for ref in resources},
         )
+
+
+def _warn_not_applied(tenant_id: TenantId, error: Exception) -> None:
+    _log.warning("authz.node.write_not_applied", tenant_id=str(tenant_id), error=str(error) or type(error).__name__)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from authz.errors import ModelError, StaleError, StorageUnavailableError, TenantNotFoundError
 from authz.letting_go import LettingGo
@@ -966,15 +967,19 @@ def test_a_write_of_another_process_that_cannot_be_followed_is_no_error():
 
 
 def test_a_write_that_cannot_be_applied_is_no_error():
-    """The write is committed: PostgreSQL gone right after it does not fail the request."""
+    """The write is committed: PostgreSQL gone right after it does not fail the request, and the log says why."""
 
     async def body(bench: Bench) -> None:
         await bench.allows()
         head = bench.world.grant(bench.tenant, ALICE)
         bench.reader.hanging = True
         began = loop_time()
-        await bench.node.note_write(head)
+        with capture_logs() as logs:
+            await bench.node.note_write(head)
         assert loop_time() - began <= 1.1
+        assert [entry["error"] for entry in logs if entry["event"] == "authz.node.write_not_applied"] == [
+            "TimeoutError"
+        ]
         bench.reader.hanging = False
         await asyncio.sleep(2)
         assert await bench.allows() == (False, 2)
