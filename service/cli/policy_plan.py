@@ -154,6 +154,10 @@ async def plan_directory(
         try:
             shown = await client.post(path_of("tenants", slug, "policy", "plan"), body)
         except RefusedError as error:
+            if error.slug == "body-too-large":
+                size = f"{len(files.rows):,} rows are {len(body) / 2**20:.0f} MiB as they are sent"
+                message = f"{slug}: {size}, more than the server takes at once ({error})"
+                raise RefusedError(error.status, error.slug, message) from None
             if error.slug != "tenant-not-found":
                 raise
             planned.unknown.append(slug)

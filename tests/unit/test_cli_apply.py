@@ -50,6 +50,29 @@ def apply(tmp_path, monkeypatch):
     return run
 
 
+def test_a_tenant_that_is_too_large_is_named(tmp_path, monkeypatch):
+    """The server speaks of bytes of a body; whoever wrote files thinks in rows."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "policy.csv").write_text("p, user:ann, acme, record:1, read\n" * 2)
+
+    class Narrow:
+        async def get(self, _path):
+            return {"tenant": "acme"}
+
+        async def post(self, _path, _body):
+            raise RefusedError(413, "body-too-large", "the body is larger than 9 bytes")
+
+    monkeypatch.setattr("service.cli.asking.ask", lambda work: drive(work(Narrow())))
+    result = CliRunner().invoke(root, ["policy", "plan", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (
+        5,
+        (
+            "error: acme: 2 rows are 0 MiB as they are sent, more than the server takes at once "
+            "(the body is larger than 9 bytes)\n"
+        ),
+    )
+
+
 def drive(coroutine):
     """Run a coroutine that never waits."""
     try:
