@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,6 +16,7 @@ from authz.ports import Grant
 from authz.request import Ref
 from authz.rules import Effect, Owner, RoleLink, Rule
 from authz.settings import AuthzSettings
+from authz.snapshot_loader import Build
 from authz.tenant_state import Loaded, TenantState
 from tenancy.ids import TenantId
 from tests.support.policy_world import (
@@ -85,6 +88,7 @@ class Run:
         self.world = World(loop_time)
         self.cache = MemoryCache()
         self.acknowledged: dict[TenantId, int] = {}
+        self.build: Build = simple_build
         self.decisions = 0
         self.refused = 0
 
@@ -95,11 +99,11 @@ class Run:
             reader.before = jitter(self.rng, self.most_delay)
             reader.after = jitter(self.rng, self.most_delay)
         self.nodes = [
-            Node(reader, self.cache, compile_model, SETTINGS, loop_time, build=simple_build) for reader in self.readers
+            Node(reader, self.cache, compile_model, SETTINGS, loop_time, build=self.build) for reader in self.readers
         ]
         actors = [node.run() for node in self.nodes]
         actors += [self.writer(), self.writer(), self.noise()]
-        actors += [self.asker() for _ in range(4)]
+        actors += [self.asker() for _ in range(4)] + self.others()
         if self.outages:
             actors.append(self.saboteur())
         tasks = [asyncio.create_task(actor) for actor in actors]
@@ -109,6 +113,10 @@ class Run:
         await asyncio.gather(*pending, return_exceptions=True)
         for task in done:
             task.result()
+
+    def others(self) -> list[Coroutine[Any, Any, None]]:
+        """Return who else takes part."""
+        return []
 
     async def writer(self) -> None:
         """Commit changes, sometimes in bursts, sometimes through a node, and acknowledge them late."""

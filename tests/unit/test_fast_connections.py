@@ -431,3 +431,51 @@ def test_keys_and_grants_end_at_their_very_moment(who):
         assert last.startswith(b"HTTP/1.1 401" if who == "key" else b"HTTP/1.1 200")
 
     on_bench(test)
+
+
+ITEM = {"resource": {"type": "record", "id": "1"}}
+TOP = '"subject":{"type":"user","id":"alice"},"action":{"name":"read"}'
+
+
+def batch(*items: str, top: str = TOP, more: str = "") -> bytes:
+    return f'{{{top},"evaluations":[{",".join(items)}]{more}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "is_fast"),
+    [
+        (batch(*[json.dumps(ITEM)] * 1000), True),
+        (batch(*[json.dumps(ITEM)] * 1001), False),
+        (batch('{"resource":{"type":"page","id":"a:b"},"action":{"name":"view"}}'), True),
+        (batch('{"resource":{"type":"page","id":"a\\u003ab"},"action":{"name":"view"}}'), True),
+        (batch('{"resource":{"type":"record","id":"1"},"x":":"}'), True),
+        (batch('{"resource":{"type":"record","id":"1","properties":{"a":[{}]}}}'), True),
+        (batch('{"resource":{"type":"record","id":"secret","id":"1"}}'), False),
+        (batch('{"resource":{"type":"record","id":"secret"},"resource":{"type":"record","id":"1"}}'), False),
+        (batch('{"resource":{"type":"record","i\\u0064":"secret","id":"1"}}'), False),
+        (batch('{"resource":{"type":"record","id":"1"}}', more=',"evaluations":[]'), False),
+        (batch('{"resource":{"type":"record","id":"1"}}', more=',"options":{"explain":true}'), False),
+        (batch('{"resource":{"type":"record","id":"1"}}', more=',"options":{"evaluations_semantic":"x"}'), False),
+        (batch('{"subject":{"type":"role","id":"editor"},"resource":{"type":"record","id":"1"}}'), False),
+        (batch('{"subject":{"type":"group","id":"a"},"resource":{"type":"record","id":"1"}}'), False),
+        (batch('{"resource":{"type":"re cord","id":"1"}}'), False),
+        (batch('{"resource":{"type":"record","id":"\\u0000"}}'), False),
+        (batch('{"action":{"name":""},"resource":{"type":"record","id":"1"}}'), False),
+        (batch('{"resource":{"type":"record","id":"1"}}', top='"subject":{"type":"role","id":"a"},"action":{"name":"read"}'), False),
+        (batch("{}", top='"x":1'), False),
+        (batch('{"resource":{"type":"record","id":"1"},"context":' + '{"a":' * 70 + "1" + "}" * 70 + "}"), False),
+    ],
+)  # fmt: skip
+def test_batches_out_of_the_ordinary_are_answered_alike(body, is_fast):
+    """By the fast way only where nothing is repeated, unknown to it, or to be judged item by item."""
+
+    async def test(bench: Bench) -> None:
+        key = bench.edge.key(bench.tenant, "decision:check")
+        pair = bench.ways.connect()
+        request = head_of(key, line="POST /access/v1/evaluations HTTP/1.1", length=len(body)) + body
+        for _ in range(3):
+            before = bench.answered
+            assert len(await pair.ask(request)) == 1
+        assert (bench.answered == before + 1) is is_fast
+
+    on_bench(test)
