@@ -121,6 +121,14 @@ def test_a_condition_that_would_hold_up_others_is_in_error_at_once(text):
     assert thread_time() - started < 1
 
 
+def test_what_a_text_makes_out_of_its_values_counts_as_well():
+    """A list that is added to itself again and again grows, and so does each step; few operations are then many."""
+    longer = " + ".join(["context.l"] * 25) + " == context.l"
+    assert evaluate(longer, context={"l": [1] * 50}) is False
+    with pytest.raises(ConditionError, match="too much work"):
+        evaluate(longer, context={"l": [1] * 300})
+
+
 def test_no_condition_within_its_allowance_takes_long():
     """The estimate is never far below the truth: growing values are let through until just before they are refused."""
     texts = [

@@ -87,6 +87,12 @@ def test_what_could_grow_without_bound_is_an_error(text):
         value_of(text)
 
 
+def test_a_power_is_refused_before_it_is_worked_out():
+    """What would be too big is told by the lengths of its parts."""
+    with pytest.raises(ExpressionError, match="a power is too big"):
+        value_of("7 ** 1000000")
+
+
 @pytest.mark.parametrize(
     "text",
     [
