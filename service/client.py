@@ -21,6 +21,8 @@ CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 120.0
 RETRY_SECONDS = 1.0
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""How Python holds bytes of the command line that are not UTF-8."""
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 _T = TypeVar("_T")
 
@@ -173,8 +175,11 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
+        for value in (headers or {}).values():
+            if not (value.isascii() and value.isprintable()):
+                raise RefusedError(400, "invalid-name", f"{value!r} is no name")
         sent = {"Authorization": f"Bearer {self.server.api_key}", **(headers or {})}
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        data = body if body is None or isinstance(body, bytes) else _encoded(body)
         if data is not None:
             sent["Content-Type"] = "application/json"
         query = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
@@ -197,6 +202,14 @@ class Client:
             hint = "" if self.server.found_in == "KASBAH_URL" else f" (from {self.server.found_in})"
             never = isinstance(error, aiohttp.ClientConnectorError)
             raise UnreachableError(f"cannot reach {where}{hint}: {_reason(error)}", sent=not never) from error
+
+
+def _encoded(body: Any) -> bytes:
+    """Return a body as JSON; raises `RefusedError` for text from a command line that is not UTF-8."""
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(400, "invalid-name", f"{error.object[:100]!r} is not UTF-8") from error
 
 
 def _reason(error: Exception) -> str:
@@ -236,8 +249,8 @@ def path_of(*parts: str) -> str:
         RefusedError: a part that no quoting keeps from meaning another directory.
     """
     for part in parts:
-        if part in {"", ".", ".."}:
-            raise RefusedError(400, "invalid-name", f"`{part}` is no name")
+        if part in {"", ".", ".."} or _SURROGATE.search(part) is not None:
+            raise RefusedError(400, "invalid-name", f"{part!r} is no name")
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 

@@ -298,6 +298,27 @@ async def test_terminals_are_not_fooled(run: Run, admin: Service, policies: Path
     assert "\u001b[2J" not in planned.output
 
 
+@pytest.mark.parametrize("text", ["a\r\nX-Evil: 1", "\udcff", "a\0b", "\x1b[31m", "ü", "..", ""])
+async def test_no_text_of_the_command_line_ends_in_a_traceback(run: Run, admin: Service, text: str) -> None:
+    """Line breaks, NUL, bytes that are not UTF-8: one line that says no, and an exit code that is documented."""
+    await run("tenant", "create", "acme")
+    for arguments in (
+        ("policy", "explain", "--tenant", text, "user:a", "read", "doc:1"),
+        ("policy", "explain", "--tenant", "acme", f"user:{text}", "read", f"doc:{text}"),
+        ("policy", "history", "--tenant", text),
+        ("policy", "rollback", "--tenant", text, "--to", "1", "--yes"),
+        ("policy", "rollback", "--tenant", "acme", "--to", "1", "--yes", "--reason", f"{text}\0"),
+        ("policy", "export", "--tenant", text, "out"),
+        ("tenant", "create", text),
+        ("tenant", "create", "other", "--name", f"{text}\0"),
+        ("key", "create", f"{text}\0", "--tenant", "acme"),
+        ("key", "list", "--tenant", text),
+    ):
+        ended = await run(*arguments)
+        assert isinstance(ended.exception, SystemExit | None), (arguments, ended.exception)
+        assert ended.exit_code in {0, 2, 5}, (arguments, ended.output)
+
+
 async def test_no_server_is_three_and_says_where_it_looked(run: Run, monkeypatch, tmp_path: Path) -> None:
     """No settings, a dead port, something else that answers, and a key that nobody knows."""
     monkeypatch.chdir(tmp_path)
