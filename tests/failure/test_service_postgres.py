@@ -302,8 +302,9 @@ def test_a_database_put_back_and_counted_on_past_a_node_is_believed(installation
     with put_aside(installation) as put_back:
         wait_until(lambda: answers(installation, tenant), HEAL_SECONDS)
         lost = tenant.change(other, "rules", {"add": [everyone]})
+        assert lost.status == 200, lost.body
         revision = lost.json()["revision"]
-        assert tenant.ask(away, nobody, revision).decision is True
+        wait_until(lambda: tenant.ask(away, nobody, revision).decision is True, HEAL_SECONDS)
         time.sleep(1.0)  # two polls, so that its cursor is beyond that change
         stack.enter_context(frozen(away))
         cursor = transaction_number(installation)
@@ -312,12 +313,14 @@ def test_a_database_put_back_and_counted_on_past_a_node_is_believed(installation
         while transaction_number(installation) <= cursor:
             pass
         changed = tenant.change(other, "rules", {"add": [{**everyone, "subject": "user:other"}]})
+        assert changed.status == 200, changed.body
         assert changed.json()["revision"] == revision
         stack.close()
     seen = [tenant.ask(away, nobody) for _ in range(20)]
     assert not any(answer.decision for answer in seen)
     wait_until(lambda: tenant.ask(away, nobody, revision).decision is False, HEAL_SECONDS)
-    assert tenant.ask(away, Question("user:other", "write", "record:1"), revision).decision is True
+    used = Question("user:other", "write", "record:1")
+    wait_until(lambda: tenant.ask(away, used, revision).decision is True, HEAL_SECONDS)
 
 
 @contextlib.contextmanager
