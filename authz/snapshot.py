@@ -28,8 +28,9 @@ ANY_ACTION = ""
 ANY_SUBJECT = "\0any"
 """Files rows whose subject column the model does not index; no ref has a control character, so none collides."""
 
-GIVE_WAY_ROWS = 100
-"""How many rows are filed before another thread is offered the interpreter: a quarter of a millisecond."""
+GIVE_WAY_ROWS = 400
+"""How many rows are filed before another thread is offered the interpreter: half a millisecond, and an offer that is a
+sleep takes a tenth of one at least."""
 
 MAX_NAME_SETS = 10_000
 """How many different sets of names a snapshot remembers, so that equal ones are one object."""

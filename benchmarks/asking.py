@@ -22,7 +22,7 @@ class Asker:
     def __init__(self, base_url: str, key: str) -> None:
         parts = urlsplit(base_url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=60)
+        self._connection = kind(parts.hostname or "", parts.port, timeout=120)
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> tuple[Any, Mapping[str, str]]:
