@@ -20,8 +20,9 @@ from authz.cross_check import (
 from authz.default_model import DEFAULT_MODEL_TEXT
 from authz.ports import Lookup, RuleSet, StoredModel
 from authz.request import Ref
-from authz.rules import RoleLink
+from authz.rules import RoleLink, Rule
 from service.cross_check import Rest, Sampler, load_casbin, sample_sockets, shape_of
+from tenancy.ids import Slug
 from tests.support.policies import NOW, policy, rows
 
 
@@ -187,7 +188,17 @@ def test_rows_take_the_model_s_form():
     found = casbin_rows(reader.rule_set.rules, reader.rule_set.links, reader.small.head.slug, shape_of(text))
     assert found[0].values == ("0", "role:member", "page:*", "read", "allow")
     assert found[-1].values == ("role:editor", "role:member")
-    assert not any("context.x" in row.values for row in found)
+
+
+def test_rules_with_a_condition_are_not_given_to_pycasbin():
+    """It would take them for unconditional ones."""
+    given = casbin_rows(
+        [row for row in rows("p user:a doc:1 read if context.ok\np user:a doc:2 read") if isinstance(row, Rule)],
+        [],
+        Slug("acme"),
+        shape_of(DEFAULT_MODEL_TEXT),
+    )
+    assert [row.values[2] for row in given] == ["doc:2"]
 
 
 def test_sampler_keeps_its_rate_and_never_blocks():

@@ -87,7 +87,16 @@ def test_it_says_where_each_attribute_came_from():
         {"ip": "10.0.0.1"},
     )
     log = DecisionLog(DecisionLogSettings(mode="all"))
-    said = json.loads(log.line(asked(request=request, stored_subject={"b": 3, "c": 4}, ignored_resource={"d": 5})))
+    said = json.loads(
+        log.line(
+            asked(
+                request=request,
+                stored_subject={"b": 3, "c": 4},
+                ignored_subject={"c": 9},
+                ignored_resource={"d": 5},
+            )
+        )
+    )
     assert said["attributes"] == {
         "subject": {
             "a": {"value": 1, "from": "asserted"},
