@@ -69,7 +69,9 @@ def _serve(settings: Settings, started: float, directories: contextlib.ExitStack
     try:
         tls = tls_context(settings)
     except ssl.SSLError as error:
-        raise StartError(f"KASBAH_TLS_CERT, KASBAH_TLS_KEY: not a certificate and its key ({error.reason})") from error
+        raise StartError(
+            f"KASBAH_TLS_CERT, KASBAH_TLS_KEY: not a certificate and its key ({error.reason or error})"
+        ) from error
     _preflight(settings)
     listeners = open_listeners(settings.host, settings.port, settings.workers)
     sender, receiver = sample_sockets() if settings.cross_check_per_second else (None, None)
