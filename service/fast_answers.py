@@ -9,6 +9,7 @@ from email.utils import formatdate
 from time import time
 from typing import Any, Protocol
 
+import structlog
 from msgspec import UNSET
 
 from authz.cross_check import Sample
@@ -45,6 +46,8 @@ from tenancy.ids import TenantId, TenantStatus
 
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
+_log = structlog.get_logger()
+
 PATHS = frozenset({EVALUATION, EVALUATIONS})
 
 _ALLOW = OUTCOMES.index(("allow", Reason.RULE.value))
@@ -128,6 +131,9 @@ class FastPath:
                 counted = self._batches
         except (EdgeError, StaleError):
             # The ordinary way finds the same fault again, and says it.
+            return None
+        except Exception:  # noqa: BLE001  # the last resort: whatever it is, the ordinary way makes a problem of it
+            _log.exception("fast_path.failed")
             return None
         if answer is not None:
             self._callers.hits += 1

@@ -9,6 +9,7 @@ import socket
 from dataclasses import replace
 
 import pytest
+import structlog
 from aiohttp import web
 
 from authn.api_keys import hash_token
@@ -562,3 +563,19 @@ async def test_a_remembered_head_holds_no_longer_than_the_confirmation(edge, mon
         monkeypatch.setattr(edge.node, "warm", lambda _: None)
         await both.send(request)
         assert both.paths[0].answered == 1
+
+
+async def test_a_fault_of_the_fast_way_itself_is_left_to_the_ordinary_way(edge, monkeypatch):
+    """Nobody is cut off, nothing is allowed by it, and it is told."""
+    request = raw(plain(), key=edge.key(edge.id))
+    both = Both(edge)
+    async with both.serving(), line_to(both.ports[0]) as line:
+        await line.ask(request)
+        path = both.paths[0]
+        with monkeypatch.context() as patched, structlog.testing.capture_logs() as told:
+            patched.setattr(path, "_evaluation", lambda *_: 1 / 0)
+            assert b'"decision":true' in await line.ask(request)
+        assert path.answered == 0
+        assert [entry["event"] for entry in told if entry["log_level"] == "error"] == ["fast_path.failed"]
+        assert b'"decision":true' in await line.ask(request)
+        assert path.answered == 1
