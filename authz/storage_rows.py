@@ -18,8 +18,9 @@ from tenancy.unit_of_work import TenantUnitOfWork, within
 
 T = TypeVar("T")
 
-ROWS_AT_ONCE = 200
-"""Rows fetched and turned into values before the event loop runs again: one or two milliseconds."""
+ROWS_AT_ONCE = 500
+"""Rows fetched and turned into values before the event loop runs again: three milliseconds or so. Each portion is a round
+trip more."""
 
 INDEXED_CHARACTERS = 256
 """How many characters of a name its index holds; see migration 0001."""
