@@ -19,8 +19,8 @@ from tenancy.unit_of_work import TenantUnitOfWork, within
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 500
-"""Rows fetched and turned into values before the event loop runs again: three milliseconds or so. Each portion is a round
-trip more."""
+"""Rows fetched and turned into values before the event loop runs again: some three milliseconds. Each portion is a
+round trip."""
 
 INDEXED_CHARACTERS = 256
 """How many characters of a name its index holds; see migration 0001."""
