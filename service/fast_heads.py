@@ -8,6 +8,7 @@ from service.callers import Caller
 
 MAX_REVISION_DIGITS = 18
 MAX_REMEMBERED = 512
+MAX_SEEN_ONCE = 4_096
 MAX_REQUEST_ID = 200
 """Characters; as `request_id_of` has it."""
 MAX_HEAD = 8 * 1024
@@ -38,7 +39,7 @@ _spellings: dict[bytes, int] = {}
 
 # Whole header lines behind another line, without space around their values, and without a continuation after them.
 _VARYING_LINES = re.compile(
-    rb"\r\n(?i:(x-request-id)|traceparent|tracestate|baggage|b3|x-b3-[a-z]{1,20}|x-amzn-trace-id|x-cloud-trace-context)"
+    rb"\r\n(?=[xXtTbB])(?i:(x-request-id)|traceparent|tracestate|baggage|b3|x-b3-[a-z]{1,20}|x-amzn-trace-id|x-cloud-trace-context)"
     rb": ?([!-~](?:[ -~]{0,510}[!-~])?)(?=\r\n(?![ \t]))"
 )
 """Headers whose values differ with each request, and mean nothing to a decision."""
@@ -113,13 +114,15 @@ class PlainHeads:
     forgotten before the first answer of each second.
     """
 
-    __slots__ = ("_hosts", "known")
+    __slots__ = ("_hosts", "_once", "known")
 
     def __init__(self, *, hosts: bool) -> None:
         """Keep whether the `Host` header means nothing (no subdomain names a tenant)."""
         self._hosts = hosts
         self.known: dict[bytes, PlainHead] = {}
         """By their bytes, the empty line included."""
+        self._once: set[int] = set()
+        """Hashes of heads that came once, stripped."""
 
     def without_varying(self, head: bytes) -> tuple[PlainHead, str | None] | None:
         """Return a head that is known but for what differs with each request, and this one's `X-Request-ID`."""
@@ -129,12 +132,22 @@ class PlainHeads:
         known = self.known.get(stripped)
         return None if known is None else (known, request_id)
 
+    def is_repeated(self, head: bytes) -> bool:
+        """Whether a head came before in this second, but for what varies; one that never comes again takes no place."""
+        if len(self.known) >= MAX_REMEMBERED or not _is_short(head):
+            return False
+        stripped = hash(_strip(head)[0])
+        if stripped in self._once:
+            return True
+        if len(self._once) >= MAX_SEEN_ONCE:
+            self._once.clear()
+        self._once.add(stripped)
+        return False
+
     def learn(self, plain: PlainHead, head: bytes, length: int) -> None:
-        """Remember a head that the parser took for the whole head of a message with `length` bytes of body."""
-        if len(self.known) >= MAX_REMEMBERED or length > MAX_BODY or not _is_short(head):
-            return
+        """Remember a repeated head that the parser took for the whole head of a message with `length` bytes of body."""
         stripped, request_id = _strip(head)
-        if request_id != plain.request_id:
+        if length > MAX_BODY or request_id != plain.request_id:
             return
         plain.request_id = None
         plain.length = length
@@ -143,6 +156,7 @@ class PlainHeads:
     def forget(self) -> None:
         """Forget every head."""
         self.known.clear()
+        self._once.clear()
 
     def read(self, path: str, raw_headers: RawHeaders) -> PlainHead | None:
         """Return what a head says, or None when it is not plain; headers as the parser gives them."""

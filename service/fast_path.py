@@ -219,9 +219,12 @@ class FastHandler(DeadlineHandler):
         if plain is None:
             return False
         request_id = plain.request_id
-        if whole and self.owed != LOST and path.knows(plain):
+        if whole and self.owed != LOST:
             end = whole.find(HEAD_END) + 4
-            path.heads.learn(plain, whole[:end], len(whole) - end + self.owed)
+            head = whole[:end]
+            # Known callers alone: what others send costs no memory.
+            if path.heads.is_repeated(head) and path.knows(plain):
+                path.heads.learn(plain, head, len(whole) - end + self.owed)
         chunks = payload._buffer  # noqa: SLF001  # see the module's docstring
         if not payload.is_eof() or len(chunks) != 1 or self._reading_paused:
             return False
