@@ -15,8 +15,11 @@ from tenancy.unit_of_work import Sessions, database_errors
 
 SERVICE_ROLE = "kasbah_service"
 
-RESTED_SECONDS = 0.5
-"""A connection that was returned to the pool longer ago is asked whether it lives before it is used again."""
+RESTED_SECONDS = 0.05
+"""A connection that was returned to the pool longer ago is asked whether it lives before it is used again.
+
+Shorter than any restart of a server, so that nobody is refused because of a connection from before one.
+"""
 
 _RETURNED = "kasbah.returned"
 
