@@ -301,6 +301,8 @@ def test_a_database_put_back_and_counted_on_past_a_node_is_believed(installation
     installation.postgres.kill()
     with put_aside(installation) as put_back:
         wait_until(lambda: answers(installation, tenant), HEAL_SECONDS)
+        # The other node may still hold a connection from before; a write is not tried twice for the caller.
+        wait_until(lambda: tenant.change(other, "rules", {"add": [everyone]}).status == 200, HEAL_SECONDS)
         lost = tenant.change(other, "rules", {"add": [everyone]})
         assert lost.status == 200, lost.body
         revision = lost.json()["revision"]
