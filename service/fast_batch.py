@@ -52,6 +52,8 @@ def decide_items(wire: WireBatch, state: StateView, facts_of: Callable[[WireEnti
         InvalidRequestError: a name that cannot be part of a policy, used or not.
     """
     default = _defaults(wire, facts_of)
+    if default is None:
+        return None
     members = default.members
     held: Any = state.subjects
     decide = state.snapshot.decide
@@ -112,12 +114,14 @@ class _Defaults:
     members: int
 
 
-def _defaults(wire: WireBatch, facts_of: Callable[[WireEntity], Facts | None]) -> _Defaults:
-    """Check the top level as a whole: a name there that cannot be part of a policy is refused, used or not."""
+def _defaults(wire: WireBatch, facts_of: Callable[[WireEntity], Facts | None]) -> _Defaults | None:
+    """Check the top level as a whole: what may not be asked about there is refused, used or not; None leaves it so."""
     facts, action, resource, members = None, None, None, 1
     if wire.subject is not UNSET:
         check_entity(wire.subject, "/subject")
         facts = facts_of(wire.subject)
+        if facts is None:
+            return None
         members += _ENTITY_MEMBERS
     if wire.action is not UNSET:
         check_action_name(wire.action, "/action")
