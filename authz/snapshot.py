@@ -197,7 +197,8 @@ class Snapshot:
 
     def _find(self, filed: "_Filed[T]", resource: str, action: str) -> "list[T]":
         found: list[T] = []
-        for name in (resource,) if self._resource_roles is None else self._resource_names(resource):
+        roles = self._resource_roles
+        for name in (resource,) if roles is None else _groups_of(roles, resource):
             value = filed.named.get(f"{action}\0{name}")
             if value is not None:
                 found.append(value)
@@ -215,13 +216,6 @@ class Snapshot:
                 if value is not None:
                     found.append(value)
         return found
-
-    def _resource_names(self, resource: str) -> Iterable[str]:
-        """Return the resource and its groups; a reserved one is in reserved groups only."""
-        if self._resource_roles is None:
-            return (resource,)
-        names = self._resource_roles.reachable(resource)
-        return filter(is_platform_resource, names) if is_platform_resource(resource) else names
 
     def subject_key(self, position: int) -> str:
         """Return the name under which `Facts.names` must hold the row's subject."""
@@ -295,6 +289,12 @@ class _Prefixes:
             if resource[length - 1] in ends:
                 found.append(resource[:length])
         return found
+
+
+def _groups_of(roles: Hierarchy, resource: str) -> Iterable[str]:
+    """Return the resource and its groups; a reserved one is in reserved groups only."""
+    names = roles.reachable(resource)
+    return filter(is_platform_resource, names) if is_platform_resource(resource) else names
 
 
 def _joined(answer: Quick, group: Group, names: frozenset[str]) -> Quick:

@@ -32,8 +32,6 @@ from service.http.authzen_wire import (
     GROUPING_TYPES,
     WireEntity,
     WireEvaluation,
-    check_names,
-    decode_bare,
     decode_evaluation,
     encode_decision,
     encode_quick,
@@ -46,9 +44,9 @@ from tenancy.ids import TenantId, TenantStatus
 
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
-_log = structlog.get_logger()
-
 PATHS = frozenset({EVALUATION, EVALUATIONS})
+
+_log = structlog.get_logger()
 
 _ALLOW = OUTCOMES.index(("allow", Reason.RULE.value))
 _DENY = OUTCOMES.index(("deny", Reason.RULE.value))
@@ -168,13 +166,9 @@ class FastPath:
         head.changes = -1
 
     def _evaluation(self, body: bytes, head: PlainHead, request_id: str, started: float) -> bytes | None:
-        wire = decode_bare(body)
-        if wire is None:
-            wire = decode_evaluation(body)
-            if wire.options is not UNSET and wants_explanation(wire.options):
-                return None
-        else:
-            check_names(wire)
+        wire = decode_evaluation(body)
+        if wire.options is not UNSET and wants_explanation(wire.options):
+            return None
         state = head.state
         facts = self._facts(state, wire.subject, head.caller)
         if facts is None:
