@@ -50,6 +50,7 @@ STORAGE_UNAVAILABLE = Problem(
     "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Storage is not available", tells=False
 )
 TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
+REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on")
 
 PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
@@ -79,6 +80,14 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "idempotency-key-reused", HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency key was used for another request"
     ),
     tenancy_errors.UnsafeDatabaseRoleError: INTERNAL,
+    tenancy_errors.InvalidSettingsError: Problem(
+        "invalid-settings", HTTPStatus.UNPROCESSABLE_ENTITY, "Settings refused"
+    ),
+    tenancy_errors.SettingsOutOfBoundsError: Problem(
+        "settings-out-of-bounds", HTTPStatus.UNPROCESSABLE_ENTITY, "Settings are laxer than the platform allows"
+    ),
+    tenancy_errors.TenantGoneError: TENANT_NOT_FOUND,
+    tenancy_errors.TenantMovedOnError: REVISION_CONFLICT,
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),
@@ -104,9 +113,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     authz_errors.ConditionError: Problem("invalid-condition", HTTPStatus.UNPROCESSABLE_ENTITY, "Condition refused"),
     authz_errors.ConflictError: Problem("ownership-conflict", HTTPStatus.CONFLICT, "Row belongs to another owner"),
-    authz_errors.RevisionConflictError: Problem(
-        "revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on"
-    ),
+    authz_errors.RevisionConflictError: REVISION_CONFLICT,
     authz_errors.InvalidRowError: Problem("invalid-row", HTTPStatus.UNPROCESSABLE_ENTITY, "Row refused"),
     authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
     DuplicateRowError: Problem("contradicting-rows", HTTPStatus.UNPROCESSABLE_ENTITY, "Rows contradict each other"),
@@ -130,7 +137,7 @@ def render_error(error: BaseException) -> RenderedProblem:
     """Return the answer for a failure."""
     problem = problem_of(error)
     detail = str(error) if problem.tells and str(error) else None
-    pointer = error.pointer if isinstance(error, edge_errors.EdgeError) else None
+    pointer = getattr(error, "pointer", None)
     return render(problem, detail=detail, pointer=pointer)
 
 

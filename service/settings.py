@@ -20,6 +20,7 @@ from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.http_settings import HttpSettings
 from tenancy.database import DatabaseLimits
+from tenancy.tenant_settings import TenantLimits
 
 PREFIX = "KASBAH_"
 MIN_SECRET_CHARACTERS = 32
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     cache: CacheSettings
     database: DatabaseLimits = DatabaseLimits()
     limits: PolicyLimits = PolicyLimits()
+    tenants: TenantLimits = TenantLimits()
 
     @model_validator(mode="before")
     @classmethod
@@ -224,6 +226,7 @@ def part_models() -> dict[str, type[Any]]:
         "cache": CacheSettings,
         "database": DatabaseLimits,
         "limits": PolicyLimits,
+        "tenants": TenantLimits,
     }
 
 

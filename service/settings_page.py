@@ -38,6 +38,7 @@ PARTS = {
     "cache": "Valkey",
     "database": "PostgreSQL connections of one process",
     "limits": "What one tenant may hold",
+    "tenants": "What the platform sets for all tenants",
 }
 
 

@@ -27,3 +27,27 @@ class IdempotencyConflictError(TenancyError):
 
 class IdempotencyKeyReusedError(TenancyError):
     """The same idempotency key came with another request."""
+
+
+class InvalidSettingsError(TenancyError):
+    """A setting that no tenant can have. `pointer` is an RFC 6901 pointer to it."""
+
+    def __init__(self, message: str, pointer: str) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class SettingsOutOfBoundsError(InvalidSettingsError):
+    """A setting that is laxer than the platform allows."""
+
+
+class TenantGoneError(TenancyError):
+    """There is no such tenant, or no longer."""
+
+
+class TenantMovedOnError(TenancyError):
+    """The tenant is at another revision than the one that was to be changed."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the tenant is at revision {revision}")
+        self.revision = revision
