@@ -29,3 +29,19 @@ class KeyTenantNotFoundError(AuthnError):
 
 class KeyLimitExceededError(AuthnError):
     """The tenant has as many live keys as it may have."""
+
+
+class UnusablePasswordError(AuthnError):
+    """What cannot be a password at all: empty, too long, or no text. The message never holds it."""
+
+
+class UnsupportedPasswordHashError(AuthnError):
+    """A stored or imported hash of a form that is not read, or that costs too much."""
+
+
+class UnknownPepperError(AuthnError):
+    """A stored hash needs a key that this process was not given: an operator's fault, no wrong password."""
+
+
+class PasswordHashingBusyError(AuthnError):
+    """More passwords wait to be hashed than may; try again soon."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 import structlog
 from aiohttp import web
 
+from authn.password_hashing import PasswordHasher
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
@@ -32,6 +33,7 @@ from service.keys import (
     METRICS,
     NODE,
     PAGE_TOKENS,
+    PASSWORDS,
     POLICY_LIMITS,
     READER,
     READINESS,
@@ -120,13 +122,19 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[METRICS].add_source(callers.totals)
         yield
 
+    async def passwords(app: web.Application) -> AsyncIterator[None]:
+        hasher = app[PASSWORDS] = PasswordHasher(settings.passwords)
+        app[METRICS].add_source(hasher.totals)
+        yield
+        hasher.close()
+
     async def sealing(app: web.Application) -> AsyncIterator[None]:
         app[ANSWER_SEAL] = AnswerSeal(settings.secret_key.get_secret_value().encode())
         secret = settings.http.page_token_secret or settings.secret_key
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
         yield
 
-    return (observation, database, decisions, identity, sealing, administration)
+    return (observation, database, decisions, identity, passwords, sealing, administration)
 
 
 class StoredKeys:

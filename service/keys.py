@@ -13,6 +13,7 @@ from tenancy.ids import TenantId
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+    from authn.password_hashing import PasswordHasher
     from authz.node import Node
     from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
@@ -30,6 +31,7 @@ POLICY_LIMITS: web.AppKey["PolicyLimits"] = web.AppKey("POLICY_LIMITS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
+PASSWORDS: web.AppKey["PasswordHasher"] = web.AppKey("PASSWORDS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")

@@ -96,6 +96,16 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.KeyLimitExceededError: Problem(
         "key-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many live keys"
     ),
+    authn_errors.UnusablePasswordError: Problem("unusable-password", HTTPStatus.BAD_REQUEST, "No usable password"),
+    authn_errors.UnsupportedPasswordHashError: Problem(
+        "unsupported-password-hash", HTTPStatus.UNPROCESSABLE_ENTITY, "Password hash refused"
+    ),
+    authn_errors.UnknownPepperError: Problem(
+        "password-key-missing", HTTPStatus.SERVICE_UNAVAILABLE, "Passwords cannot be checked", tells=False
+    ),
+    authn_errors.PasswordHashingBusyError: Problem(
+        "password-hashing-busy", HTTPStatus.SERVICE_UNAVAILABLE, "Too many passwords to check", tells=False
+    ),
     InvalidNameError: Problem("invalid-name", HTTPStatus.BAD_REQUEST, "Invalid name"),
     InvalidSlugError: Problem("invalid-slug", HTTPStatus.BAD_REQUEST, "Invalid tenant name"),
     authz_errors.StorageUnavailableError: STORAGE_UNAVAILABLE,

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from authn.password_settings import PasswordSettings
 from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.http_settings import HttpSettings
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
     database: DatabaseLimits = DatabaseLimits()
     limits: PolicyLimits = PolicyLimits()
     tenants: TenantLimits = TenantLimits()
+    passwords: PasswordSettings = PasswordSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -227,6 +229,7 @@ def part_models() -> dict[str, type[Any]]:
         "database": DatabaseLimits,
         "limits": PolicyLimits,
         "tenants": TenantLimits,
+        "passwords": PasswordSettings,
     }
 
 

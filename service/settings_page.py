@@ -39,6 +39,7 @@ PARTS = {
     "database": "PostgreSQL connections of one process",
     "limits": "What one tenant may hold",
     "tenants": "What the platform sets for all tenants",
+    "passwords": "Passwords",
 }
 
 

@@ -17,6 +17,8 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from authn.password_hashing import PasswordHasher
+from authn.password_settings import PasswordSettings
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
@@ -40,6 +42,7 @@ from service.keys import (
     METRICS,
     NODE,
     PAGE_TOKENS,
+    PASSWORDS,
     READER,
     READINESS,
     SESSIONS,
@@ -55,6 +58,9 @@ from tenancy.tenant import ChangeMeta
 from tests.support.documented import check_documented
 
 META = ChangeMeta("key:test")
+
+CHEAP_PASSWORDS = PasswordSettings(memory_mib=19, iterations=2)
+"""The least that settings allow: about twenty milliseconds a hash."""
 
 
 class NoCache:
@@ -143,6 +149,7 @@ class Service:
             app[DECISION_LOG] = DecisionLog(settings.decision_log)
             app[READINESS] = Readiness()
             app[ANSWER_SEAL] = self.seal
+            hasher = app[PASSWORDS] = PasswordHasher(CHEAP_PASSWORDS)
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
             await node.start()
             running = asyncio.create_task(node.run())
@@ -150,6 +157,7 @@ class Service:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
+            hasher.close()
             if unit_of_work._abandoned:
                 await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
 

@@ -1,0 +1,171 @@
+"""Computes password hashes beside the event loop: few at once, few waiting, the rest refused at once.
+
+SECURITY: what a flood of sign-ins can take is bounded: the memory of `threads` hashes, as many cores at a low
+priority, and `queue` requests that wait. Decisions go on.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from authn.errors import PasswordHashingBusyError
+from authn.password_hash_forms import read_password_hash
+from authn.password_hashes import Argon2Cost, Argon2Hash, PasswordHash, compute_argon2
+from authn.password_settings import PasswordSettings
+from authn.password_text import encode_password, normalize_password
+
+SALT_BYTES = 16
+TAG_BYTES = 32
+"""RFC 9106 section 3.1: 128 bits of salt, 256 of hash."""
+NICENESS = 10
+"""Threads that hash get a tenth of a core that something else wants (Linux counts this for each thread)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The password is right. `needs_rehash`: its hash was made with another cost, form or pepper than new ones."""
+
+    needs_rehash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """The password is wrong, or there is no hash to compare with."""
+
+
+Verification = Verified | Wrong
+
+
+class PasswordHasher:
+    """Hashes and verifies under `PasswordSettings`; one for each process, closed at its end."""
+
+    def __init__(self, settings: PasswordSettings) -> None:
+        """Start no thread yet: the first hash does."""
+        self._cost = Argon2Cost(settings.memory_mib << 10, settings.iterations, settings.parallelism)
+        self._peppers = settings.pepper_keys()
+        self._pepper = next(iter(self._peppers), None)
+        self._seconds = settings.wait_seconds
+        self._nobody = Argon2Hash(
+            "argon2id", 19, self._cost, secrets.token_bytes(SALT_BYTES), secrets.token_bytes(TAG_BYTES), self._pepper
+        )
+        self._pool = BoundedPool(settings.threads, settings.queue)
+
+    async def hash(self, password: str) -> str:
+        """Return the hash to store of a new password.
+
+        Raises:
+            UnusablePasswordError: nothing that can be a password; told before anything is computed.
+            PasswordHashingBusyError: too many are under way.
+        """
+        secret = encode_password(normalize_password(password))
+        salt = secrets.token_bytes(SALT_BYTES)
+        made = await self._run(
+            lambda: compute_argon2(
+                secret, self._cost, salt=salt, tag_bytes=TAG_BYTES, pepper=self._pepper, peppers=self._peppers
+            )
+        )
+        return str(made)
+
+    async def verify(self, password: str, stored: str | None) -> Verification:
+        """Compare a password with a stored hash. Without one, an account that is not there costs the same.
+
+        Raises:
+            UnusablePasswordError, PasswordHashingBusyError: as in `hash`.
+            UnsupportedPasswordHashError: the stored text is none.
+            UnknownPepperError: its key is not configured.
+        """
+        secret = encode_password(normalize_password(password))
+        known = self._nobody if stored is None else read_password_hash(stored)
+        right = await self._run(lambda: known.matches(secret, self._peppers))
+        if stored is None or not right:
+            return Wrong()
+        return Verified(not self._is_current(known))
+
+    def needs_rehash(self, stored: str) -> bool:
+        """Whether new hashes are made otherwise than this one."""
+        return not self._is_current(read_password_hash(stored))
+
+    def totals(self) -> Mapping[str, int]:
+        """Return what was counted since the start."""
+        return self._pool.totals()
+
+    def close(self) -> None:
+        """Let what is being computed end, forget what waits, and start nothing more."""
+        self._pool.close()
+
+    def _is_current(self, known: PasswordHash) -> bool:
+        match known:
+            case Argon2Hash():
+                form = (known.variant, known.version, known.cost, known.pepper, len(known.tag))
+                return form == ("argon2id", 19, self._cost, self._pepper, TAG_BYTES)
+            case _:
+                return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        future = asyncio.wrap_future(self._pool.submit(work))
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await future
+        except TimeoutError:
+            raise PasswordHashingBusyError(f"no password hash within {self._seconds} s") from None
+
+
+class BoundedPool:
+    """Threads that run `threads` calls at once; `queue` more may wait.
+
+    Who gives up before its turn frees its place at once. A call that has begun cannot be stopped, and keeps its place
+    until it ends: so there is never more memory in use than for `threads` calls, whoever goes away.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_give_way)
+        self._room = threads + queue
+        self._lock = threading.Lock()
+        self._held = 0
+        self._done = 0
+        self._refused = 0
+
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Begin a call, or queue it; raises `PasswordHashingBusyError`."""
+        with self._lock:
+            if self._held >= self._room:
+                self._refused += 1
+                raise PasswordHashingBusyError(f"{self._held} passwords are being hashed or wait for it")
+            self._held += 1
+        try:
+            future = self._executor.submit(work)
+        except RuntimeError:  # closed
+            self._leave(None)
+            raise PasswordHashingBusyError("the service is ending") from None
+        future.add_done_callback(self._leave)
+        return future
+
+    def totals(self) -> Mapping[str, int]:
+        """Return how many calls ended, and how many were refused."""
+        with self._lock:
+            return {"password_hashes": self._done, "password_hashes_refused": self._refused}
+
+    def close(self) -> None:
+        """End the threads when their call is done."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _leave(self, future: "Future[T] | None") -> None:
+        with self._lock:
+            self._held -= 1
+            if future is not None and not future.cancelled():
+                self._done += 1
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # elsewhere the number of a thread may be that of another process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
