@@ -14,6 +14,7 @@ from authn.errors import (
     KeyTenantNotFoundError,
 )
 from authn.ports import ApiKeyPage, FoundKey
+from tenancy.audit import AuditEntry
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.heads import head_of, lock_head, raise_head, record_change
 from tenancy.ids import Slug, TenantId
@@ -109,7 +110,8 @@ class ApiKeyStore:
                     "created_by": key.created_by or meta.actor,
                 },
             )
-            await record_change(work.session, head, "key", meta, added=1)
+            entry = AuditEntry("key.create", target=f"key:{key.id}", after=_said(key))
+            await record_change(work.session, head, "key", meta, added=1, audit=[entry])
             await keep(work, once, head)
             return head
 
@@ -129,7 +131,8 @@ class ApiKeyStore:
             head = await _lock(work)
             parameters = {"tenant_id": tenant_id, "key_id": key_id}
             found = await work.session.execute(
-                text("SELECT revoked_at FROM api_keys WHERE tenant_id = :tenant_id AND key_id = :key_id"), parameters
+                text("SELECT revoked_at, prefix, name FROM api_keys WHERE tenant_id = :tenant_id AND key_id = :key_id"),
+                parameters,
             )
             row = found.one_or_none()
             if row is None:
@@ -144,7 +147,8 @@ class ApiKeyStore:
                 ),
                 parameters,
             )
-            await record_change(work.session, head, "key", meta, removed=1)
+            entry = AuditEntry("key.revoke", target=f"key:{key_id}", after={"prefix": row.prefix, "name": row.name})
+            await record_change(work.session, head, "key", meta, removed=1, audit=[entry])
             return head
 
 
@@ -153,6 +157,12 @@ async def _lock(work: TenantUnitOfWork) -> TenantHead:
     if locked is None:
         raise KeyTenantNotFoundError(f"no tenant has the id `{work.tenant_id}`")
     return locked[0]
+
+
+def _said(key: ApiKey) -> dict[str, Any]:
+    """Return what the audit may say of a key: neither the token nor its hash."""
+    expires_at = None if key.expires_at is None else key.expires_at.isoformat()
+    return {"prefix": key.prefix, "name": key.name, "scopes": sorted(key.scopes), "expires_at": expires_at}
 
 
 def _key(row: Row[Any]) -> ApiKey:

@@ -9,6 +9,7 @@ from authz.policy_files.columns import PolicyColumns, read_columns
 from authz.ports import StoredModel
 from authz.storage_rows import read_model
 from authz.write_ports import ChangeKind
+from tenancy.audit import AuditEntry
 from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
 from tenancy.ids import PLATFORM_TENANT_ID
 from tenancy.tenant import ChangeMeta
@@ -32,7 +33,8 @@ async def replace_model(work: TenantUnitOfWork, model: StoredModel, meta: Change
     if replaces is not None and replaces != current.digest:
         raise ModelConflictError(replaces, current.digest)
     head = await raise_head(work, rules=True)
-    await record_change(work.session, head, ChangeKind.MODEL.value, meta)
+    entry = AuditEntry("model.replace", before={"digest": current.digest}, after={"digest": model.digest})
+    await record_change(work.session, head, ChangeKind.MODEL.value, meta, audit=[entry])
     await raise_all_other_heads(work, ChangeKind.MODEL.value, meta)
     # INVARIANT: every tenant is locked now and none can be created, so no row appears after this has looked.
     await require_place_for_rows(work.session, columns)

@@ -72,6 +72,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the worker for large requests"
     ),
     tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
+    tenancy_errors.AuditUnavailableError: Problem(
+        "audit-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The audit cannot be written, so nothing was changed"
+    ),
     tenancy_errors.SlugTakenError: Problem("slug-taken", HTTPStatus.CONFLICT, "Tenant name is taken"),
     tenancy_errors.IdempotencyConflictError: Problem(
         "idempotency-conflict", HTTPStatus.CONFLICT, "Answered before, and the answer is lost"

@@ -9,6 +9,10 @@ class DatabaseUnavailableError(TenancyError):
     """PostgreSQL did not answer in time: nothing is known. A write may or may not have happened."""
 
 
+class AuditUnavailableError(TenancyError):
+    """The audit must not be written now, so what it would record was not done."""
+
+
 class UnsafeDatabaseRoleError(TenancyError):
     """The service's database role could bypass row-level security, or the schema lacks it: it must not start."""
 

@@ -1,11 +1,13 @@
 """How a tenant moves on: the row lock, the new revisions, and the entry in its history, in the writer's transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tenancy.audit import AuditEntry
+from tenancy.audit_log import append_entries
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import TenantUnitOfWork, bind_tenant
@@ -88,8 +90,23 @@ async def record_change(
     added: int = 0,
     removed: int = 0,
     rolled_back_to: int | None = None,
+    audit: Sequence[AuditEntry] = (),
 ) -> None:
-    """Write the one entry of history that belongs to `head.revision`."""
+    """Write the one entry of history that belongs to `head.revision`, and what the audit holds of it.
+
+    Args:
+        session: Of the transaction that changed something.
+        head: As `raise_head` returned it.
+        kind: What sort of write it was.
+        meta: Who and why.
+        added: How many rows it added.
+        removed: How many it removed.
+        rolled_back_to: Whose rows a rollback brought back.
+        audit: What happened, for the tenant's chain; what follows from `kind` when there is nothing more to say.
+
+    Raises:
+        AuditUnavailableError: the audit must not be written now; nothing of the transaction may stay.
+    """
     query = text(
         "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id, "
         "added, removed, rolled_back_to, stamp) VALUES (:tenant_id, :revision, :rules_revision, :kind, :actor, "
@@ -106,12 +123,35 @@ async def record_change(
         "stamp": head.stamp,
     }
     await session.execute(query, parameters | _meta(meta))
+    entries = audit or [_entry_of(head, kind, added=added, removed=removed, rolled_back_to=rolled_back_to)]
+    await append_entries(session, head.tenant_id, meta, entries, revision=head.revision)
+
+
+_ACTIONS = {
+    "apply": "policy.apply",
+    "rollback": "policy.rollback",
+    "api": "policy.change",
+    "model": "model.replace",
+    "settings": "settings.change",
+    "tenant": "tenant.create",
+}
+"""What a change of a kind is called in the audit, where its writer says nothing more."""
+
+
+def _entry_of(head: TenantHead, kind: str, *, added: int, removed: int, rolled_back_to: int | None) -> AuditEntry:
+    detail = {"added": added, "removed": removed, "rolled_back_to": rolled_back_to}
+    said = {name: value for name, value in detail.items() if value}
+    if kind == "key":
+        return AuditEntry("key.create" if added else "key.revoke")
+    action = "base.change" if head.tenant_id == BASE_TENANT_ID and kind != "model" else _ACTIONS[kind]
+    return AuditEntry(action, target=f"tenant:{head.tenant_id}", detail=said or None)
 
 
 async def raise_all_other_heads(work: TenantUnitOfWork, kind: str, meta: ChangeMeta) -> None:
     """Raise both revisions of every tenant but the one whose lock is held, and write each one's history.
 
-    One statement for all: ten thousand tenants are one update and one insert.
+    One statement for all: ten thousand tenants are one update and one insert. The audit holds the change once, in the
+    chain of the tenant whose change it was.
 
     INVARIANT: the caller holds the lock of the base tenant. Whoever creates a tenant holds it shared, so that no tenant
     appears between the change of the base and this statement.

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.exc import IntegrityError
 
+from tenancy.audit import AuditEntry
+from tenancy.audit_log import append_audit
 from tenancy.errors import SlugTakenError
 from tenancy.heads import HEAD_COLUMNS, head_of, record_change, share_base_lock
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId
@@ -68,7 +70,14 @@ class TenantStore:
                     "now": now,
                 }
                 tenant = _tenant((await work.session.execute(query, parameters)).one())
-                await record_change(work.session, tenant.head, "tenant", meta)
+                entry = AuditEntry(
+                    "tenant.create",
+                    target=f"tenant:{tenant.head.tenant_id}",
+                    after={"slug": slug, "display_name": display_name},
+                )
+                # The tenant's own chain begins with it; the platform's tells of it, should the other ever be missing.
+                await record_change(work.session, tenant.head, "tenant", meta, audit=[entry])
+                await append_audit(work, meta, [entry])
                 await keep(work, once, tenant)
                 return tenant
         except IntegrityError as error:

@@ -57,9 +57,15 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ChangeMeta:
-    """Who changed something and why. `actor` is `key:<prefix>` today; never a secret."""
+    """Who changed something, how, from where and why; never a secret.
+
+    `actor` is `user:<uuid>` for a person, `key:<prefix>` for a service, or a word for a command. `credential` is what
+    they proved it with (`key:<prefix>`), `address` the IP address that they called from.
+    """
 
     actor: str
     reason: str | None = None
     git_commit: str | None = None
     request_id: str | None = None
+    credential: str | None = None
+    address: str | None = None

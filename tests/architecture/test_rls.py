@@ -6,8 +6,10 @@ import pytest
 pytestmark = pytest.mark.integration
 
 SECURITY_DEFINER = {
+    "append_audit(uuid,text,text[])": "the service may not write the audit; what it adds is numbered and hashed here",
     "find_api_key(bytea)": "the key names the tenant",
     "find_tenant_id(text)": "the slug names the tenant",
+    "make_audit_partitions(integer)": "the service owns no table; the audit needs one for each month",
     "tenants_changed_since(xid8)": "a node follows all tenants",
 }
 """Every function that reads past row-level security, and why it must."""
@@ -26,6 +28,10 @@ CROSS_TENANT_POLICIES = {
     ("rules", "base_rows"),
     ("role_links", "base_rows"),
     ("api_keys", "owner_reads"),
+    ("audit_chains", "owner_acts"),
+    ("audit_chains", "platform_reads"),
+    ("audit_events", "owner_acts"),
+    ("audit_sink", "owner_acts"),
 }
 """Every policy that shows or takes more than the bound tenant's own rows."""
 
@@ -109,6 +115,11 @@ def test_the_service_role_can_do_little(owner):
     assert {row[1] for row in granted} <= {"SELECT", "INSERT", "UPDATE", "DELETE"}
     never = {("tenants", "DELETE"), ("tenants", "UPDATE"), ("api_keys", "DELETE"), ("platform_model", "DELETE")}
     never |= {(table, verb) for table in ("changes", "change_items") for verb in ("UPDATE", "DELETE")}
+    assert {row for row in granted if row[0].startswith("audit_")} == {
+        ("audit_chains", "SELECT"),
+        ("audit_events", "SELECT"),
+        ("audit_sink", "SELECT"),
+    }
     assert not never & set(granted)
 
 

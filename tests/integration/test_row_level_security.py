@@ -30,6 +30,8 @@ TABLES = (
     "api_keys",
     "platform_model",
     "kept_answers",
+    "audit_events",
+    "audit_chains",
     "casbin_rule",
 )
 POLICY_TABLES = ("rules", "role_links", "memberships", "entities")

@@ -1,0 +1,19 @@
+"""Every event that the audit may hold, and what it says. `docs/audit.md` describes them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "base.change": "rules of the base, which every tenant inherits, changed",
+        "key.create": "an API key was made",
+        "key.revoke": "an API key was ended",
+        "model.replace": "the platform's Casbin model was replaced",
+        "policy.apply": "a tenant's policy files were applied",
+        "policy.change": "rows of a tenant's policy were added or removed through the API",
+        "policy.rollback": "a tenant's policy files were put back to an earlier revision",
+        "settings.change": "settings of a tenant changed",
+        "tenant.create": "a tenant was entered",
+    }
+)
+"""Action to what happened. Actions are API: they are only added."""
