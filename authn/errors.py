@@ -45,3 +45,47 @@ class UnknownPepperError(AuthnError):
 
 class PasswordHashingBusyError(AuthnError):
     """More passwords wait to be hashed than may; try again soon."""
+
+
+class UserStorageUnavailableError(AuthnError, DatabaseUnavailableError):
+    """PostgreSQL did not answer in time: nothing is known about an account."""
+
+
+class InvalidUsernameError(AuthnError):
+    """Text that cannot be a username. The message says why, and does not repeat it."""
+
+
+class InvalidEmailError(AuthnError):
+    """Text that cannot be an e-mail address of an account. The message says why, and does not repeat it."""
+
+
+class InvalidPersonNameError(AuthnError):
+    """A name of a person that cannot be shown."""
+
+
+class UsernameTakenError(AuthnError):
+    """Another account of the tenant has this username. For administrators only."""
+
+
+class EmailTakenError(AuthnError):
+    """Another account of the tenant has this e-mail address. For administrators only."""
+
+
+class UserNotFoundError(AuthnError):
+    """The tenant has no account with this id."""
+
+
+class UserDeletedError(AuthnError):
+    """The account is a tombstone: nothing brings it back."""
+
+
+class UserLimitExceededError(AuthnError):
+    """The tenant has as many accounts as it may have."""
+
+
+class UserTenantNotFoundError(AuthnError):
+    """No tenant has the id that an account was to be looked for in."""
+
+
+class UserRevisionConflictError(AuthnError):
+    """The tenant moved on since the caller read it."""

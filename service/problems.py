@@ -109,6 +109,23 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.PasswordHashingBusyError: Problem(
         "password-hashing-busy", HTTPStatus.SERVICE_UNAVAILABLE, "Too many passwords to check", tells=False
     ),
+    authn_errors.UserStorageUnavailableError: STORAGE_UNAVAILABLE,
+    authn_errors.InvalidUsernameError: Problem("invalid-username", HTTPStatus.BAD_REQUEST, "Invalid username"),
+    authn_errors.InvalidEmailError: Problem("invalid-email", HTTPStatus.BAD_REQUEST, "Invalid e-mail address"),
+    authn_errors.InvalidPersonNameError: Problem(
+        "invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"
+    ),
+    authn_errors.UsernameTakenError: Problem("username-taken", HTTPStatus.CONFLICT, "Username is taken"),
+    authn_errors.EmailTakenError: Problem("email-taken", HTTPStatus.CONFLICT, "E-mail address is taken"),
+    authn_errors.UserNotFoundError: Problem("user-not-found", HTTPStatus.NOT_FOUND, "User not found", tells=False),
+    authn_errors.UserDeletedError: Problem("user-deleted", HTTPStatus.CONFLICT, "User is deleted"),
+    authn_errors.UserLimitExceededError: Problem(
+        "user-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many users"
+    ),
+    authn_errors.UserTenantNotFoundError: TENANT_NOT_FOUND,
+    authn_errors.UserRevisionConflictError: Problem(
+        "revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on"
+    ),
     InvalidNameError: Problem("invalid-name", HTTPStatus.BAD_REQUEST, "Invalid name"),
     InvalidSlugError: Problem("invalid-slug", HTTPStatus.BAD_REQUEST, "Invalid tenant name"),
     authz_errors.StorageUnavailableError: STORAGE_UNAVAILABLE,

@@ -14,6 +14,11 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "policy.rollback": "a tenant's policy files were put back to an earlier revision",
         "settings.change": "settings of a tenant changed",
         "tenant.create": "a tenant was entered",
+        "user.create": "an account was made",
+        "user.delete": "an account was deleted, and what was personal in it with it",
+        "user.disable": "an account was disabled",
+        "user.enable": "a disabled account was enabled",
+        "user.update": "an account's names, address or demands changed",
     }
 )
 """Action to what happened. Actions are API: they are only added."""

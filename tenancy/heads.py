@@ -14,8 +14,10 @@ from tenancy.unit_of_work import TenantUnitOfWork, bind_tenant
 
 HEAD_COLUMNS = "tenant_id, slug, status, revision, rules_revision, keys_revision, stamp, rules_stamp"
 
-COUNTED = ("rules", "links", "memberships", "entities")
+COUNTED = ("rules", "links", "memberships", "entities", "users")
 """Tables whose row counts the head keeps, so that a limit costs no count of a million rows."""
+
+_COUNT_COLUMNS = ", ".join(f"{name}_count" for name in COUNTED)
 
 
 def head_of(row: Row[Any]) -> TenantHead:
@@ -46,7 +48,7 @@ async def lock_head(work: TenantUnitOfWork) -> tuple[TenantHead, dict[str, int]]
     came before it.
     """
     query = text(
-        f"SELECT {HEAD_COLUMNS}, rules_count, links_count, memberships_count, entities_count "  # noqa: S608 - constants
+        f"SELECT {HEAD_COLUMNS}, {_COUNT_COLUMNS} "  # noqa: S608 - constants
         "FROM tenants WHERE tenant_id = :tenant_id FOR NO KEY UPDATE"
     )
     row = (await work.session.execute(query, {"tenant_id": work.tenant_id})).one_or_none()
@@ -73,7 +75,8 @@ async def raise_head(
         "rules_revision = CASE WHEN :rules THEN revision + 1 ELSE rules_revision END, "
         "keys_revision = CASE WHEN :keys THEN revision + 1 ELSE keys_revision END, "
         "rules_count = rules_count + :rules_more, links_count = links_count + :links_more, "
-        "memberships_count = memberships_count + :memberships_more, entities_count = entities_count + :entities_more "
+        "memberships_count = memberships_count + :memberships_more, entities_count = entities_count + :entities_more, "
+        "users_count = users_count + :users_more "
         f"WHERE tenant_id = :tenant_id RETURNING {HEAD_COLUMNS}"
     )
     parameters = {"tenant_id": work.tenant_id, "rules": rules, "keys": keys}
@@ -91,6 +94,7 @@ async def record_change(
     removed: int = 0,
     rolled_back_to: int | None = None,
     audit: Sequence[AuditEntry] = (),
+    touched: Sequence[str] = (),
 ) -> None:
     """Write the one entry of history that belongs to `head.revision`, and what the audit holds of it.
 
@@ -103,14 +107,15 @@ async def record_change(
         removed: How many it removed.
         rolled_back_to: Whose rows a rollback brought back.
         audit: What happened, for the tenant's chain; what follows from `kind` when there is nothing more to say.
+        touched: Subjects and resources whose look-ups the change outdates and that no item of the history names.
 
     Raises:
         AuditUnavailableError: the audit must not be written now; nothing of the transaction may stay.
     """
     query = text(
         "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id, "
-        "added, removed, rolled_back_to, stamp) VALUES (:tenant_id, :revision, :rules_revision, :kind, :actor, "
-        ":reason, :git_commit, :request_id, :added, :removed, :rolled_back_to, :stamp)"
+        "added, removed, rolled_back_to, stamp, touched) VALUES (:tenant_id, :revision, :rules_revision, :kind, "
+        ":actor, :reason, :git_commit, :request_id, :added, :removed, :rolled_back_to, :stamp, :touched)"
     )
     parameters = {
         "tenant_id": head.tenant_id,
@@ -121,6 +126,7 @@ async def record_change(
         "removed": removed,
         "rolled_back_to": rolled_back_to,
         "stamp": head.stamp,
+        "touched": list(touched) or None,
     }
     await session.execute(query, parameters | _meta(meta))
     entries = audit or [_entry_of(head, kind, added=added, removed=removed, rolled_back_to=rolled_back_to)]
