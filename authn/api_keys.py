@@ -27,6 +27,8 @@ SCOPES = frozenset(
         "decision:explain",
         "policy:read",
         "policy:write",
+        "settings:read",
+        "settings:write",
         "tenant:read",
         "tenant:write",
         "key:read",

@@ -29,6 +29,7 @@ class ChangeKind(StrEnum):
     MODEL = "model"
     TENANT = "tenant"
     KEY = "key"
+    SETTINGS = "settings"
 
 
 @dataclass(frozen=True, slots=True)

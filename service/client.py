@@ -147,13 +147,17 @@ class Client:
             await asyncio.sleep(RETRY_SECONDS)
             return await self._ask("POST", path, body=body, headers=headers)
 
-    async def put(self, path: str, body: Any) -> Any:
+    async def put(self, path: str, body: Any, **parameters: str | int | None) -> Any:
         """PUT a JSON value and return the answer's."""
-        return await self._ask("PUT", path, body=body)
+        return await self._ask("PUT", path, body=body, parameters=parameters)
 
-    async def delete(self, path: str) -> None:
-        """DELETE what is at `path`."""
-        await self._ask("DELETE", path)
+    async def patch(self, path: str, body: Any, **parameters: str | int | None) -> Any:
+        """PATCH with a JSON value and return the answer's."""
+        return await self._ask("PATCH", path, body=body, parameters=parameters)
+
+    async def delete(self, path: str, **parameters: str | int | None) -> Any:
+        """DELETE what is at `path`, and return the answer's value if it has one."""
+        return await self._ask("DELETE", path, parameters=parameters)
 
     async def pages(self, path: str, name: str, **parameters: str | int | None) -> AsyncIterator[Any]:
         """Yield the entries of a list, page by page."""

@@ -39,6 +39,7 @@ from service.keys import (
     READINESS,
     SAMPLER,
     SESSIONS,
+    TENANT_LIMITS,
     TENANTS,
 )
 from service.metrics import Metrics
@@ -98,6 +99,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[SESSIONS] = open_sessions(engine)
         app[READER] = PostgresPolicyReader(app[SESSIONS])
         app[POLICY_LIMITS] = settings.limits
+        app[TENANT_LIMITS] = settings.tenants
         yield
         await engine.dispose()
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from service.http_settings import HttpSettings
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
+    from tenancy.tenant_settings import TenantLimits
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
 POLICY_LIMITS: web.AppKey["PolicyLimits"] = web.AppKey("POLICY_LIMITS")
+TENANT_LIMITS: web.AppKey["TenantLimits"] = web.AppKey("TENANT_LIMITS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")

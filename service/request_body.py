@@ -10,10 +10,16 @@ from service.keys import HTTP_SETTINGS, ROUTE
 from service.time_limits import on_the_callers_time
 
 _JSON_TYPE = re.compile(r"application/json[ \t]*(?:;.*)?\Z", re.IGNORECASE)
+MERGE_PATCH = re.compile(r"application/(?:json|merge-patch\+json)[ \t]*(?:;.*)?\Z", re.IGNORECASE)
+"""Types of a JSON Merge Patch (RFC 7396 section 4); plain JSON is taken as one, too."""
 
 
-async def read_json_body(request: web.Request) -> bytes:
+async def read_json_body(request: web.Request, types: re.Pattern[str] = _JSON_TYPE) -> bytes:
     """Return the bytes of a JSON body, not yet parsed.
+
+    Args:
+        request: Under its route's limit.
+        types: Content types that the route takes.
 
     Raises:
         InvalidRequestError: another content type than `application/json`, none, or a repeated one.
@@ -21,8 +27,8 @@ async def read_json_body(request: web.Request) -> bytes:
         BodyTooLargeError: above the route's limit; nothing beyond the limit is kept.
         BodyTimeoutError: not complete within `body_seconds`.
     """
-    types = request.headers.getall("Content-Type", [])
-    if len(types) != 1 or _JSON_TYPE.match(types[0]) is None:
+    given = request.headers.getall("Content-Type", [])
+    if len(given) != 1 or types.match(given[0]) is None:
         raise InvalidRequestError("the content type must be application/json")
     return await read_body(request)
 

@@ -32,8 +32,9 @@ POLICY_COMMANDS = {
     "eval": Lazy("service.cli.policy_eval:evaluate", "Answer positional Casbin requests from files, without a server."),
 }
 TENANT_COMMANDS = {
-    "create": Lazy("service.cli.tenants:create", "Create a tenant."),
-    "list": Lazy("service.cli.tenants:list_", "List tenants."),
+    "create": Lazy("service.cli.tenant:create", "Create a tenant."),
+    "list": Lazy("service.cli.tenant:list_", "List tenants."),
+    "settings": Lazy("service.cli.tenant_settings:settings", "Show or change a tenant's settings."),
 }
 KEY_COMMANDS = {
     "create": Lazy("service.cli.keys:create", "Create an API key; its token is shown once."),

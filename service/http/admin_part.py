@@ -11,10 +11,13 @@ from authz.storage_write import PostgresPolicyWriter
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
+from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.idempotency import KEPT_ANSWERS
-from service.keys import NODE, POLICY_LIMITS, SESSIONS
+from service.keys import NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
 from tenancy.kept_answers import KeptAnswers
+from tenancy.settings_storage import TenantSettingsStore
 from tenancy.storage import TenantStore
+from tenancy.tenant_settings import TenantLimits
 
 
 async def administration(app: web.Application) -> AsyncIterator[None]:
@@ -29,6 +32,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
         work=work,
     )
     app[API_KEYS] = ApiKeyStore(sessions)
+    app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield

@@ -381,6 +381,9 @@ ROUTES = [
     ("GET", "/v1/tenants/{t}/policy/export", None, "policy:read"),
     ("GET", "/v1/tenants/{t}/changes", None, "policy:read"),
     ("GET", "/v1/tenants/{t}/changes/1/items", None, "policy:read"),
+    ("GET", "/v1/tenants/{t}/settings", None, "settings:read"),
+    ("PUT", "/v1/tenants/{t}/settings", {}, "settings:write"),
+    ("PATCH", "/v1/tenants/{t}/settings", {}, "settings:write"),
     ("GET", "/v1/tenants/{t}/keys", None, "key:read"),
     ("POST", "/v1/tenants/{t}/keys", {"name": "k"}, "key:write"),
 ]

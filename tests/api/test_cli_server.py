@@ -343,3 +343,27 @@ async def test_dev_json_is_found(admin: Service, tmp_path: Path) -> None:
     environment = {"KASBAH_URL": None, "KASBAH_API_KEY": None, "KASBAH_STATE_DIR": str(tmp_path)}
     found = await asyncio.to_thread(CliRunner().invoke, root, ["tenant", "list"], env=environment)
     assert found.exit_code == 0, found.output
+
+
+async def test_settings_of_a_tenant(run: Run, admin: Service, tmp_path: Path) -> None:
+    """Shown whole; set one by one, from a merge patch, or replaced; a refusal names the member."""
+    await admin.tenant("acme")
+    shown = await run("tenant", "settings", "show", "acme")
+    assert "password.min_length=15\n" in shown.output
+    arguments = ("password.min_length=20", "mfa.demand=required", 'branding.name="7"')
+    changed = await run("tenant", "settings", "set", "acme", *arguments, "--reason", "audit")
+    assert (changed.exit_code, "password.min_length=20\n" in changed.output) == (0, True)
+    path = tmp_path / "patch.json"
+    path.write_text('{"password": {"min_length": null}}')
+    patched = await run("tenant", "settings", "set", "acme", "--file", str(path), "--output", "json")
+    assert json.loads(patched.stdout)["password"]["min_length"] == 15
+    assert json.loads(patched.stdout)["branding"]["name"] == "7"
+    replaced = await run(
+        "tenant", "settings", "set", "acme", "--replace", "--file", "-", "--output", "json", stdin="{}"
+    )
+    assert json.loads(replaced.stdout)["mfa"]["demand"] == "optional"
+    refused = await run("tenant", "settings", "set", "acme", "password.min_length=3")
+    assert refused.exit_code == 5
+    assert "/password/min_length" in refused.stderr
+    for wrong in ((), ("x",), ("a=1", "a.b=2"), ("a=1", "a=2"), ("a=1", "--file", "-"), ("a=1", "--replace")):
+        assert (await run("tenant", "settings", "set", "acme", *wrong)).exit_code == 2, wrong
