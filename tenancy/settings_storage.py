@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import text
 
+from tenancy.audit import AuditEntry
 from tenancy.errors import TenantGoneError, TenantMovedOnError
 from tenancy.heads import find_head, lock_head, raise_head, record_change
 from tenancy.ids import TenantId
@@ -104,5 +105,11 @@ class TenantSettingsStore:
             stored = msgspec.json.encode(differences(after, defaults)).decode()
             await work.session.execute(_WRITE, {"tenant_id": tenant_id, "settings": stored})
             head = await raise_head(work)
-            await record_change(work.session, head, "settings", meta)
+            entry = AuditEntry(
+                "settings.change",
+                target=f"tenant:{tenant_id}",
+                before=differences(before, after),
+                after=differences(after, before),
+            )
+            await record_change(work.session, head, "settings", meta, audit=[entry])
             return head, after

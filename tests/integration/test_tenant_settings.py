@@ -59,6 +59,11 @@ async def test_a_change_is_one_revision_with_its_history(settings, sessions, acm
         ).one()
         assert tuple(row) == ("settings", "key:test", "because", head.stamp)
         assert await read_settings(work) == found
+        events = (await work.session.execute(text("SELECT event FROM audit_events ORDER BY seq"))).scalars().all()
+        settled = [event for event in events if event["action"] == "settings.change"]
+        assert [(event["before"], event["after"]) for event in settled] == [
+            ({"password": {"min_length": 15}}, {"password": {"min_length": 20}})
+        ]
 
 
 async def test_only_what_differs_from_the_defaults_is_stored(settings, sessions, acme):
