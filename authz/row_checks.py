@@ -19,6 +19,7 @@ from authz.served_names import (
     check_rule_action,
     is_platform_resource,
     is_platform_role,
+    is_scope,
 )
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 
@@ -89,6 +90,8 @@ class _Checks:
             raise InvalidRowError(f"{describe(rule)}: resources of the type `kasbah` belong to the platform")
         if self._is_tenant and is_platform_role(rule.subject):
             raise InvalidRowError(f"{describe(rule)}: roles of the platform cannot be used by a tenant")
+        if is_scope(rule.subject):
+            raise InvalidRowError(f"{describe(rule)}: what scopes of keys may do is built in")
         self._check_columns(rule)
         if rule.condition is not None:
             check_condition_text(rule.condition)
@@ -122,6 +125,8 @@ class _Checks:
             raise InvalidRowError(f"{describe(link)}: roles of the platform cannot be used by a tenant")
         if self._is_tenant and (is_platform_resource(link.member) or is_platform_resource(link.role)):
             raise InvalidRowError(f"{describe(link)}: resources of the type `kasbah` belong to the platform")
+        if is_scope(link.member) or is_scope(link.role):
+            raise InvalidRowError(f"{describe(link)}: what scopes of keys may do is built in")
         if link.expires_at is not None and link.expires_at.tzinfo is None:
             raise InvalidRowError(f"{describe(link)}: an expiry needs a time zone")
 
@@ -134,6 +139,9 @@ class _Checks:
         check_name(entity.ref)
         if self._is_base:
             raise InvalidRowError(f"{describe(entity)}: the base has no attributes")
+        if self._is_tenant and (is_platform_resource(entity.ref) or is_platform_role(entity.ref)):
+            # SECURITY: a condition of the base may ask for them.
+            raise InvalidRowError(f"{describe(entity)}: it belongs to the platform")
         fault = entity_fault(entity)
         if fault is not None:
             raise InvalidRowError(f"{describe(entity)}: {fault}")

@@ -15,6 +15,9 @@ PLATFORM_RESOURCES = f"{PLATFORM_TYPE}:"
 PLATFORM_ROLE_PREFIX = "role:platform-"
 """Roles of the platform's own people; tenants can neither hold nor give them."""
 
+SCOPE_SUBJECTS = "scope:"
+"""Scopes of API keys, as the built-in policy names them (`authz/key_scopes.csv`); no stored row speaks of them."""
+
 # SECURITY: no wildcard reaches these names unless it begins as they do, whoever wrote the row: a tenant's `*` must not
 # decide who administers the tenant. `Snapshot` holds this for decisions; plans and lint reckon with it.
 
@@ -100,3 +103,8 @@ def is_platform_resource(text: str) -> bool:
 def is_platform_role(text: str) -> bool:
     """Whether a role is the platform's own."""
     return text.startswith(PLATFORM_ROLE_PREFIX)
+
+
+def is_scope(text: str) -> bool:
+    """Whether a subject or subject pattern is a scope of API keys."""
+    return text.startswith(SCOPE_SUBJECTS)

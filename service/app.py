@@ -13,7 +13,7 @@ from aiohttp import web
 
 from service import problems
 from service.callers import Caller, bearer_token
-from service.edge_errors import MissingScopeError, OtherTenantError
+from service.edge_errors import OtherTenantError
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
 from service.keys import (
@@ -29,6 +29,7 @@ from service.keys import (
     TENANT,
     TENANTS,
 )
+from service.rights import judged
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
 from service.time_limits import answered_in_time
@@ -180,21 +181,17 @@ def guarded(route: Route) -> Handler:
     return open_handler if needs is None else keyed_handler
 
 
-def admit_key(caller: Caller, scope: str) -> None:
-    """Refuse a caller whose key lacks a scope."""
-    if scope not in caller.scopes:
-        raise MissingScopeError(f"this needs the scope `{scope}`")
-
-
 async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
-    """Refuse a caller without the route's scope, and leave the request's tenant in `request[TENANT]`.
+    """Refuse a caller that may not use the route; leave it in `request[CALLER]`, its tenant in `request[TENANT]`.
 
     Raises:
         MissingScopeError: the key lacks the scope.
+        MissingRightError: its owner lacks the right.
+        StaleError, StorageUnavailableError: what the owner may do is not known.
         OtherTenantError: a tenant-bound key on a platform route, or another tenant's name.
         InvalidRequestError, TenantRequiredError, NoSuchTenantError: as in `service/tenant_of_request.py`.
     """
-    admit_key(caller, access.scope)
+    caller = request[CALLER] = await judged(request, caller, access)
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")
     if not access.tenant:

@@ -17,6 +17,7 @@ from uuid import UUID
 from authn.api_keys import hash_token, is_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
+from authz.request import Ref
 from authz.tracked import Changes
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
@@ -24,7 +25,11 @@ from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated key. `tenant_id` and `slug` are None for a platform key."""
+    """An authenticated key. `tenant_id` and `slug` are None for a platform key.
+
+    `user_id` is its owner, for a personal key; then its scopes are a bound, and the owner's rights count besides.
+    `judged` says that they were looked at for this request, and that `scopes` holds no decision scope beyond them.
+    """
 
     key_id: UUID
     prefix: str
@@ -32,19 +37,33 @@ class Caller:
     slug: Slug | None
     scopes: frozenset[str]
     expires_at: datetime | None = None
+    user_id: UUID | None = None
+    judged: bool = field(default=False, compare=False)
     may_check: bool = field(init=False, compare=False)
     may_assert: bool = field(init=False, compare=False)
     may_explain: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "may_check", "decision:check" in self.scopes)
-        object.__setattr__(self, "may_assert", "decision:assert" in self.scopes)
-        object.__setattr__(self, "may_explain", "decision:explain" in self.scopes)
+        # SECURITY: what decisions take on the scope's word alone, a personal key has only once its owner was judged.
+        scopes = self.scopes if self.user_id is None or self.judged else frozenset[str]()
+        object.__setattr__(self, "may_check", "decision:check" in scopes)
+        object.__setattr__(self, "may_assert", "decision:assert" in scopes)
+        object.__setattr__(self, "may_explain", "decision:explain" in scopes)
+
+    @property
+    def subject(self) -> Ref:
+        """Who acts, as the engine knows them: the owner of a personal key, or the key itself."""
+        return Ref(f"key:{self.key_id}" if self.user_id is None else f"user:{self.user_id}")
+
+    @property
+    def home(self) -> TenantId:
+        """The domain of the caller's rights: its tenant, or the platform."""
+        return PLATFORM_TENANT_ID if self.tenant_id is None else self.tenant_id
 
     @property
     def actor(self) -> str:
         """How histories and logs name this caller."""
-        return f"key:{self.prefix}"
+        return f"key:{self.prefix}" if self.user_id is None else self.subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,8 @@ class FoundApiKey:
     scopes: frozenset[str]
     expires_at: datetime | None
     head: TenantHead
+    owner_id: UUID | None = None
+    """Of a personal key."""
 
 
 class KeyDirectory(Protocol):
@@ -209,6 +230,7 @@ class Callers:
             slug=None if platform else found.head.slug,
             scopes=found.scopes,
             expires_at=found.expires_at,
+            user_id=found.owner_id,
         )
         await self._node.watch(home)
         self._remembered[key_hash] = Remembered(

@@ -30,6 +30,10 @@ class MissingScopeError(EdgeError):
     """The credential is good, but not for this."""
 
 
+class MissingRightError(EdgeError):
+    """The credential carries the scope, and its owner may not do this."""
+
+
 class OtherTenantError(EdgeError):
     """A tenant-bound credential met another tenant's name, existing or not."""
 

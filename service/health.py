@@ -10,9 +10,10 @@ from service.callers import bearer_token
 from service.edge_errors import MissingScopeError
 from service.keys import CALLERS, DRAINING, HTTP_SETTINGS, METRICS, READINESS
 from service.metrics import CONTENT_TYPE
-from service.routes import OwnCredential, Public, Route
+from service.rights import judged
+from service.routes import Needs, OwnCredential, Public, Route
 
-METRICS_SCOPE = "metrics:read"
+METRICS_ACCESS = Needs("metrics:read", "kasbah:metrics", "read", tenant=False, platform=True)
 
 Probe = Callable[[], Awaitable[bool]]
 """Whether one part is ready; must not raise and must answer soon."""
@@ -63,8 +64,9 @@ async def metrics(request: web.Request) -> web.Response:
         token.encode("utf-8", "surrogateescape"), expected.get_secret_value().encode()
     ):
         caller = await request.app[CALLERS].authenticate(token)
-        if caller.tenant_id is not None or METRICS_SCOPE not in caller.scopes:
-            raise MissingScopeError(f"this needs a platform key with the scope `{METRICS_SCOPE}`")
+        if caller.tenant_id is not None:
+            raise MissingScopeError(f"this needs a platform key with the scope `{METRICS_ACCESS.scope}`")
+        await judged(request, caller, METRICS_ACCESS)
     return web.Response(body=request.app[METRICS].render(), headers={"Content-Type": CONTENT_TYPE})
 
 

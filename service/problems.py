@@ -57,6 +57,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
     edge_errors.NotAuthenticatedError: Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated"),
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
+    edge_errors.MissingRightError: Problem("missing-right", HTTPStatus.FORBIDDEN, "Missing right"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),
     edge_errors.NoSuchTenantError: TENANT_NOT_FOUND,
     edge_errors.NoSuchResourceError: Problem("not-found", HTTPStatus.NOT_FOUND, "Not found", tells=False),

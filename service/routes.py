@@ -18,17 +18,27 @@ _PATTERN = re.compile(r"\{(\w+):[^}]*\}")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A key with this scope.
+    """A caller that may do `action` on `resource`: its key's scopes allow it, and its owner's rights if it has one.
 
+    Decided by Kasbah's own engine (`service/rights.py`); `scope` is the one scope that stands for it. A route that is
+    not decided so says why in `by_scope`.
     `tenant`: the route acts on one tenant, found as `service/tenant_of_request.py` says (a path variable `tenant`
     counts as one more place that names it) and left in `request[TENANT]`. `platform`: only platform keys.
     `base`: the path may name `_base`, whose rows every tenant inherits.
     """
 
     scope: str
+    resource: str = ""
+    action: str = ""
     tenant: bool = True
     platform: bool = False
     base: bool = False
+    by_scope: str = ""
+
+    def __post_init__(self) -> None:
+        stated = bool(self.resource) and bool(self.action)
+        if stated == bool(self.by_scope):
+            raise ValueError(f"a route for `{self.scope}` says resource and action, or why its scope alone decides")
 
 
 @dataclass(frozen=True, slots=True)

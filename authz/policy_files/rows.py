@@ -23,6 +23,7 @@ from authz.served_names import (
     check_rule_action,
     is_platform_resource,
     is_platform_role,
+    is_scope,
 )
 
 _PRIORITY = re.compile(r"[0-9]{1,10}\Z")
@@ -46,9 +47,12 @@ class ParsedPolicy:
     lines: list[str] = field(default_factory=list)
 
 
-def parse_policy(text: str, slug: str, columns: PolicyColumns) -> ParsedPolicy:
-    """Read the rows of one tenant (or of `_base`); what cannot be read becomes a finding and no row."""
-    reader = _PolicyReader(text, slug, columns)
+def parse_policy(text: str, slug: str, columns: PolicyColumns, *, built_in: bool = False) -> ParsedPolicy:
+    """Read the rows of one tenant (or of `_base`); what cannot be read becomes a finding and no row.
+
+    `built_in`: the text is packaged with Kasbah, and may speak of scopes.
+    """
+    reader = _PolicyReader(text, slug, columns, built_in=built_in)
     for item in scan(reader.parsed.lines):
         if isinstance(item, CsvFault):
             reader.report(item.line, item.column, "csv", item.message, item.hint)
@@ -61,8 +65,9 @@ def parse_policy(text: str, slug: str, columns: PolicyColumns) -> ParsedPolicy:
 class _PolicyReader:
     """Turns records into rows; names that were found good once are not checked again."""
 
-    def __init__(self, text: str, slug: str, columns: PolicyColumns) -> None:
+    def __init__(self, text: str, slug: str, columns: PolicyColumns, *, built_in: bool) -> None:
         self.parsed = ParsedPolicy(lines=split_lines(text))
+        self._built_in = built_in
         self._base = slug == BASE_SLUG
         self._domain = BASE_DOMAIN if self._base else slug
         self._path = f"{slug}/policy.csv"
@@ -121,6 +126,7 @@ class _PolicyReader:
             good &= priority is not None
         if not self._base:
             good &= self._is_tenants_own(record)
+        good &= self._is_no_scope(record, at_subject)
         if good and effect is not None:
             subject, resource, action = fields[at_subject], fields[at_resource], fields[at_action]
             source = Source(self._source, record.line)
@@ -150,6 +156,8 @@ class _PolicyReader:
             good = False
         if good and not self._base:
             good = self._are_tenants_own(record)
+        for place in (1, 2):
+            good &= self._is_no_scope(record, place)
         if good:
             source = Source(self._source, record.line)
             member, role = Ref(fields[1]), Ref(fields[2])
@@ -211,6 +219,13 @@ class _PolicyReader:
                 self._at(record, place, "platform-resource", message, "remove the row")
                 good = False
         return good
+
+    def _is_no_scope(self, record: CsvRecord, place: int) -> bool:
+        if self._built_in or not is_scope(record.fields[place]):
+            return True
+        message = f"`{record.fields[place]}` is a scope of API keys: what scopes may do is built in"
+        self._at(record, place, "key-scope", message, "name what you mean by another type")
+        return False
 
     def _priority(self, record: CsvRecord, place: int) -> int | None:
         text = record.fields[place]

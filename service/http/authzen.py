@@ -119,7 +119,7 @@ def json_response(body: bytes, revision: int) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers=revision_headers(revision))
 
 
-_CHECK = Needs("decision:check")
+_CHECK = Needs("decision:check", "kasbah:decision", "check")
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/access/v1/evaluation", evaluation, _CHECK),

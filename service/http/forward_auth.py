@@ -22,13 +22,14 @@ from authz.errors import StorageUnavailableError, TenantNotFoundError
 from authz.evaluate import evaluate
 from authz.request import MAX_REF_LENGTH, Action, Entity, EvaluationRequest, InvalidNameError, check_id
 from service import problems
-from service.app import admit_key, response_of
+from service.app import response_of
 from service.edge_errors import EdgeError, NotAuthenticatedError
 from service.http.revisions import revision_headers
 from service.http_settings import ForwardAuthSettings
 from service.keys import CALLER, CALLERS, HTTP_SETTINGS, METRICS, NODE, TENANT, TENANTS
 from service.metrics import outcome_of
 from service.recording import Ignored, log_decision
+from service.rights import require_service_key
 from service.routes import ANY_METHOD, OwnCredential, Route
 from service.tenant_of_request import TENANT_HEADER, named_tenant, tenant_of
 
@@ -88,7 +89,7 @@ async def _decide(request: web.Request) -> web.Response:
     headers = request.headers
     caller = await app[CALLERS].authenticate(_only(headers.getall(settings.key_header, [])) or "")
     request[CALLER] = caller
-    admit_key(caller, "decision:check")
+    require_service_key(caller, "decision:check")
     name = named_tenant(headers=headers.getall(TENANT_HEADER, []), parameters=(), host=(), base_domain=None, path=None)
     tenant_id = await tenant_of(caller, name, app[TENANTS])
     request[TENANT] = tenant_id

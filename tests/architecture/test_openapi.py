@@ -58,8 +58,10 @@ def test_every_route_is_described_with_its_access(document, route):
         operation = document["paths"][path][method]
         stated = operation["x-kasbah-access"]
         match route.access:
-            case Needs(scope=scope, platform=platform):
-                assert stated == ({"scope": scope, "platform": True} if platform else {"scope": scope})
+            case Needs() as needs:
+                decided = {"resource": needs.resource, "action": needs.action}
+                expected = {"scope": needs.scope} | ({"by_scope": needs.by_scope} if needs.by_scope else decided)
+                assert stated == expected | ({"platform": True} if needs.platform else {})
                 assert "security" not in operation
             case Public(reason=reason):
                 assert stated == {"public": reason}

@@ -170,6 +170,13 @@ class Edge:
         self.node.heads[tenant_id] = small.head
         return tenant_id
 
+    def platform(self, text: str = "") -> None:
+        """Give the platform itself a policy, for its people."""
+        small = policy(text)
+        small.head = head_of(PLATFORM_TENANT_ID, "_platform")
+        self.node.tenants[PLATFORM_TENANT_ID] = small
+        self.node.heads[PLATFORM_TENANT_ID] = small.head
+
     def suspend(self, tenant_id: TenantId, status: TenantStatus = TenantStatus.SUSPENDED) -> None:
         """Change a tenant's status."""
         small = self.node.tenants[tenant_id]
@@ -178,11 +185,13 @@ class Edge:
             if found.head.tenant_id == tenant_id:
                 self.keys.found[key_hash] = replace(found, head=small.head)
 
-    def key(self, tenant_id: TenantId | None, *scopes: str, expires_at: datetime | None = None) -> str:
+    def key(
+        self, tenant_id: TenantId | None, *scopes: str, expires_at: datetime | None = None, owner: UUID | None = None
+    ) -> str:
         """Add a key of a tenant, or of the platform; without scopes it carries them all. Returns the token."""
         token = f"kasbah_{len(self.keys.found):08x}_{uuid4().hex}{'A' * 11}"
         head = head_of(PLATFORM_TENANT_ID, "_platform") if tenant_id is None else self.node.heads[tenant_id]
-        found = FoundApiKey(uuid4(), token[7:15], frozenset(scopes) or ALL_SCOPES, expires_at, head)
+        found = FoundApiKey(uuid4(), token[7:15], frozenset(scopes) or ALL_SCOPES, expires_at, head, owner)
         self.keys.found[hash_token(token)] = found
         return token
 

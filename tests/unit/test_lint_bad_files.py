@@ -98,6 +98,7 @@ BAD = [
     row("expired-grant", 33, GOOD + "g, user:bob, role:editor, acme, 2020-01-01T00:00:00Z\n", line=3),
     of("idle-deny", (POLICY, 1, 36), "p, user:ann, acme, record:1, read, deny\n", model__conf=ALLOW_ONLY),
     row("invisible-character", 4, "p, user:a\u200bb, acme, record:1, read\n"),
+    row("key-scope", 4, "p, scope:key:read, acme, record:1, read\n"),
     row("look-alike", 4, "p, user:ann, acme, record:1, read\np, user:Ann, acme, record:2, read\n", line=2),
     row("look-alike", 4, "p, user:ann, acme, record:1, read\np, user:аnn, acme, record:2, read\n", line=2),
     row("misplaced-star", 9, "p, user:*a, acme, record:1, read\n"),

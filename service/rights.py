@@ -1,0 +1,84 @@
+"""Whether a caller may use a route: decided by Kasbah's own engine, on what its key carries and what its owner may.
+
+A service's key has no owner: its scopes decide, by the built-in policy (`authz/key_scopes.csv`). A personal key may do
+what both its scopes and its owner may, now: the owner's rights are those of the subject `user:<id>` on `kasbah:…`
+resources in the owner's own domain, the tenant or `_platform`. What cannot be known is 503, never an allow.
+"""
+
+from dataclasses import replace
+
+from aiohttp import web
+
+from authz.errors import TenantNotFoundError
+from authz.evaluate import evaluate_many
+from authz.key_scopes import key_scopes
+from authz.request import Action, EvaluationRequest, parse_ref
+from service.callers import Caller
+from service.edge_errors import MissingRightError, MissingScopeError, NotAuthenticatedError
+from service.http.revisions import likely_min_revision
+from service.keys import NODE
+from service.routes import Needs
+
+DECISIONS = "kasbah:decision"
+_DECISION_SCOPES = ("decision:check", "decision:assert", "decision:explain")
+
+
+async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
+    """Return the caller as the route may take it, or refuse it.
+
+    Raises:
+        MissingScopeError: the key lacks the scope.
+        MissingRightError: its owner lacks the right.
+        NotAuthenticatedError: its owner's tenant is gone.
+        StaleError, StorageUnavailableError: what the owner may do is not known.
+    """
+    if access.by_scope:
+        require_scope(caller, access.scope)
+        return caller
+    if not key_scopes().allow(caller.scopes, access.resource, access.action):
+        raise MissingScopeError(f"this needs the scope `{access.scope}`")
+    if caller.user_id is None:
+        return caller
+    if access.resource == DECISIONS:
+        caller = await _with_live_scopes(request, caller)
+        if access.scope not in caller.scopes:
+            raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
+        return caller
+    if await _owner_may(request, caller, [(access.resource, access.action)]) != [True]:
+        raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
+    return caller
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Refuse a caller whose key lacks a scope."""
+    if scope not in caller.scopes:
+        raise MissingScopeError(f"this needs the scope `{scope}`")
+
+
+def require_service_key(caller: Caller, scope: str) -> None:
+    """Refuse a personal key, and one that lacks a scope."""
+    require_scope(caller, scope)
+    if caller.user_id is not None:
+        raise MissingScopeError("this needs the key of a service, and yours is a person's")
+
+
+async def _with_live_scopes(request: web.Request, caller: Caller) -> Caller:
+    """Return the caller without those decision scopes that the owner may not use."""
+    carried = [scope for scope in _DECISION_SCOPES if scope in caller.scopes]
+    pairs = [(DECISIONS, scope.partition(":")[2]) for scope in carried]
+    answers = await _owner_may(request, caller, pairs)
+    refused = {scope for scope, may in zip(carried, answers, strict=True) if not may}
+    return replace(caller, scopes=caller.scopes - refused, judged=True)
+
+
+async def _owner_may(request: web.Request, caller: Caller, pairs: list[tuple[str, str]]) -> list[bool]:
+    """Return what the owner of a personal key may do, pair by pair, at one revision of its own domain."""
+    subject = parse_ref(caller.subject)
+    questions = [EvaluationRequest(subject, Action(action), parse_ref(resource)) for resource, action in pairs]
+    # A revision that the caller demands is one of its tenant; the platform counts by itself.
+    least = likely_min_revision(request.headers) if caller.tenant_id is not None else 0
+    try:
+        decisions = await evaluate_many(request.app[NODE], caller.home, questions, min_revision=least or None)
+    except TenantNotFoundError:
+        raise NotAuthenticatedError from None
+    return [decision.allowed for decision in decisions]
