@@ -58,7 +58,7 @@ def _merged(document: Any, present: Mapping[str, Any]) -> Any:
 _PATH = "/v1/tenants/{tenant}/settings"
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", _PATH, read, Needs("settings:read")),
-    Route("PUT", _PATH, replace, Needs("settings:write"), MAX_BODY, seconds=None),
-    Route("PATCH", _PATH, patch, Needs("settings:write"), MAX_BODY, seconds=None),
+    Route("GET", _PATH, read, Needs("settings:read", "kasbah:settings", "read")),
+    Route("PUT", _PATH, replace, Needs("settings:write", "kasbah:settings", "write"), MAX_BODY, seconds=None),
+    Route("PATCH", _PATH, patch, Needs("settings:write", "kasbah:settings", "write"), MAX_BODY, seconds=None),
 )
