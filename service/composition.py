@@ -26,10 +26,12 @@ from service.decision_log import DecisionLog
 from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.admin_part import administration
+from service.key_encryption import key_encryption_keys
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
     DECISION_LOG,
+    KEY_RING,
     METRICS,
     NODE,
     PAGE_TOKENS,
@@ -48,6 +50,7 @@ from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
+from tenancy.key_ring import KeyRing
 
 FLUSH_SECONDS = 1.0
 RESTART_SECONDS = 1.0
@@ -134,6 +137,13 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[ANSWER_SEAL] = AnswerSeal(settings.secret_key.get_secret_value().encode())
         secret = settings.http.page_token_secret or settings.secret_key
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
+        held = settings.encryption
+        app[KEY_RING] = KeyRing(
+            app[SESSIONS],
+            key_encryption_keys(held, settings.secret_key.get_secret_value().encode()),
+            cache_keys=held.cache_keys,
+            cache_seconds=held.cache_seconds,
+        )
         yield
 
     return (observation, database, decisions, identity, passwords, sealing, administration)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from service.http_settings import HttpSettings
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
+    from tenancy.key_ring import KeyRing
     from tenancy.tenant_settings import TenantLimits
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
@@ -38,6 +39,7 @@ CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
 ANSWER_SEAL: web.AppKey["AnswerSeal"] = web.AppKey("ANSWER_SEAL")
+KEY_RING: web.AppKey["KeyRing"] = web.AppKey("KEY_RING")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")

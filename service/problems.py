@@ -49,6 +49,9 @@ INTERNAL = Problem("internal", HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error
 STORAGE_UNAVAILABLE = Problem(
     "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Storage is not available", tells=False
 )
+ENCRYPTION_UNAVAILABLE = Problem(
+    "encryption-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Keys are not available", tells=False
+)
 TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
 REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on")
 
@@ -92,6 +95,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     tenancy_errors.TenantGoneError: TENANT_NOT_FOUND,
     tenancy_errors.TenantMovedOnError: REVISION_CONFLICT,
+    tenancy_errors.UnsealError: INTERNAL,
+    tenancy_errors.EncryptionUnavailableError: ENCRYPTION_UNAVAILABLE,
+    tenancy_errors.UnknownKeyError: ENCRYPTION_UNAVAILABLE,
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),

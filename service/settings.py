@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from authn.password_settings import PasswordSettings
 from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
+from service.encryption_settings import EncryptionSettings
 from service.http_settings import HttpSettings
 from tenancy.database import DatabaseLimits
 from tenancy.tenant_settings import TenantLimits
@@ -103,6 +104,7 @@ class Settings(BaseSettings):
     limits: PolicyLimits = PolicyLimits()
     tenants: TenantLimits = TenantLimits()
     passwords: PasswordSettings = PasswordSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +232,7 @@ def part_models() -> dict[str, type[Any]]:
         "limits": PolicyLimits,
         "tenants": TenantLimits,
         "passwords": PasswordSettings,
+        "encryption": EncryptionSettings,
     }
 
 

@@ -55,3 +55,18 @@ class TenantMovedOnError(TenancyError):
     def __init__(self, revision: int) -> None:
         super().__init__(f"the tenant is at revision {revision}")
         self.revision = revision
+
+
+class UnsealError(TenancyError):
+    """A sealed value does not open here. SECURITY: always this one sentence, so that nobody learns why."""
+
+    def __init__(self) -> None:
+        super().__init__("a sealed value does not open")
+
+
+class EncryptionUnavailableError(TenancyError):
+    """What wraps data keys did not answer, or refused: this operation cannot be done now."""
+
+
+class UnknownKeyError(EncryptionUnavailableError):
+    """A data key is wrapped by a key-encryption key that this node was not given."""

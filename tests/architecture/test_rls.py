@@ -25,6 +25,8 @@ CROSS_TENANT_POLICIES = {
     ("changes", "platform_insert"),
     ("platform_model", "all_read"),
     ("platform_model", "platform_update"),
+    ("key_encryption", "all_read"),
+    ("key_encryption", "platform_update"),
     ("rules", "base_rows"),
     ("role_links", "base_rows"),
     ("api_keys", "owner_reads"),

@@ -32,13 +32,16 @@ from service.bootstrap import Bootstrap
 from service.callers import Callers
 from service.composition import StoredKeys
 from service.decision_log import DecisionLog
+from service.encryption_settings import EncryptionSettings
 from service.health import Readiness
 from service.http.admin_part import administration
 from service.http_settings import HttpSettings
+from service.key_encryption import key_encryption_keys
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
     DECISION_LOG,
+    KEY_RING,
     METRICS,
     NODE,
     PAGE_TOKENS,
@@ -54,6 +57,7 @@ from service.server import KasbahRunner
 from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta
 from tests.support.documented import check_documented
 
@@ -151,6 +155,7 @@ class Service:
             app[ANSWER_SEAL] = self.seal
             hasher = app[PASSWORDS] = PasswordHasher(CHEAP_PASSWORDS)
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
+            app[KEY_RING] = KeyRing(app[SESSIONS], key_encryption_keys(EncryptionSettings(), secrets.token_bytes(32)))
             await node.start()
             running = asyncio.create_task(node.run())
             yield

@@ -1,5 +1,7 @@
 """Settings: read from the environment, all faults named at once, secrets never shown."""
 
+import base64
+import secrets
 from datetime import timedelta
 
 import pytest
@@ -143,3 +145,39 @@ def test_misspelt_variables_are_told():
         {"KASBAH_DATABSE_URL": "", "KASBAH_AUTHZ__MAX_STALENESS": "", "HOME": "", "KASBAH_URL": ""}
     ) == ["KASBAH_DATABSE_URL is no setting; did you mean KASBAH_DATABASE_URL?"]
     assert unknown_variables({"KASBAH_" + name.upper(): "" for name in Settings.model_fields}) == []
+
+
+RANDOM_KEY = base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (f"main:{RANDOM_KEY[:20]}", "the key `main` has 15 bytes, not 32"),
+        (f"main:{RANDOM_KEY},main:{RANDOM_KEY}", "the id `main` is there twice"),
+        (f"main:{RANDOM_KEY},more:{RANDOM_KEY}", "the key `more` is the same as `main`"),
+        (f"main:{'A' * 43}=", "the key `main` is not random"),
+        ("main", "key 1 does not begin with its id"),
+    ],
+)
+def test_an_unusable_encryption_key_is_named_without_its_value(environment, tmp_path, value, said):
+    """From the environment and from a file alike."""
+    environment(**GOOD, KASBAH_ENCRYPTION__KEYS=value)
+    (fault,) = faults()
+    assert fault.startswith(f"KASBAH_ENCRYPTION__KEYS: {said}")
+    assert RANDOM_KEY[:20] not in fault
+    path = tmp_path / "keys"
+    path.write_text(value.replace(",", "\n"))
+    environment(KASBAH_ENCRYPTION__KEYS_FILE=str(path))
+    assert any(fault.startswith(f"KASBAH_ENCRYPTION__KEYS_FILE: {said}") for fault in faults())
+
+
+def test_encryption_keys_come_from_one_place(environment, tmp_path):
+    """Two would leave open which one counts; a file that is not there is no "no keys"."""
+    path = tmp_path / "keys"
+    environment(**GOOD, KASBAH_ENCRYPTION__KEYS_FILE=str(path))
+    assert faults() == [f"KASBAH_ENCRYPTION__KEYS_FILE: cannot read `{path}`"]
+    path.write_text(f"main:{RANDOM_KEY}\n")
+    assert list(load_settings().encryption.local_keys()) == ["main"]
+    environment(KASBAH_ENCRYPTION__KEYS=f"main:{RANDOM_KEY}")
+    assert faults() == ["KASBAH_ENCRYPTION: set `KEYS` or `KEYS_FILE`, not both"]

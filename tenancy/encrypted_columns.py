@@ -1,0 +1,34 @@
+"""Which columns hold sealed values: what a rotation of keys re-encrypts, and nothing else may be sealed.
+
+INVARIANT: such a column stands beside a generated one, `<column>_key`, with the id of the data key that its value
+names, and that refers to `data_keys` (`migrations/sealed.py` writes both). So PostgreSQL itself keeps a key that a row
+uses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tenancy.envelope import Place
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedColumn:
+    """A `bytea` column of sealed values. `row_id`: the columns that name a row within its tenant."""
+
+    table: str
+    column: str
+    row_id: tuple[str, ...]
+
+    def place(self, ids: Sequence[Any]) -> Place:
+        """Return the place of one row's value: its id as text, or the JSON array of several."""
+        texts = [str(part) for part in ids]
+        return Place(self.table, self.column, texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode())
+
+
+SUBJECT_KEYS = EncryptedColumn("subject_keys", "wrapped", ("subject_id",))
+
+ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS,)
+"""Whoever seals values in a column of its own adds it here."""
