@@ -16,12 +16,14 @@ from service.callers import Caller, bearer_token
 from service.edge_errors import OtherTenantError
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
+from service.jobs import Jobs
 from service.keys import (
     BULK,
     CALLER,
     CALLERS,
     DRAINING,
     HTTP_SETTINGS,
+    JOBS,
     METRICS,
     REQUEST_ID,
     ROUTE,
@@ -72,6 +74,7 @@ def build_app(settings: HttpSettings, parts: Sequence[Part], routes: Sequence[Ro
     app[HTTP_SETTINGS] = settings
     app[ROUTES] = tuple(routes)
     app[DRAINING] = asyncio.Event()
+    app[JOBS] = Jobs()
     app.cleanup_ctx.extend(parts)
     add_routes(app, routes, guarded)
     return app

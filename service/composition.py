@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -26,11 +27,13 @@ from service.decision_log import DecisionLog
 from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.admin_part import administration
+from service.jobs import Job, running_jobs
 from service.key_encryption import key_encryption_keys
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
     DECISION_LOG,
+    JOBS,
     KEY_RING,
     METRICS,
     NODE,
@@ -48,6 +51,7 @@ from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
+from tenancy.audit_partitions import make_partitions
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.key_ring import KeyRing
@@ -61,7 +65,12 @@ _log = structlog.get_logger()
 
 
 def compose(
-    settings: Settings, sampler: Sampler | None = None, *, forwarder: BulkForwarder | None = None, public: bool = True
+    settings: Settings,
+    sampler: Sampler | None = None,
+    *,
+    forwarder: BulkForwarder | None = None,
+    public: bool = True,
+    jobs: bool = False,
 ) -> tuple[web.Application, KasbahRunner]:
     """Return the application with everything behind it, and what runs it. Nothing is opened before it starts.
 
@@ -70,10 +79,13 @@ def compose(
         sampler: Takes answers that are compared with PyCasbin's.
         forwarder: Hands bulk routes to the bulk worker; without one they are answered here.
         public: Whether this process counts in metrics. What the bulk worker does, its callers have counted.
+        jobs: Whether this process runs the jobs.
     """
     sampler = sampler or Sampler(None, 0)
     parts = parts_of(settings, sampler, public=public)
-    app = build_app(settings.http, parts if forwarder is None else (*parts, forwarder.part), all_routes())
+    if forwarder is not None:
+        parts = (*parts, forwarder.part)
+    app = build_app(settings.http, (*parts, running_jobs) if jobs else parts, all_routes())
     app[SAMPLER] = sampler
     handler_class = FastHandler if settings.fast_path else DeadlineHandler
     runner = KasbahRunner(app, settings.http, handler_class, shutdown_timeout=settings.drain_seconds)
@@ -146,7 +158,11 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         )
         yield
 
-    return (observation, database, decisions, identity, passwords, sealing, administration)
+    async def auditing(app: web.Application) -> AsyncIterator[None]:
+        app[JOBS].add(Job("audit-partitions", 3600, partial(make_partitions, app[SESSIONS])))
+        yield
+
+    return (observation, database, decisions, identity, passwords, sealing, auditing, administration)
 
 
 class StoredKeys:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from service.decision_log import DecisionLog
     from service.health import Readiness
     from service.http_settings import HttpSettings
+    from service.jobs import Jobs
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
     from tenancy.key_ring import KeyRing
@@ -43,6 +44,8 @@ KEY_RING: web.AppKey["KeyRing"] = web.AppKey("KEY_RING")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")
+JOBS: web.AppKey["Jobs"] = web.AppKey("JOBS")
+"""There in every process; which of them runs what is added, `service/jobs.py` says."""
 BULK: web.AppKey["BulkForwarder"] = web.AppKey("BULK")
 """There when another process answers the routes that are marked `bulk`."""
 READINESS: web.AppKey["Readiness"] = web.AppKey("READINESS")

@@ -99,6 +99,10 @@ class Metrics:
         self._events = Counter(
             "kasbah_events", "What happened in the node and its logs, by name", ["event"], registry=registry
         )
+        self._job_runs = Counter(
+            "kasbah_job_runs", "Runs of background jobs by outcome", ["job", "outcome"], registry=registry
+        )
+        self._job_seconds = Counter("kasbah_job_seconds", "Time that background jobs took", ["job"], registry=registry)
         self._samples_dropped = comparison_counter(registry).labels(Comparison.DROPPED.value)
         self._pending_decisions = [0] * len(OUTCOMES)
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
@@ -138,6 +142,11 @@ class Metrics:
         cell = [0]
         self._request_cells.append(((route, STATUS_CLASSES[status // 100 - 1]), cell))
         return cell
+
+    def count_job(self, job: str, outcome: str, seconds: float) -> None:
+        """Add one run of a job, `done` or `failed`; at once, for the process that runs jobs may flush nothing else."""
+        self._job_runs.labels(job, outcome).inc()
+        self._job_seconds.labels(job).inc(seconds)
 
     def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
         """Read totals that only grow, by event name, from another part at each flush."""

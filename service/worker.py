@@ -45,16 +45,21 @@ def run_worker(  # noqa: PLR0917 (the last three are the supervisor's)
     tls: ssl.SSLContext | None,
     samples: socket.socket | None,
     bulk_socket: Path | None,
+    first: socket.socket,
     listener: socket.socket,
     ready_pipe: int,
     alive_pipe: int,
 ) -> int:
-    """Serve until SIGTERM, or until the supervisor is gone; returns the exit status."""
+    """Serve until SIGTERM, or until the supervisor is gone; returns the exit status.
+
+    Without a bulk worker, the worker with the `first` listening socket runs the jobs.
+    """
     composed = partial(
         compose,
         settings,
         Sampler(samples, settings.cross_check_per_second),
         forwarder=None if bulk_socket is None else BulkForwarder(bulk_socket),
+        jobs=bulk_socket is None and listener is first,
     )
     site_of = partial(web.SockSite, sock=listener, ssl_context=tls)
     return _run(settings, composed, site_of, (ready_pipe, alive_pipe))
@@ -65,7 +70,7 @@ def run_bulk_worker(
 ) -> int:
     """As `run_worker`, on a Unix socket, for what public workers forward."""
     configure_logging(settings.log_level, process="bulk")
-    composed = partial(compose, settings, public=False)
+    composed = partial(compose, settings, public=False, jobs=True)
     os.nice(BULK_NICENESS)
     return _run(settings, composed, partial(web.UnixSite, path=bulk_socket), (ready_pipe, alive_pipe))
 

@@ -83,7 +83,7 @@ def _serve(settings: Settings, started: float, directories: contextlib.ExitStack
         side["cross-check"] = (receiver, partial(run_cross_check, settings))
     supervisor = Supervisor(
         listeners,
-        partial(run_worker, settings, tls, sender, bulk),
+        partial(run_worker, settings, tls, sender, bulk, listeners[0]),
         stop_seconds=settings.unready_seconds + settings.drain_seconds,
         on_worker_end=_forget_gauges,
         side=side,
