@@ -68,7 +68,7 @@ class PasswordHasher:
         """
         secret = encode_password(normalize_password(password))
         salt = secrets.token_bytes(SALT_BYTES)
-        made = await self._run(
+        made = await self.beside(
             lambda: compute_argon2(
                 secret, self._cost, salt=salt, tag_bytes=TAG_BYTES, pepper=self._pepper, peppers=self._peppers
             )
@@ -85,10 +85,19 @@ class PasswordHasher:
         """
         secret = encode_password(normalize_password(password))
         known = self._nobody if stored is None else read_password_hash(stored)
-        right = await self._run(lambda: known.matches(secret, self._peppers))
+        right = await self.beside(lambda: known.matches(secret, self._peppers))
         if stored is None or not right:
             return Wrong()
         return Verified(not self._is_current(known))
+
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Run what takes long in the pool, under its bounds; raises `PasswordHashingBusyError`."""
+        future = asyncio.wrap_future(self._pool.submit(work))
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await future
+        except TimeoutError:
+            raise PasswordHashingBusyError(f"no password hash within {self._seconds} s") from None
 
     def needs_rehash(self, stored: str) -> bool:
         """Whether new hashes are made otherwise than this one."""
@@ -109,14 +118,6 @@ class PasswordHasher:
                 return form == ("argon2id", 19, self._cost, self._pepper, TAG_BYTES)
             case _:
                 return False
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        future = asyncio.wrap_future(self._pool.submit(work))
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await future
-        except TimeoutError:
-            raise PasswordHashingBusyError(f"no password hash within {self._seconds} s") from None
 
 
 class BoundedPool:

@@ -4,9 +4,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from authn.breached_list import BreachedList, BreachedListError
 
 MIN_PEPPER_BYTES = 32
 MAX_MEMORY_PASSES_MIB = 512
@@ -34,12 +37,38 @@ class PasswordSettings(BaseModel):
     peppers: SecretStr | None = None
     """Keys outside the database that every new hash depends on: `id:base64` of 32 bytes or more, comma-separated. The
     first is used for new hashes, the others are kept until every hash was renewed."""
+    breached_list: Path | None = None
+    """File of breached passwords that `kasbah passwords build-list` made; looked up in place."""
+    breached_range_url: str | None = None
+    """Range server (`https://api.pwnedpasswords.com` or your own) that is asked first; only five digits of a hash
+    leave the machine. When it does not answer, the list decides."""
+    breached_range_seconds: float = Field(default=1.0, gt=0, le=10)
+    """How long it is waited for."""
 
     @field_validator("peppers")
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             read_peppers(value.get_secret_value())
+        return value
+
+    @field_validator("breached_list")
+    @classmethod
+    def _whole(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                BreachedList(value).close()
+            except OSError as error:
+                raise ValueError(f"cannot read `{value}`: {error.strerror}") from None
+            except BreachedListError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("breached_range_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://")):
+            raise ValueError("must begin with `https://`, or with `http://` for a server beside this one")
         return value
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from authn.password_hashing import PasswordHasher
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
@@ -38,7 +37,6 @@ from service.keys import (
     METRICS,
     NODE,
     PAGE_TOKENS,
-    PASSWORDS,
     POLICY_LIMITS,
     READER,
     READINESS,
@@ -49,6 +47,7 @@ from service.keys import (
 )
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
+from service.passwords import password_part
 from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
 from tenancy.audit_partitions import make_partitions
@@ -139,12 +138,6 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[METRICS].add_source(callers.totals)
         yield
 
-    async def passwords(app: web.Application) -> AsyncIterator[None]:
-        hasher = app[PASSWORDS] = PasswordHasher(settings.passwords)
-        app[METRICS].add_source(hasher.totals)
-        yield
-        hasher.close()
-
     async def sealing(app: web.Application) -> AsyncIterator[None]:
         app[ANSWER_SEAL] = AnswerSeal(settings.secret_key.get_secret_value().encode())
         secret = settings.http.page_token_secret or settings.secret_key
@@ -162,7 +155,16 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[JOBS].add(Job("audit-partitions", 3600, partial(make_partitions, app[SESSIONS])))
         yield
 
-    return (observation, database, decisions, identity, passwords, sealing, auditing, administration)
+    return (
+        observation,
+        database,
+        decisions,
+        identity,
+        password_part(settings.passwords),
+        sealing,
+        auditing,
+        administration,
+    )
 
 
 class StoredKeys:

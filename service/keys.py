@@ -13,6 +13,7 @@ from tenancy.ids import TenantId
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+    from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
     from authz.node import Node
     from authz.policy_limits import PolicyLimits
@@ -36,6 +37,7 @@ SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS"
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 PASSWORDS: web.AppKey["PasswordHasher"] = web.AppKey("PASSWORDS")
+NEW_PASSWORDS: web.AppKey["NewPasswords"] = web.AppKey("NEW_PASSWORDS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tenancy.errors import InvalidSettingsError
+from tenancy.password_deviations import read_deviation
 from tenancy.tenant_settings import (
     BrandingSettings,
     Deviation,
@@ -30,7 +31,6 @@ RESERVED_CLAIMS = frozenset(
 _ROLE = re.compile(r"(?:role|group):[^\s\x00-\x1f\x7f]{1,250}\Z")
 _CLAIM = re.compile(r"[A-Za-z][A-Za-z0-9_.:/-]{0,99}\Z")
 _COLOUR = re.compile(r"#[0-9a-f]{6}\Z")
-_RULE = re.compile(r"[a-z][a-z0-9_]*(?:[:=][A-Za-z0-9_,.-]{1,100})?\Z")
 _LONGEST_URL = 500
 _URL = re.compile(
     r"https://[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?"  # host and port, nothing before an `@`
@@ -181,6 +181,14 @@ def _demand(value: Any, pointer: str) -> MfaDemand:
     return MfaDemand(value)
 
 
+def _rule(value: Any, pointer: str) -> str:
+    try:
+        read_deviation(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise InvalidSettingsError(str(error), pointer) from None
+    return str(value)
+
+
 def _claim(value: Any, pointer: str) -> str:
     if not isinstance(value, str) or _CLAIM.match(value) is None:
         raise InvalidSettingsError("a claim's name: letters, digits and `_ . : / -`", pointer)
@@ -216,7 +224,7 @@ def _token(name: str) -> str:
 
 _DEVIATION = _section(
     Deviation,
-    {"rule": _text("a rule's name, as in `max_age_days:90`", _RULE), "reason": _line(500)},
+    {"rule": _rule, "reason": _line(500)},
     needs=frozenset({"rule", "reason"}),
 )
 _PASSWORD: Mapping[str, Reader] = {

@@ -41,6 +41,9 @@ KEY_COMMANDS = {
     "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
     "revoke": Lazy("service.cli.keys:revoke", "Revoke an API key on every node."),
 }
+PASSWORD_COMMANDS = {
+    "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
+}
 ROOT_COMMANDS = {
     "dev": Lazy("service.cli.dev:dev", "Run everything on this machine: PostgreSQL, Valkey, samples, server."),
     "serve": Lazy("service.cli.serve:serve", "Run the server on a PostgreSQL and a Valkey of your own."),
@@ -121,4 +124,5 @@ which is found by KASBAH_URL and KASBAH_API_KEY, or by the `.kasbah/dev.json` of
 root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("kasbah", ROOT_COMMANDS, ROOT_HELP))
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
+root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))

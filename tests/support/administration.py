@@ -17,7 +17,6 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from authn.password_hashing import PasswordHasher
 from authn.password_settings import PasswordSettings
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
@@ -45,7 +44,6 @@ from service.keys import (
     METRICS,
     NODE,
     PAGE_TOKENS,
-    PASSWORDS,
     READER,
     READINESS,
     SESSIONS,
@@ -53,6 +51,7 @@ from service.keys import (
 )
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
+from service.passwords import password_part
 from service.server import KasbahRunner
 from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
@@ -153,7 +152,6 @@ class Service:
             app[DECISION_LOG] = DecisionLog(settings.decision_log)
             app[READINESS] = Readiness()
             app[ANSWER_SEAL] = self.seal
-            hasher = app[PASSWORDS] = PasswordHasher(CHEAP_PASSWORDS)
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
             app[KEY_RING] = KeyRing(app[SESSIONS], key_encryption_keys(EncryptionSettings(), secrets.token_bytes(32)))
             await node.start()
@@ -162,11 +160,10 @@ class Service:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-            hasher.close()
             if unit_of_work._abandoned:
                 await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
 
-        return build_app(settings, [parts, administration], all_routes())
+        return build_app(settings, [parts, password_part(CHEAP_PASSWORDS), administration], all_routes())
 
     async def tenant(self, slug: str, *scopes: str) -> str:
         """Create a tenant and return a key of it; without scopes it carries them all."""

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 import service
 from service.cli.output import ExitCode
-from service.cli.root import KEY_COMMANDS, POLICY_COMMANDS, ROOT_COMMANDS, TENANT_COMMANDS, root
+from service.cli.root import KEY_COMMANDS, PASSWORD_COMMANDS, POLICY_COMMANDS, ROOT_COMMANDS, TENANT_COMMANDS, root
 from tests.support.paths import ROOT
 
-GROUPS = {"policy": POLICY_COMMANDS, "tenant": TENANT_COMMANDS, "key": KEY_COMMANDS}
+GROUPS = {"policy": POLICY_COMMANDS, "tenant": TENANT_COMMANDS, "key": KEY_COMMANDS, "passwords": PASSWORD_COMMANDS}
 EVERY_COMMAND = [(name,) for name in ROOT_COMMANDS] + [
     (group, name) for group, names in GROUPS.items() for name in names
 ]
