@@ -127,6 +127,9 @@ class CrossCheck:
         lookup = await self._reader.lookup(sample.tenant_id, [subject], [])
         if lookup.head.revision != sample.revision:
             return Comparison.MOVED_ON
+        if lookup.subjects[subject].barred is not None:
+            # PyCasbin knows no accounts: one that may do nothing was right to be refused.
+            return Comparison.DIFFERS if sample.allowed else Comparison.AGREES
         held = await self._held_at(sample.tenant_id, lookup.head.rules_revision)
         rule_set = held.rule_set
         if rule_set is None:

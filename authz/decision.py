@@ -14,6 +14,8 @@ class Reason(StrEnum):
     NO_MATCH = "no_match"
     CONDITION_ERROR = "condition_error"
     TENANT_SUSPENDED = "tenant_suspended"
+    ACCOUNT_DISABLED = "account_disabled"
+    ACCOUNT_DELETED = "account_deleted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from authz.decision import Decision, DeterminingRule, Reason
 from authz.errors import StaleError
 from authz.hierarchy import NEVER
 from authz.outcomes import Matched, Outcomes, first_match, outcomes_of
-from authz.ports import TenantHead
+from authz.ports import AccountState, TenantHead
 from authz.request import NO_PROPERTIES, EvaluationRequest, Properties, Ref
 from authz.rules import Effect
 from authz.served_model import PolicyEffect
@@ -28,6 +28,8 @@ MAX_ROUNDS = 5
 
 # Bound once: looking an enum member up is a call.
 _ACTIVE = TenantStatus.ACTIVE
+
+_BARRED = {AccountState.DISABLED: Reason.ACCOUNT_DISABLED, AccountState.DELETED: Reason.ACCOUNT_DELETED}
 
 SLICE = timedelta(milliseconds=10)
 """How long a batch keeps the event loop before it lets other requests pass."""
@@ -101,6 +103,8 @@ def evaluate_in(
     facts = state.subjects.get(subject)
     if facts is None or (facts.valid_until != NEVER and facts.valid_until <= now.timestamp()):
         return Missing(subjects=(subject,))
+    if facts.barred is not None:
+        return Decision(Effect.DENY, _BARRED[facts.barred], head.revision)
     snapshot = state.snapshot
     resource = request.resource.ref
     quick = snapshot.decide(facts.names, resource, request.action.name)

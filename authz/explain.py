@@ -45,7 +45,7 @@ class Explanation:
 
     summary: str
     roles: tuple[str, ...]
-    """Roles and groups the subject has, directly or by inheritance, sorted."""
+    """Roles and groups the subject has, directly or by inheritance, sorted; none of an account that may do nothing."""
     granted_by: tuple[ExplainedRule, ...]
     blocked_by: tuple[ExplainedRule, ...]
     would_grant: tuple[ExplainedRule, ...]
@@ -92,7 +92,7 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
     outcomes = outcomes_of(snapshot, facts, stored, request, now)
     reading = _Reading(snapshot, facts, now)
     allows, denies = _counting(snapshot, outcomes)
-    others = [] if decision.allowed else _would_grant(snapshot, facts, request)
+    others = [] if decision.allowed or facts.barred is not None else _would_grant(snapshot, facts, request)
     parts = (
         allows,
         denies,
@@ -142,6 +142,8 @@ class _Reading:
 
     def roles(self) -> set[str]:
         """Return the names the subject reaches, itself left out."""
+        if self._facts.barred is not None:
+            return set()
         reached, _ = self._snapshot.hierarchy.closure(self._facts.subject, self._facts.record.grants, self._now)
         return reached - {self._facts.subject}
 
@@ -201,6 +203,9 @@ def _summary(
     by_priority = snapshot.model.effect is PolicyEffect.PRIORITY
     if state.head.status is not TenantStatus.ACTIVE:
         return f"denied: {question}: the tenant is {state.head.status.value}"
+    barred = state.subjects[request.subject.ref].barred
+    if barred is not None:
+        return f"denied: {question}: the subject's account is {barred.value}, and such an account may do nothing"
     if decision.allowed:
         return f"allowed: {question}"
     if by_priority and outcomes.errors:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -59,12 +60,29 @@ class Grant:
     source: Source | None = None
 
 
+class AccountState(StrEnum):
+    """Where the account stands that a subject is."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
 @dataclass(frozen=True, slots=True)
 class SubjectRecord:
-    """What is stored about a subject; empty for an unknown one, which is no error."""
+    """What is stored about a subject; empty for an unknown one, which is no error.
+
+    `account` is None for a subject that is no account of Kasbah's own directory: it is judged by rules alone.
+    """
 
     grants: tuple[Grant, ...] = ()
     properties: Mapping[str, Any] = field(default_factory=dict)
+    account: AccountState | None = None
+
+    @property
+    def barred(self) -> AccountState | None:
+        """The state of an account that may do nothing, whatever its rules say; None for all others."""
+        return None if self.account is AccountState.ACTIVE else self.account
 
 
 @dataclass(frozen=True, slots=True)

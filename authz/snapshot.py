@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from authz.conditions import Condition, compile_condition
 from authz.errors import ConditionError, ModelError
 from authz.hierarchy import NEVER, Hierarchy
-from authz.ports import RuleSet, SubjectRecord
+from authz.ports import AccountState, RuleSet, SubjectRecord
 from authz.request import Properties, Ref
 from authz.rules import BASE_DOMAIN, Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -53,6 +53,8 @@ class Facts:
     valid_until: float
     """Epoch seconds; a grant expires then and the facts must be made anew. Infinite when none does."""
     record: SubjectRecord
+    barred: AccountState | None = None
+    """The state of an account that may do nothing: it goes by no name, so that nothing can match on any way."""
 
 
 class Quick(Enum):
@@ -147,6 +149,9 @@ class Snapshot:
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         """Return what `subject` is at `now`, given what is stored about it."""
+        if record.barred is not None:
+            # SECURITY: without names no row of any kind matches, however it is looked for.
+            return Facts(subject, frozenset(), record.properties, NEVER, record, record.barred)
         column = self.model.subject
         names: set[str] = {ANY_SUBJECT}
         valid_until = NEVER

@@ -1,5 +1,6 @@
 """Policies in PostgreSQL, as the decision path reads them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
-from authz.ports import ChangedRow, FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
+from authz.ports import AccountState, ChangedRow, FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
 from authz.request import NO_PROPERTIES, Properties, Ref
 from authz.row_codec import from_microseconds, row_from_json
 from authz.rules import Owner, Source, StoredEntity
@@ -26,6 +27,10 @@ MAX_TOUCHED = 1000
 MAX_CHANGED_ROWS = 200
 """A snapshot is brought up by so many changed rows at most; after more, all rows are read."""
 
+_PERSON = "user:"
+_ACCOUNT = re.compile(rf"{_PERSON}[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}")
+"""A subject that may be an account: no other spelling of an id is one, and other ids are never looked for."""
+
 _LOOKUP = text(
     """
     SELECT t.tenant_id, t.slug, t.status, t.revision, t.rules_revision, t.keys_revision, t.stamp,
@@ -40,7 +45,10 @@ _LOOKUP = text(
          WHERE e.tenant_id = :tenant_id AND (
             (e.kind = 'subject' AND e.ref_start = ANY(:subject_starts) AND e.ref = ANY(:subjects))
             OR (e.kind = 'resource' AND e.ref_start = ANY(:resource_starts) AND e.ref = ANY(:resources)))
-        ) AS entities
+        ) AS entities,
+        (SELECT json_agg(json_build_array(u.user_id, u.status))
+         FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:accounts AS uuid[]))
+        ) AS accounts
     FROM tenants AS t WHERE t.tenant_id = :tenant_id
     """
 )
@@ -50,11 +58,13 @@ _TOUCHED = text(
     WITH head AS (
         SELECT * FROM tenants WHERE tenant_id = :tenant_id
     ), later AS (
-        SELECT kind FROM changes WHERE tenant_id = :tenant_id AND revision > :revision
+        SELECT kind, touched FROM changes WHERE tenant_id = :tenant_id AND revision > :revision
     ), items AS (
         SELECT DISTINCT subject, resource FROM change_items
         WHERE tenant_id = :tenant_id AND revision > :revision AND (subject IS NOT NULL OR resource IS NOT NULL)
         LIMIT :limit
+    ), named AS (
+        SELECT DISTINCT unnest(touched) AS ref FROM later WHERE touched IS NOT NULL LIMIT :limit
     ), rule_items AS (
         SELECT revision, position, added, moved_from IS NOT NULL AS moved, "row" FROM change_items
         WHERE tenant_id = :tenant_id AND revision > :revision AND subject IS NULL AND resource IS NULL
@@ -66,7 +76,8 @@ _TOUCHED = text(
         (SELECT count(*) FROM later) AS changes,
         EXISTS (SELECT 1 FROM later WHERE kind IN ('base', 'model')) AS everything,
         (SELECT array_agg(subject) FILTER (WHERE subject IS NOT NULL) FROM items) AS subjects,
-        (SELECT array_agg(resource) FILTER (WHERE resource IS NOT NULL) FROM items) AS resources
+        (SELECT array_agg(resource) FILTER (WHERE resource IS NOT NULL) FROM items) AS resources,
+        (SELECT array_agg(ref) FROM named) AS named
     FROM head AS h
     """
 )
@@ -220,6 +231,7 @@ class PostgresPolicyReader:
             "subject_starts": [ref[:INDEXED_CHARACTERS] for ref in subjects],
             "resources": list(resources),
             "resource_starts": [ref[:INDEXED_CHARACTERS] for ref in resources],
+            "accounts": [ref[len(_PERSON) :] for ref in subjects if _ACCOUNT.fullmatch(ref)],
         }
         row = await fetch_row(self._sessions, tenant_id, _LOOKUP, parameters)
         if row is None:
@@ -230,10 +242,13 @@ class PostgresPolicyReader:
             source = None if file is None else Source(file, line)
             grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
         stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
+        accounts = {f"{_PERSON}{identifier}": AccountState(status) for identifier, status in row.accounts or ()}
         return Lookup(
             head_of(row),
             {
-                ref: SubjectRecord(tuple(grants.get(ref, ())), stored.get(("subject", ref), NO_PROPERTIES))
+                ref: SubjectRecord(
+                    tuple(grants.get(ref, ())), stored.get(("subject", ref), NO_PROPERTIES), accounts.get(ref)
+                )
                 for ref in subjects
             },
             {ref: stored.get(("resource", ref), NO_PROPERTIES) for ref in resources},
@@ -249,7 +264,8 @@ class PostgresPolicyReader:
         # Entries from before there were stamps have none: what they say is taken as it was then.
         if NO_STAMP not in {stamp, row.stamp_then or NO_STAMP} and row.stamp_then != stamp:
             return Touched(head, everything=True, same_history=False)
-        subjects, resources = frozenset(row.subjects or ()), frozenset(row.resources or ())
+        named = frozenset(row.named or ())
+        subjects, resources = named.union(row.subjects or ()), named.union(row.resources or ())
         # A history that is not the one this revision came from (restored database) cannot say what changed.
         gap = row.changes != head.revision - revision
         if gap or row.everything or len(subjects) + len(resources) > MAX_TOUCHED:

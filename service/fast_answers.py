@@ -177,7 +177,14 @@ class FastPath:
         quick = state.snapshot.decide(facts.names, f"{resource.type}:{resource.id}", wire.action.name)
         if quick is UNDECIDED or self._log.enabled:
             return self._evaluated(wire, head, facts, request_id, started)
-        outcome = _ALLOW if quick is ALLOWED else _DENY if quick is DENIED else _NO_MATCH
+        if quick is ALLOWED:
+            outcome = _ALLOW
+        elif quick is DENIED:
+            outcome = _DENY
+        elif facts.barred is None:
+            outcome = _NO_MATCH
+        else:
+            return self._evaluated(wire, head, facts, request_id, started)
         self._metrics.count_decision(outcome, self._elapsed() - started)
         if started >= self._sampler.due:
             self._sampler.offer(self._sample(state, wire, allowed=quick is ALLOWED), started)

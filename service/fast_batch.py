@@ -95,7 +95,7 @@ def decide_items(wire: WireBatch, state: StateView, facts_of: Callable[[WireEnti
         if quick is ALLOWED:
             allowed += 1
             answered(yes)
-        elif quick is NO_MATCH:
+        elif quick is NO_MATCH and facts.barred is None:
             answered(none)
         elif quick is DENIED:
             denied += 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from authz.errors import StaleError, StorageUnavailableError
 from authz.node import Node
-from authz.ports import Grant
+from authz.ports import AccountState, Grant
 from authz.request import Ref
 from authz.rules import Effect, Owner, RoleLink, Rule
 from authz.settings import AuthzSettings
@@ -62,7 +62,10 @@ def random_contents(rng: random.Random) -> dict:
     def attributes(names: list[Ref]) -> dict[Ref, dict[str, int]]:
         return {name: {"n": rng.randrange(100)} for name in rng.sample(names, rng.randrange(len(names) + 1))}
 
-    kind = rng.randrange(6)
+    def accounts() -> dict[Ref, AccountState]:
+        return {user: rng.choice(list(AccountState)) for user in rng.sample(USERS, rng.randrange(len(USERS)))}
+
+    kind = rng.randrange(7)
     if kind == 0:
         return {"rules": rules()}
     if kind == 1:
@@ -71,6 +74,8 @@ def random_contents(rng: random.Random) -> dict:
         return {"links": (RoleLink(rng.choice(ROLES[:2]), ROLES[2]),) if rng.random() < 0.5 else ()}
     if kind == 3:
         return {"subjects": attributes(USERS), "resources": attributes(RECORDS)}
+    if kind == 4:
+        return {"accounts": accounts()}
     return {"members": members()}
 
 
@@ -186,6 +191,7 @@ class Run:
             revision = view.head.revision
             version = self.world.at(key, revision)
             assert answer is version.allows(user, record), "an answer that its revision never gave"
+            assert view.subjects[user].record.account is version.accounts.get(user), "an account of another revision"
             assert view.subjects[user].properties == version.subjects.get(user, {}), "a subject of another revision"
             for name, properties in view.resources.items():
                 assert properties == version.resources.get(name, {}), "a resource of another revision"

@@ -4,9 +4,11 @@
 platform's. A condition stands after `if`, an expiry after `until`.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from authz.offline import OfflinePolicy
+from authz.ports import AccountState, SubjectRecord
 from authz.request import Action, Entity, EvaluationRequest, Ref, parse_ref
 from authz.rules import Effect, EntityKind, RoleLink, Row, Rule, Source, StoredEntity
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -77,3 +79,9 @@ def with_properties(
         Entity(request.resource.type, request.resource.id, resource or {}),
         request.context,
     )
+
+
+def set_account(small: OfflinePolicy, subject: str, state: AccountState | None) -> None:
+    """Make a subject of a policy an account in this state, or none."""
+    ref = Ref(subject)
+    small.records = {**small.records, ref: replace(small.records.get(ref, SubjectRecord()), account=state)}

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
 from authz.ports import (
+    AccountState,
     ChangedRow,
     FeedPage,
     Grant,
@@ -63,6 +64,7 @@ class Version:
     members: dict[Ref, tuple[Grant, ...]] = field(default_factory=dict)
     subjects: dict[Ref, dict[str, Any]] = field(default_factory=dict)
     resources: dict[Ref, dict[str, Any]] = field(default_factory=dict)
+    accounts: dict[Ref, AccountState] = field(default_factory=dict)
     touched_subjects: frozenset[Ref] = frozenset()
     touched_resources: frozenset[Ref] = frozenset()
     committed_at: float = 0.0
@@ -70,6 +72,8 @@ class Version:
 
     def allows(self, subject: Ref, resource: Ref) -> bool:
         """The truth, worked out with nothing of the product: deny overrides allow, expiry aside."""
+        if self.accounts.get(subject, AccountState.ACTIVE) is not AccountState.ACTIVE:
+            return False
         names = {str(subject)} | {str(grant.role) for grant in self.members.get(subject, ())}
         while True:
             more = {str(link.role) for link in self.links if link.member in names} - names
@@ -136,8 +140,13 @@ class World:
         )
         subjects = {
             ref
-            for ref in {*before.members, *after.members, *before.subjects, *after.subjects}
-            if before.members.get(ref) != after.members.get(ref) or before.subjects.get(ref) != after.subjects.get(ref)
+            for old, new in (
+                (before.members, after.members),
+                (before.subjects, after.subjects),
+                (before.accounts, after.accounts),
+            )
+            for ref in {*old, *new}
+            if old.get(ref) != new.get(ref)
         }
         resources = {
             ref
@@ -234,9 +243,13 @@ class WorldReader:
             return Lookup(
                 version.head,
                 {
-                    ref: SubjectRecord(version.members.get(ref, ()), version.subjects.get(ref, NO_PROPERTIES))
+                    ref: SubjectRecord(
+                        version.members.get(ref, ()),
+                        version.subjects.get(ref, NO_PROPERTIES),
+                        version.accounts.get(ref),
+                    )
                     for ref in subjects
-                    if ref in version.members or ref in version.subjects
+                    if ref in version.members or ref in version.subjects or ref in version.accounts
                 },
                 {ref: version.resources[ref] for ref in resources if ref in version.resources},
             )
@@ -326,6 +339,8 @@ class SimpleSnapshot:
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         self.made += 1
+        if record.account in {AccountState.DISABLED, AccountState.DELETED}:
+            return Facts(subject, frozenset(), record.properties, float("inf"), record, record.account)
         live = [grant for grant in record.grants if grant.expires_at is None or grant.expires_at > now]
         names = {str(subject)} | {str(grant.role) for grant in live}
         while True:
