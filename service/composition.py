@@ -27,7 +27,7 @@ from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.admin_part import administration
 from service.jobs import Job, running_jobs
-from service.key_encryption import key_encryption_keys
+from service.key_encryption import opened_keys
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
@@ -143,13 +143,9 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         secret = settings.http.page_token_secret or settings.secret_key
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
         held = settings.encryption
-        app[KEY_RING] = KeyRing(
-            app[SESSIONS],
-            key_encryption_keys(held, settings.secret_key.get_secret_value().encode()),
-            cache_keys=held.cache_keys,
-            cache_seconds=held.cache_seconds,
-        )
-        yield
+        async with opened_keys(held, settings.secret_key.get_secret_value().encode()) as keks:
+            app[KEY_RING] = KeyRing(app[SESSIONS], keks, cache_keys=held.cache_keys, cache_seconds=held.cache_seconds)
+            yield
 
     async def auditing(app: web.Application) -> AsyncIterator[None]:
         app[JOBS].add(Job("audit-partitions", 3600, partial(make_partitions, app[SESSIONS])))

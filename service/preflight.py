@@ -1,6 +1,7 @@
 """What must hold before the service listens; every fault is named with what to do about it."""
 
 import asyncio
+import os
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -10,15 +11,25 @@ from redis.exceptions import AuthenticationError, RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
 
+from service.encryption_settings import EncryptionSettings
+from service.key_encryption import vault_address
 from service.settings import Settings
+from service.vault_transit import VaultCertificateError, VaultRefusedError, VaultTransit
 from tenancy.database import SERVICE_ROLE, DatabaseLimits, open_engine, require_safe_role
-from tenancy.errors import DatabaseUnavailableError, UnsafeDatabaseRoleError
+from tenancy.envelope import KEY_BYTES
+from tenancy.errors import DatabaseUnavailableError, EncryptionUnavailableError, UnsafeDatabaseRoleError
+from tenancy.key_encryption import DERIVED
 from tenancy.unit_of_work import database_errors
 
 PATIENCE_SECONDS = 10
 """For PostgreSQL: without it there is no start, and nobody waits yet."""
 
 VALKEY_TIMEOUT_SECONDS = 1.0
+
+NO_KEY_OF_ITS_OWN = (
+    "KASBAH_ENCRYPTION__KEYS is not set: what is stored is encrypted under a key made from KASBAH_SECRET_KEY; "
+    "give it one of its own in production"
+)
 
 _REVISION = re.compile(r'^(revision|down_revision)(?::[^=\n]+)? = "(\w+)"', re.MULTILINE)
 
@@ -33,14 +44,16 @@ class Findings:
 
 
 async def check(settings: Settings) -> Findings:
-    """Look at PostgreSQL and Valkey side by side."""
-    postgres, valkey = await asyncio.gather(
-        check_postgres(settings.database_url.get_secret_value(), settings.database), _check_valkey(settings)
+    """Look at PostgreSQL, Valkey and Vault side by side."""
+    found = await asyncio.gather(
+        check_postgres(settings.database_url.get_secret_value(), settings.database),
+        _check_valkey(settings),
+        check_keys(settings.encryption),
     )
     return Findings(
-        postgres.faults + valkey.faults,
-        postgres.unreachable + valkey.unreachable,
-        postgres.warnings + valkey.warnings,
+        tuple(fault for one in found for fault in one.faults),
+        tuple(one_more for one in found for one_more in one.unreachable),
+        tuple(warning for one in found for warning in one.warnings),
     )
 
 
@@ -131,4 +144,26 @@ async def _check_valkey(settings: Settings) -> Findings:
             "runs short: set it to `noeviction`"
         )
         return Findings(faults=(fault,))
+    return Findings()
+
+
+async def check_keys(settings: EncryptionSettings) -> Findings:
+    """Say when no key-encryption key is set, and try the one in Vault.
+
+    Vault that is down is a warning: decisions need no key, and what does is refused until Vault is back.
+    """
+    if settings.ids == (DERIVED,):
+        return Findings(warnings=(NO_KEY_OF_ITS_OWN,))
+    address = vault_address(settings)
+    if address is None:
+        return Findings()
+    vault = VaultTransit(address)
+    try:
+        await vault.wrap(os.urandom(KEY_BYTES), b"start")
+    except (VaultCertificateError, VaultRefusedError) as error:
+        return Findings(faults=(f"KASBAH_ENCRYPTION__VAULT_URL: {error}",))
+    except EncryptionUnavailableError as error:
+        return Findings(warnings=(f"KASBAH_ENCRYPTION__VAULT_URL: {error}; going on without it",))
+    finally:
+        await vault.close()
     return Findings()

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from service.vault_transit import VaultAddress, VaultTransit
 from tenancy.audit import SealedPersonal
 from tenancy.create_tenant import create_tenant
 from tenancy.encrypted_columns import EncryptedColumn
@@ -17,6 +18,7 @@ from tenancy.key_ring import KeyRing, UnregisteredColumnError
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
+from tests.support.vault import FakeVault
 
 pytestmark = pytest.mark.integration
 
@@ -197,6 +199,29 @@ async def test_keys_in_memory_are_bounded_and_grow_old(store, acme):
     clock = 10.0
     await seal(tenants[0])
     assert len(unwrapped) == 5
+
+
+async def test_an_outage_of_vault_fails_what_needs_it_and_nothing_is_stored_instead(store, acme):
+    """Keys that are held go on; a new tenant's value is refused, not kept in the clear; back, it works."""
+    other = await create_tenant("other", None, meta=ChangeMeta("key:test"), tenants=TenantStore(store.sessions))
+
+    async def seal(ring, tenant_id):
+        async with tenant_unit_of_work(store.sessions, tenant_id) as work:
+            return await ring.seal(work, PLACE, b"secret")
+
+    async with FakeVault().serving() as vault:
+        kek = VaultTransit(VaultAddress(vault.url, "transit", "kasbah", token=vault.token))
+        ring = KeyRing(store.sessions, KeyEncryptionKeys([kek], kek.id), columns=(THINGS,))
+        sealed = await seal(ring, acme.tenant_id)
+        vault.sealed = True
+        async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+            assert await ring.open(work, PLACE, sealed) == b"secret"
+        with pytest.raises(EncryptionUnavailableError):
+            await seal(ring, other.tenant_id)
+        assert [row[2] for row in await data_keys(store)] == ["vault:transit/kasbah"]
+        vault.sealed = False
+        await seal(ring, other.tenant_id)
+        await kek.close()
 
 
 async def test_personal_fields_end_with_their_subjects_key(store, acme):

@@ -31,11 +31,9 @@ from service.bootstrap import Bootstrap
 from service.callers import Callers
 from service.composition import StoredKeys
 from service.decision_log import DecisionLog
-from service.encryption_settings import EncryptionSettings
 from service.health import Readiness
 from service.http.admin_part import administration
 from service.http_settings import HttpSettings
-from service.key_encryption import key_encryption_keys
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
@@ -56,6 +54,7 @@ from service.server import KasbahRunner
 from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
 from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta
 from tests.support.documented import check_documented
@@ -115,6 +114,7 @@ class Service:
         self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
         self.bootstrap = Bootstrap(self._engine)
         self.seal = AnswerSeal(secrets.token_bytes(32))
+        self.keks = KeyEncryptionKeys([LocalKeyEncryption("test", secrets.token_bytes(32))], "test")
         self.platform = ""
         self.url = ""
         self.client: aiohttp.ClientSession
@@ -153,7 +153,7 @@ class Service:
             app[READINESS] = Readiness()
             app[ANSWER_SEAL] = self.seal
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
-            app[KEY_RING] = KeyRing(app[SESSIONS], key_encryption_keys(EncryptionSettings(), secrets.token_bytes(32)))
+            app[KEY_RING] = KeyRing(app[SESSIONS], self.keks)
             await node.start()
             running = asyncio.create_task(node.run())
             yield
