@@ -89,3 +89,7 @@ class UserTenantNotFoundError(AuthnError):
 
 class UserRevisionConflictError(AuthnError):
     """The tenant moved on since the caller read it."""
+
+
+class InvalidMailboxError(AuthnError):
+    """Text that is not exactly one plain mail address."""

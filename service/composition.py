@@ -45,6 +45,7 @@ from service.keys import (
     TENANT_LIMITS,
     TENANTS,
 )
+from service.mail_part import mailing
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.passwords import password_part
@@ -159,6 +160,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         password_part(settings.passwords),
         sealing,
         auditing,
+        mailing(settings.mail),
         administration,
     )
 

@@ -122,6 +122,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.InvalidPersonNameError: Problem(
         "invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"
     ),
+    authn_errors.InvalidMailboxError: Problem("invalid-mailbox", HTTPStatus.BAD_REQUEST, "Invalid mail address"),
     authn_errors.UsernameTakenError: Problem("username-taken", HTTPStatus.CONFLICT, "Username is taken"),
     authn_errors.EmailTakenError: Problem("email-taken", HTTPStatus.CONFLICT, "E-mail address is taken"),
     authn_errors.UserNotFoundError: Problem("user-not-found", HTTPStatus.NOT_FOUND, "User not found", tells=False),

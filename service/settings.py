@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from authn.mail_settings import MailSettings
 from authn.password_settings import PasswordSettings
 from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     tenants: TenantLimits = TenantLimits()
     passwords: PasswordSettings = PasswordSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    mail: MailSettings = MailSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -233,6 +235,7 @@ def part_models() -> dict[str, type[Any]]:
         "tenants": TenantLimits,
         "passwords": PasswordSettings,
         "encryption": EncryptionSettings,
+        "mail": MailSettings,
     }
 
 

@@ -41,6 +41,7 @@ PARTS = {
     "tenants": "What the platform sets for all tenants",
     "passwords": "Passwords",
     "encryption": "Keys that encrypt what is stored",
+    "mail": "Mail",
 }
 
 

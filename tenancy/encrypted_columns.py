@@ -30,5 +30,7 @@ class EncryptedColumn:
 
 SUBJECT_KEYS = EncryptedColumn("subject_keys", "wrapped", ("subject_id",))
 
-ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS,)
+MAILS = EncryptedColumn("mails", "sealed", ("mail_id",))
+
+ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS, MAILS)
 """Whoever seals values in a column of its own adds it here."""

@@ -6,6 +6,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 SECURITY_DEFINER = {
+    "claim_mails(double precision,integer,integer,integer)": "who sends mails sends those of every tenant",
     "append_audit(uuid,text,text[])": "the service may not write the audit; what it adds is numbered and hashed here",
     "find_api_key(bytea)": "the key names the tenant",
     "find_tenant_id(text)": "the slug names the tenant",
@@ -30,6 +31,7 @@ CROSS_TENANT_POLICIES = {
     ("rules", "base_rows"),
     ("role_links", "base_rows"),
     ("api_keys", "owner_reads"),
+    ("mails", "owner_claims"),
     ("audit_chains", "owner_acts"),
     ("audit_chains", "platform_reads"),
     ("audit_events", "owner_acts"),
