@@ -20,6 +20,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from service.app import add_headers
+from service.client_address import BULK_ADDRESS, address_of
 from service.edge_errors import BodyTimeoutError, BodyTooLargeError, BulkUnavailableError, InvalidRequestError
 from service.http.revisions import REVISION_HEADER
 from service.keys import BULK, HTTP_SETTINGS, NODE, REQUEST_ID, ROUTE, TENANT
@@ -210,6 +211,11 @@ class _Body:
 def _forwarded_headers(request: web.Request) -> CIMultiDict[str]:
     headers = _end_to_end(request.raw_headers)
     headers["X-Request-ID"] = request[REQUEST_ID]
+    # SECURITY: what the client sent under this name is overwritten, or dropped.
+    headers.popall(BULK_ADDRESS, None)
+    address = address_of(request)
+    if address is not None:
+        headers[BULK_ADDRESS] = address
     try:
         "".join(headers.values()).encode()
     except UnicodeEncodeError:

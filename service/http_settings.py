@@ -1,5 +1,6 @@
 """Settings of the HTTP edge; `service/settings.py` composes them with the other packages'."""
 
+from ipaddress import ip_network
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -61,12 +62,21 @@ class HttpSettings(BaseModel):
     """From the end of the headers to the end of the body."""
     send_seconds: float = Field(default=30.0, gt=0)
     """How long an answer may wait for a client that does not read it."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (`["10.0.0.0/8"]`) whose `X-Forwarded-For` is believed about who calls; nobody's by default."""
     page_token_secret: SecretStr | None = None
     """Authenticates page tokens; the same on every node, or paging breaks when the node changes."""
     metrics_token: SecretStr | None = None
     """Bearer token that opens /metrics beside a platform key with the scope `metrics:read`."""
     decision_log: DecisionLogSettings = DecisionLogSettings()
     forward_auth: ForwardAuthSettings = ForwardAuthSettings()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ip_network(text)
+        return value
 
     @field_validator("public_url")
     @classmethod

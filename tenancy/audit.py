@@ -62,10 +62,26 @@ class AuditEntry:
             raise ValueError(f"`{self.action}` is not in AUDIT_ACTIONS")
 
 
-def event_text(entry: AuditEntry, meta: ChangeMeta, revision: int | None) -> str:
+def person_of(actor: str) -> UUID | None:
+    """Return who an actor is when that is a person, or None."""
+    try:
+        return UUID(actor.removeprefix(PERSON)) if actor.startswith(PERSON) else None
+    except ValueError:
+        return None
+
+
+def event_text(
+    entry: AuditEntry, meta: ChangeMeta, revision: int | None, actor_personal: SealedPersonal | None = None
+) -> str:
     """Return an event as the JSON text that is stored, hashed and exported as it is.
 
     Members that say nothing are left out. Text is stored as JSON escapes it, so an event is one line whatever it holds.
+
+    Args:
+        entry: What happened.
+        meta: Who and why.
+        revision: The tenant's revision that it made, if it made one.
+        actor_personal: Where a person acted from.
     """
     person = meta.actor.startswith(PERSON)
     event: dict[str, Any] = {
@@ -84,8 +100,9 @@ def event_text(entry: AuditEntry, meta: ChangeMeta, revision: int | None) -> str
         "after": entry.after,
         "detail": entry.detail,
     }
-    if entry.personal is not None:
-        event["personal"] = {"subject": str(entry.personal.subject_id), "sealed": entry.personal.text}
+    for name, personal in (("personal", entry.personal), ("actor_personal", actor_personal)):
+        if personal is not None:
+            event[name] = {"subject": str(personal.subject_id), "sealed": personal.text}
     said = {name: _storable(value) for name, value in event.items() if value is not None}
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 

@@ -1,21 +1,40 @@
 """The audit in PostgreSQL. Events are appended in the transaction of what they record, or it does not happen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tenancy.audit import AuditChain, AuditEntry, event_text
+from tenancy.audit import AuditChain, AuditEntry, SealedPersonal, event_text, person_of
 from tenancy.errors import AuditUnavailableError
 from tenancy.ids import TenantId
 from tenancy.tenant import ChangeMeta
-from tenancy.unit_of_work import TenantUnitOfWork
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork
 
 _REFUSED = "KA001"
 """SQLSTATE of `append_audit`: what was written before has not reached the sink for too long."""
 
 _APPEND = text("SELECT append_audit(:tenant_id, :chain, CAST(:events AS text[]))")
+
+
+_SEALER = "audit.sealer"
+
+
+class PersonalSealer(Protocol):
+    """What of the key ring the audit needs."""
+
+    async def seal_personal(
+        self, work: TenantUnitOfWork, subject_id: UUID, fields: Mapping[str, str]
+    ) -> SealedPersonal:
+        """Return fields sealed under the subject's own key."""
+
+
+def seal_personal_with(sessions: Sessions, sealer: PersonalSealer) -> None:
+    """Have the audit hold, from now on, from where people acted; without this it leaves that out."""
+    sessions.configure(info={_SEALER: sealer})
 
 
 async def append_audit(
@@ -46,10 +65,20 @@ async def append_entries(
     chain: AuditChain = AuditChain.TENANT,
 ) -> None:
     """As `append_audit`; a session that is bound to the platform may append to any tenant's chain."""
-    events = [event_text(entry, meta, revision) for entry in entries]
+    personal = await _where_from(TenantUnitOfWork(tenant_id, session), meta)
+    events = [event_text(entry, meta, revision, personal) for entry in entries]
     try:
         await session.execute(_APPEND, {"tenant_id": tenant_id, "chain": chain.value, "events": events})
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _REFUSED:
             raise AuditUnavailableError("the audit has not reached its sink for too long") from error
         raise
+
+
+async def _where_from(work: TenantUnitOfWork, meta: ChangeMeta) -> SealedPersonal | None:
+    """Return the address of a person, sealed under a key of theirs in this tenant."""
+    person = person_of(meta.actor)
+    sealer: PersonalSealer | None = work.session.info.get(_SEALER)
+    if person is None or meta.address is None or sealer is None:
+        return None
+    return await sealer.seal_personal(work, person, {"address": meta.address})

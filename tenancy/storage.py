@@ -1,12 +1,13 @@
 """The registry of tenants in PostgreSQL."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.exc import IntegrityError
 
-from tenancy.audit import AuditEntry
+from tenancy.audit import AuditEntry, person_of
 from tenancy.audit_log import append_audit
 from tenancy.errors import SlugTakenError
 from tenancy.heads import HEAD_COLUMNS, head_of, record_change, share_base_lock
@@ -76,7 +77,9 @@ class TenantStore:
                     after={"slug": slug, "display_name": display_name},
                 )
                 # The tenant's own chain begins with it; the platform's tells of it, should the other ever be missing.
-                await record_change(work.session, tenant.head, "tenant", meta, audit=[entry])
+                # Where a person of the platform sits is sealed under a key of theirs, which is in the platform.
+                told = replace(meta, address=None) if person_of(meta.actor) else meta
+                await record_change(work.session, tenant.head, "tenant", told, audit=[entry])
                 await append_audit(work, meta, [entry])
                 await keep(work, once, tenant)
                 return tenant

@@ -20,9 +20,11 @@ from aiohttp import web
 from authz.ports import StoredModel, TenantHead
 from authz.served_model import ServedModel
 from authz.write_ports import ChangeMeta, PolicyWriter
+from service.callers import Caller
+from service.client_address import address_of
 from service.edge_errors import InvalidRequestError, OverloadedError
 from service.keys import CALLER, REQUEST_ID, TENANT
-from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tenancy.ports import TenantRegistry
 
 LARGE_BODY = 64 << 20
@@ -171,7 +173,24 @@ def meta_of(request: web.Request, reason: str | None = None, git_commit: str | N
             raise InvalidRequestError(f"a reason has at most {MAX_REASON} printable characters", "/reason")
     if git_commit is not None and _COMMIT.match(git_commit) is None:
         raise InvalidRequestError("not a commit: up to 80 letters, digits, `.`, `_` or `-`", "/git_commit")
-    return ChangeMeta(request[CALLER].actor, reason or None, git_commit, request[REQUEST_ID])
+    caller = request[CALLER]
+    return ChangeMeta(
+        caller.actor,
+        reason or None,
+        git_commit,
+        request[REQUEST_ID],
+        credential=f"key:{caller.prefix}",
+        address=_told_address(request, caller),
+    )
+
+
+def _told_address(request: web.Request, caller: Caller) -> str | None:
+    """Return from where a request comes, as far as its tenant may know: where people of the platform are, it may not.
+
+    What is about a person is sealed under a key in the person's own tenant, so that it ends with it.
+    """
+    away = caller.user_id is not None and request.get(TENANT, PLATFORM_TENANT_ID) != caller.home
+    return None if away else address_of(request)
 
 
 def is_base(request: web.Request) -> bool:

@@ -13,7 +13,8 @@ from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.idempotency import KEPT_ANSWERS
-from service.keys import NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
+from service.keys import KEY_RING, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
+from tenancy.audit_log import seal_personal_with
 from tenancy.kept_answers import KeptAnswers
 from tenancy.settings_storage import TenantSettingsStore
 from tenancy.storage import TenantStore
@@ -31,6 +32,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
         models=Models(compile_model),
         work=work,
     )
+    seal_personal_with(sessions, app[KEY_RING])
     app[API_KEYS] = ApiKeyStore(sessions)
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
     app[KEPT_ANSWERS] = KeptAnswers(sessions)

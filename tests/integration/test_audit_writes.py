@@ -3,6 +3,8 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -15,12 +17,14 @@ from authz.rules import Owner, RoleLink, Rule
 from authz.storage_write import PostgresPolicyWriter
 from tenancy.audit import AuditChain, AuditEntry, AuditOutcome, SealedPersonal
 from tenancy.audit_chain import NO_HASH, AuditEvent, hash_of
-from tenancy.audit_log import append_audit
+from tenancy.audit_log import append_audit, seal_personal_with
 from tenancy.audit_partitions import make_partitions
 from tenancy.create_tenant import create_tenant
 from tenancy.errors import AuditUnavailableError
 from tenancy.heads import lock_head, raise_head, record_change
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID
+from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
+from tenancy.key_ring import KeyRing
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import bind_tenant, tenant_unit_of_work
@@ -272,6 +276,25 @@ async def test_the_address_of_a_person_is_not_stored_in_the_clear(store, acme):
     async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
         await append_audit(work, ChangeMeta("user:1", address="192.0.2.7"), [AuditEntry("policy.change")])
     assert "192.0.2.7" not in stored(store, acme.tenant_id).events[-1].text
+
+
+async def test_where_a_person_acted_from_ends_with_their_key(store, acme):
+    """It is sealed under a key of the person's own; without it the chain still holds, and nobody reads the address."""
+    ring = KeyRing(store.sessions, KeyEncryptionKeys([LocalKeyEncryption("test", bytes(range(32)))], "test"))
+    seal_personal_with(store.sessions, ring)
+    person = make_uuid7(datetime.now(UTC), bytes(10))
+    writer = PostgresPolicyWriter(store.sessions)
+    meta = ChangeMeta(f"user:{person}", address="192.0.2.7")
+    await writer.change_rows(acme.tenant_id, add=[GRANT], remove=[], owner=Owner.API, meta=meta)
+    event = assert_whole(store, acme.tenant_id)[-1]
+    sealed = json.loads(event.text)["actor_personal"]
+    assert "192.0.2.7" not in event.text
+    personal = SealedPersonal(UUID(sealed["subject"]), sealed["sealed"])
+    async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+        assert await ring.open_personal(work, personal) == {"address": "192.0.2.7"}
+        await ring.destroy_subject_key(work, person)
+        assert await ring.open_personal(work, personal) is None
+    assert_whole(store, acme.tenant_id)
 
 
 def test_an_action_outside_of_the_inventory_is_refused():

@@ -27,10 +27,21 @@ async def in_place(_request: web.Request) -> web.StreamResponse:
 
 
 ROUTES = (
-    Route("POST", "/v1/tenants/{tenant}/large", in_place, Needs("policy:write"), LIMIT, bulk=True),
-    Route("GET", "/v1/tenants/{tenant}/large", in_place, Needs("policy:read"), bulk=True),
-    Route("GET", "/v1/tenants/{tenant}/large/{rest:.*}", in_place, Needs("policy:read"), bulk=True),
-    Route("PUT", "/v1/large", in_place, Needs("policy:write", tenant=False, platform=True), LIMIT, bulk=True),
+    Route(
+        "POST", "/v1/tenants/{tenant}/large", in_place, Needs("policy:write", "kasbah:rule", "write"), LIMIT, bulk=True
+    ),
+    Route("GET", "/v1/tenants/{tenant}/large", in_place, Needs("policy:read", "kasbah:rule", "read"), bulk=True),
+    Route(
+        "GET", "/v1/tenants/{tenant}/large/{rest:.*}", in_place, Needs("policy:read", "kasbah:rule", "read"), bulk=True
+    ),
+    Route(
+        "PUT",
+        "/v1/large",
+        in_place,
+        Needs("policy:write", "kasbah:rule", "write", tenant=False, platform=True),
+        LIMIT,
+        bulk=True,
+    ),
 )
 
 
@@ -108,6 +119,7 @@ async def test_a_request_is_handed_over_as_it_came(path):
             b"TE: trailers",
             b"X-Request-ID: mine-1",
             "X-Name: caf\u00e9".encode(),
+            b"X-Kasbah-Client-Address: 198.51.100.1",
             b"Content-Length: 3",
         )
         writer.write(edge.head(*more, start=start) + b"abc")
@@ -123,6 +135,7 @@ async def test_a_request_is_handed_over_as_it_came(path):
     assert headers["Authorization"] == f"Bearer {edge.token}"
     assert headers["X-Request-ID"] == "mine-1"
     assert headers["X-Name"] == "caf\u00e9"
+    assert headers.getall("X-Kasbah-Client-Address") == ["127.0.0.1"]
     assert not {"Keep-Alive", "TE", "User-Agent", "Accept"} & set(headers)
 
 
@@ -380,7 +393,11 @@ async def test_without_a_bulk_worker_routes_are_answered_in_place():
     async def handler(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"here")
 
-    edge = Edge(routes=[Route("GET", "/v1/tenants/{tenant}/large", handler, Needs("policy:read"), bulk=True)])
+    edge = Edge(
+        routes=[
+            Route("GET", "/v1/tenants/{tenant}/large", handler, Needs("policy:read", "kasbah:rule", "read"), bulk=True)
+        ]
+    )
     token = edge.key(edge.tenant("acme"))
     async with edge.serving():
         assert (await edge.get(PATH, token)).body == b"here"
