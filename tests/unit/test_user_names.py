@@ -94,6 +94,8 @@ def test_what_is_no_username(name):
         ("a@ｅxample.com", "a@example.com", "a@example.com"),
         ("\u00d1@example.com", "\u00d1@example.com", "\u00f1@example.com"),
         ("a+b@corp.internal", "a+b@corp.internal", "a+b@corp.internal"),
+        ("a@corp.local", "a@corp.local", "a@corp.local"),
+        ("a@acme.test", "a@acme.test", "a@acme.test"),
     ],
 )
 def test_addresses(typed, shown, key):
@@ -109,6 +111,7 @@ def test_addresses(typed, shown, key):
         "@example.com",
         "a@",
         "a@localhost",
+        "a@acme.invalid",
         "a@b@example.com",
         '"a b"@example.com',
         "a@[192.0.2.1]",
