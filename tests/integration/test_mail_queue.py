@@ -12,9 +12,8 @@ from authn.mail_queue import drop_mails, queue_mail
 from authn.mail_settings import MailSettings, sender_of
 from authn.mail_transport import SmtpTransport
 from authn.mails import Mail, MailKind
-from service.encryption_settings import EncryptionSettings
-from service.key_encryption import key_encryption_keys
 from tenancy.create_tenant import create_tenant
+from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
 from tenancy.key_ring import KeyRing
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
@@ -32,7 +31,7 @@ class Post:
 
     def __init__(self, store, server: SmtpServer, tenants) -> None:
         self.store, self.server, self.tenants = store, server, tenants
-        self.ring = KeyRing(store.sessions, key_encryption_keys(EncryptionSettings(), secrets.token_bytes(32)))
+        self.ring = KeyRing(store.sessions, KeyEncryptionKeys([LocalKeyEncryption("k", secrets.token_bytes(32))], "k"))
 
     def node(self, **more) -> "Node":
         """Return one more node, which counts what it does."""
