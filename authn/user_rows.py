@@ -55,6 +55,10 @@ _SET_EMAIL = text(
     f"auth_epoch = auth_epoch + 1, updated_at = clock_timestamp() WHERE {_ALIVE} RETURNING 1"
 )
 
+_BY_EMAIL = text(
+    f"SELECT {USER_COLUMNS} FROM users WHERE tenant_id = :tenant_id AND email_key = :key"  # noqa: S608 - constants
+)
+
 _TAKEN = {"users_username_key": UsernameTakenError, "users_email_key": EmailTakenError}
 
 
@@ -64,15 +68,23 @@ async def lock_user(work: TenantUnitOfWork, user_id: UUID) -> StoredUser | None:
     return None if row is None else _stored(row)
 
 
-async def insert_user(work: TenantUnitOfWork, new: NewUser, *, created_by: str) -> User:
-    """Enter an account under a fresh id; whoever calls counts it in the tenant's head.
+async def find_by_email_key(work: TenantUnitOfWork, email_key: str) -> User | None:
+    """Return the account that has an address, given by its key."""
+    row = (await work.session.execute(_BY_EMAIL, {"tenant_id": work.tenant_id, "key": email_key})).one_or_none()
+    return None if row is None else user_of(row)
+
+
+async def insert_user(
+    work: TenantUnitOfWork, new: NewUser, *, created_by: str, user_id: UserId | None = None
+) -> User:
+    """Enter an account under a fresh id, or one that was set aside for it; the caller counts it in the tenant's head.
 
     Raises:
         UsernameTakenError: another account of the tenant has the name.
         EmailTakenError: another account of the tenant has the address.
     """
     parameters = {
-        "user_id": make_uuid7(datetime.now(UTC), secrets.token_bytes(10)),
+        "user_id": user_id or make_uuid7(datetime.now(UTC), secrets.token_bytes(10)),
         "tenant_id": work.tenant_id,
         "email_verified_at": new.email_verified_at,
         "mfa_required": new.mfa_required,

@@ -1,0 +1,137 @@
+"""Change of an account's address: the new one confirms it, the old one can take it back for 72 hours."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, home_of, lock_active, new_id, tell
+from authn.address_changes import AddressChange, confirm_change, insert_change, undo_change
+from authn.errors import EmailTakenError, UserNotFoundError
+from authn.links import Holder, LinkPurpose, hash_link_token, issue_link, spend_link
+from authn.mail_queue import queue_mail
+from authn.mails import Mail, MailKind
+from authn.user_rows import find_by_email_key, lock_user, raise_auth_epoch, set_email
+from authn.users import StoredUser, UserStatus, subject_ref
+from tenancy.audit import AuditEntry
+from tenancy.audit_log import append_audit
+from tenancy.heads import raise_head, record_change
+from tenancy.ids import TenantId
+from tenancy.tenant import ChangeMeta
+from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
+
+
+async def ask_to_change_address(
+    flows: AccountFlows, tenant_id: TenantId, user_id: UUID, email: tuple[str, str], *, meta: ChangeMeta
+) -> None:
+    """Mail a link to the new address and a notice with a way back to the old one; nothing changes yet.
+
+    That the new address is another account's is told to that account alone.
+
+    Args:
+        flows: What it works with.
+        tenant_id: Whose account.
+        user_id: Which account.
+        email: The new address, (shown, key).
+        meta: Who asks.
+
+    Raises:
+        UserNotFoundError: no such account, or one that is not active.
+    """
+    async with tenant_unit_of_work(flows.sessions, tenant_id) as work:
+        stored = await lock_user(work, user_id)
+        if stored is None or stored.user.status is not UserStatus.ACTIVE:
+            raise UserNotFoundError(f"the tenant has no active account `{user_id}`")
+        if stored.email_key == email[1]:
+            return
+        personal = await flows.ring.seal_personal(work, user_id, {"email": email[0]})
+        await append_audit(
+            work,
+            meta,
+            [AuditEntry("user.address_change_request", target=subject_ref(user_id), personal=personal)],
+        )
+        owner = await find_by_email_key(work, email[1])
+        if owner is not None:
+            values = {"username": owner.username or ""}
+            await queue_mail(work, flows.ring, Mail(MailKind.ADDRESS_TAKEN, email[0], values, owner.id))
+            return
+        await _send_both(work, flows, stored, email)
+
+
+async def _send_both(
+    work: TenantUnitOfWork, flows: AccountFlows, stored: StoredUser, email: tuple[str, str]
+) -> None:
+    user = stored.user
+    old = (user.email, stored.email_key)
+    change_id = new_id()
+    if old[0] is not None and old[1] is not None:
+        change = AddressChange(change_id, user.id, (old[0], old[1]), user.email_verified_at, email)
+        await insert_change(work, change)
+        # It must still work when whoever stole the account has changed everything else: bound to the change alone.
+        undo = await issue_link(work, LinkPurpose.UNDO_ADDRESS, holder=Holder(user.id, None, None), about_id=change_id)
+        await tell(work, flows.ring, MailKind.ADDRESS_NOTICE, stored, link=undo)
+    else:
+        await insert_change(work, AddressChange(change_id, user.id, None, None, email))
+    confirm = await issue_link(work, LinkPurpose.CONFIRM_ADDRESS, holder=holder_of(stored), about_id=change_id)
+    await tell(work, flows.ring, MailKind.ADDRESS_CONFIRM, stored, to=email[0], link=confirm)
+
+
+async def confirm_address(
+    flows: AccountFlows, token: str, *, meta: ChangeMeta, named: str | None = None
+) -> Done | LinkRefused:
+    """Spend the new address's link: it is the account's from now on, verified, and all sign-ins end."""
+    home = await home_of(flows, token, named=named)
+    if home is None:
+        return LinkRefused()
+    try:
+        async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
+            if await lock_active(work) is None:
+                return LinkRefused()
+            link = await spend_link(work, hash_link_token(token), LinkPurpose.CONFIRM_ADDRESS)
+            change = None if link is None or link.about_id is None else await confirm_change(work, link.about_id)
+            if link is None or change is None:
+                return LinkRefused()
+            await set_email(work, change.user_id, change.new, verified_at=datetime.now(UTC))
+            return await _changed(
+                work, flows, change, "user.address_change", by_link(change.user_id, link.link_id, meta)
+            )
+    except EmailTakenError:
+        # Another account took the address since; its holder was told when this one asked, and nobody else is.
+        return LinkRefused()
+
+
+async def undo_address(
+    flows: AccountFlows, token: str, *, meta: ChangeMeta, named: str | None = None
+) -> Done | LinkRefused:
+    """Spend the old address's link: it is the account's (again), what waited is dropped, and all sign-ins end."""
+    home = await home_of(flows, token, named=named)
+    if home is None:
+        return LinkRefused()
+    try:
+        async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
+            if await lock_active(work) is None:
+                return LinkRefused()
+            link = await spend_link(work, hash_link_token(token), LinkPurpose.UNDO_ADDRESS)
+            change = None if link is None or link.about_id is None else await undo_change(work, link.about_id)
+            if link is None or change is None:
+                return LinkRefused()
+            if change.was_made:
+                await set_email(work, change.user_id, change.old, verified_at=change.old_verified_at)
+            else:
+                await raise_auth_epoch(work, change.user_id)
+            stored = await lock_user(work, change.user_id)
+            if stored is not None:
+                await tell(work, flows.ring, MailKind.ADDRESS_UNDONE, stored)
+            return await _changed(work, flows, change, "user.address_undo", by_link(change.user_id, link.link_id, meta))
+    except EmailTakenError:
+        return LinkRefused()
+
+
+async def _changed(
+    work: TenantUnitOfWork, flows: AccountFlows, change: AddressChange, action: str, meta: ChangeMeta
+) -> Done:
+    fields = {"new_email": change.new[0]} | ({} if change.old is None else {"old_email": change.old[0]})
+    personal = await flows.ring.seal_personal(work, change.user_id, fields)
+    head = await raise_head(work)
+    target = subject_ref(change.user_id)
+    entry = AuditEntry(action, target=target, personal=personal)
+    await record_change(work.session, head, "user", meta, audit=[entry], touched=[target])
+    return Done(head, change.user_id)
