@@ -29,7 +29,7 @@ _UNDO = text(
     "WHERE tenant_id = :tenant_id AND change_id = :change_id AND state IN ('pending', 'dropped', 'confirmed') "
     f"RETURNING {_COLUMNS}, before"
 )
-# SECURITY: what came after the change that is taken back was made by whoever made it; so was the right to take that back.
+# SECURITY: what came after the change that is taken back was made by whoever made it, and so were links to undo that.
 _END_LATER = text(
     f"UPDATE address_changes SET state = 'undone' WHERE {_OF_USER} AND change_id <> :change_id "  # noqa: S608 - as above
     "AND created_at >= (SELECT created_at FROM address_changes WHERE tenant_id = :tenant_id AND change_id = :change_id)"

@@ -50,15 +50,14 @@ async def ask_to_change_address(
         )
         owner = await find_by_email_key(work, email[1])
         if owner is not None:
-            values = {"username": owner.username or ""}
-            await queue_mail(work, flows.ring, Mail(MailKind.ADDRESS_TAKEN, email[0], values, owner.id))
+            if owner.email is not None:  # as it is stored: another spelling may be another mailbox
+                values = {"username": owner.username or ""}
+                await queue_mail(work, flows.ring, Mail(MailKind.ADDRESS_TAKEN, owner.email, values, owner.id))
             return
         await _send_both(work, flows, stored, email)
 
 
-async def _send_both(
-    work: TenantUnitOfWork, flows: AccountFlows, stored: StoredUser, email: tuple[str, str]
-) -> None:
+async def _send_both(work: TenantUnitOfWork, flows: AccountFlows, stored: StoredUser, email: tuple[str, str]) -> None:
     user = stored.user
     old = (user.email, stored.email_key)
     change_id = new_id()

@@ -87,8 +87,8 @@ class Holder:
 
 
 _ISSUE = text(
-    "INSERT INTO links (tenant_id, link_id, token_hash, purpose, user_id, about_id, email_hash, auth_epoch, expires_at) "
-    "VALUES (:tenant_id, :link_id, :token_hash, :purpose, :user_id, :about_id, :email_hash, :auth_epoch, "
+    "INSERT INTO links (tenant_id, link_id, token_hash, purpose, user_id, about_id, email_hash, auth_epoch, "
+    "expires_at) VALUES (:tenant_id, :link_id, :token_hash, :purpose, :user_id, :about_id, :email_hash, :auth_epoch, "
     "clock_timestamp() + :lifetime) RETURNING expires_at"
 )
 # Rows that another transaction removes at the same time are left to it: two of them never wait for each other.

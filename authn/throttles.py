@@ -27,7 +27,7 @@ _COUNT = text(
     "ON CONFLICT (tenant_id, name, key_hash) DO UPDATE SET "
     "count = CASE WHEN t.ends_at <= clock_timestamp() THEN 1 ELSE least(t.count + 1, 1000000) END, "
     "ends_at = CASE WHEN t.ends_at <= clock_timestamp() THEN excluded.ends_at ELSE t.ends_at END "
-    "RETURNING count, ends_at - clock_timestamp() AS left_over"
+    "RETURNING count AS number, ends_at - clock_timestamp() AS left_over"
 )
 # Rows that another transaction removes or counts at the same time are left to it.
 _FORGET_OLD = text(
@@ -52,7 +52,7 @@ async def count_attempt(work: TenantUnitOfWork, limit: Limit, key: str) -> timed
         },
     )
     row = counted.one()
-    if row.count <= limit.most:
+    if row.number <= limit.most:
         return None
     left: timedelta = row.left_over
     return left

@@ -74,9 +74,7 @@ async def find_by_email_key(work: TenantUnitOfWork, email_key: str) -> User | No
     return None if row is None else user_of(row)
 
 
-async def insert_user(
-    work: TenantUnitOfWork, new: NewUser, *, created_by: str, user_id: UserId | None = None
-) -> User:
+async def insert_user(work: TenantUnitOfWork, new: NewUser, *, created_by: str, user_id: UserId | None = None) -> User:
     """Enter an account under a fresh id, or one that was set aside for it; the caller counts it in the tenant's head.
 
     Raises:

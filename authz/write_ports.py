@@ -30,6 +30,7 @@ class ChangeKind(StrEnum):
     TENANT = "tenant"
     KEY = "key"
     SETTINGS = "settings"
+    USER = "user"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,18 @@
 """Everything that is served."""
 
 from service import health
-from service.http import admin_tenant_settings, authzen, forward_auth
+from service.http import account_links, admin_tenant_settings, authzen, forward_auth
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
 
 
 def all_routes() -> tuple[Route, ...]:
     """Return the whole route table."""
-    return (*authzen.ROUTES, *forward_auth.ROUTES, *health.ROUTES, *ADMIN_ROUTES, *admin_tenant_settings.ROUTES)
+    return (
+        *authzen.ROUTES,
+        *forward_auth.ROUTES,
+        *health.ROUTES,
+        *ADMIN_ROUTES,
+        *account_links.ROUTES,
+        *admin_tenant_settings.ROUTES,
+    )

@@ -25,6 +25,7 @@ from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.fast_path import FastHandler
 from service.health import Readiness
+from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
 from service.jobs import Job, running_jobs
 from service.key_encryption import opened_keys
@@ -161,6 +162,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         sealing,
         auditing,
         mailing(settings.mail),
+        accounts_by_link,
         administration,
     )
 

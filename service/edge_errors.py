@@ -68,3 +68,15 @@ class BulkUnavailableError(EdgeError):
 
 class OverloadedError(EdgeError):
     """Too much of this work is under way; try again soon."""
+
+
+class LinkRefusedError(EdgeError):
+    """A link that is unknown, spent, expired, void, or for something else. They look alike."""
+
+
+class TooManyRequestsError(EdgeError):
+    """One address asked too often for what needs no credential; `retry_after` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("too many requests from your address")
+        self.retry_after = retry_after

@@ -72,6 +72,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.OverloadedError: Problem(
         "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests under way", tells=False
     ),
+    edge_errors.LinkRefusedError: Problem(
+        "link-not-valid", HTTPStatus.GONE, "The link is not valid (any more)", tells=False
+    ),
+    edge_errors.TooManyRequestsError: Problem("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     edge_errors.BulkUnavailableError: Problem(
         "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the worker for large requests"
     ),
@@ -176,7 +180,8 @@ def render_error(error: BaseException) -> RenderedProblem:
     problem = problem_of(error)
     detail = str(error) if problem.tells and str(error) else None
     pointer = getattr(error, "pointer", None)
-    return render(problem, detail=detail, pointer=pointer)
+    wait = {"Retry-After": str(error.retry_after)} if isinstance(error, edge_errors.TooManyRequestsError) else None
+    return render(problem, detail=detail, pointer=pointer, headers=wait)
 
 
 def render(

@@ -14,10 +14,15 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "policy.rollback": "a tenant's policy files were put back to an earlier revision",
         "settings.change": "settings of a tenant changed",
         "tenant.create": "a tenant was entered",
+        "user.address_change": "an account's new address was confirmed, and is its address now",
+        "user.address_change_request": "a change of an account's address was asked for",
+        "user.address_undo": "a change of an account's address was taken back",
+        "user.address_verify": "an account's address was verified",
         "user.create": "an account was made",
         "user.delete": "an account was deleted, and what was personal in it with it",
         "user.disable": "an account was disabled",
         "user.enable": "a disabled account was enabled",
+        "user.verification_request": "a link that verifies an account's address was sent",
         "user.update": "an account's names, address or demands changed",
     }
 )

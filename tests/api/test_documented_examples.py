@@ -11,6 +11,9 @@ EXPECTED = {
     "/v1/keys": 201,
     "/v1/tenants/{tenant}/keys": 201,
     "/v1/tenants/{tenant}/policy/apply": 409,  # its digest is of no plan
+    "/v1/account/verification": 410,  # its token, as those below, is nobody's
+    "/v1/account/address-confirmation": 410,
+    "/v1/account/address-undo": 410,
 }
 """Where the answer is not 200."""
 

@@ -8,6 +8,7 @@ pytestmark = pytest.mark.integration
 SECURITY_DEFINER = {
     "claim_mails(double precision,integer,integer,integer)": "who sends mails sends those of every tenant",
     "append_audit(uuid,text,text[])": "the service may not write the audit; what it adds is numbered and hashed here",
+    "find_link(bytea)": "the link names the tenant",
     "find_api_key(bytea)": "the key names the tenant",
     "find_tenant_id(text)": "the slug names the tenant",
     "make_audit_partitions(integer)": "the service owns no table; the audit needs one for each month",
@@ -31,6 +32,7 @@ CROSS_TENANT_POLICIES = {
     ("rules", "base_rows"),
     ("role_links", "base_rows"),
     ("api_keys", "owner_reads"),
+    ("links", "owner_reads"),
     ("mails", "owner_claims"),
     ("audit_chains", "owner_acts"),
     ("audit_chains", "platform_reads"),

@@ -17,6 +17,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from authn.mail_settings import MailSettings
 from authn.password_settings import PasswordSettings
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
@@ -32,6 +33,7 @@ from service.callers import Callers
 from service.composition import StoredKeys
 from service.decision_log import DecisionLog
 from service.health import Readiness
+from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
 from service.http_settings import HttpSettings
 from service.keys import (
@@ -47,6 +49,7 @@ from service.keys import (
     SESSIONS,
     TENANTS,
 )
+from service.mail_part import mailing
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.passwords import password_part
@@ -110,7 +113,8 @@ class Answer:
 class Service:
     """One node on a database; `platform` is a platform key with every scope."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, *, mail: MailSettings | None = None) -> None:
+        self._mail = mail or MailSettings()
         self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
         self.bootstrap = Bootstrap(self._engine)
         self.seal = AnswerSeal(secrets.token_bytes(32))
@@ -118,6 +122,7 @@ class Service:
         self.platform = ""
         self.url = ""
         self.client: aiohttp.ClientSession
+        self.app: web.Application
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["Service"]:
@@ -128,7 +133,8 @@ class Service:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         settings = HttpSettings()
-        runner = KasbahRunner(self._app(settings), settings, shutdown_timeout=1)
+        self.app = self._app(settings)
+        runner = KasbahRunner(self.app, settings, shutdown_timeout=1)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -163,7 +169,8 @@ class Service:
             if unit_of_work._abandoned:
                 await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
 
-        return build_app(settings, [parts, password_part(CHEAP_PASSWORDS), administration], all_routes())
+        opened = [parts, password_part(CHEAP_PASSWORDS), mailing(self._mail), accounts_by_link, administration]
+        return build_app(settings, opened, all_routes())
 
     async def tenant(self, slug: str, *scopes: str) -> str:
         """Create a tenant and return a key of it; without scopes it carries them all."""
