@@ -23,6 +23,7 @@ DECISION_CHECK = "decision:check"
 SCOPES = frozenset(
     {
         DECISION_CHECK,
+        "audit:read",
         "decision:assert",
         "decision:explain",
         "policy:read",

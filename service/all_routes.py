@@ -1,7 +1,7 @@
 """Everything that is served."""
 
 from service import health
-from service.http import account_links, admin_tenant_settings, authzen, forward_auth
+from service.http import account_links, admin_audit, admin_tenant_settings, authzen, forward_auth
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
 
@@ -15,4 +15,5 @@ def all_routes() -> tuple[Route, ...]:
         *ADMIN_ROUTES,
         *account_links.ROUTES,
         *admin_tenant_settings.ROUTES,
+        *admin_audit.ROUTES,
     )

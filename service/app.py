@@ -206,6 +206,8 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
         base_domain=request.app[HTTP_SETTINGS].base_domain,
         path=request.match_info.get("tenant"),
     )
-    tenant_id = await tenant_of(caller, name, request.app[TENANTS], base=access.base)
+    tenant_id = await tenant_of(
+        caller, name, request.app[TENANTS], base=access.base, home=access.home, gone=access.gone
+    )
     request[TENANT] = tenant_id
     structlog.contextvars.bind_contextvars(tenant=str(tenant_id))

@@ -16,7 +16,7 @@ from authz.request import Action, EvaluationRequest, parse_ref
 from service.callers import Caller
 from service.edge_errors import MissingRightError, MissingScopeError, NotAuthenticatedError
 from service.http.revisions import likely_min_revision
-from service.keys import NODE
+from service.keys import CALLER, NODE
 from service.routes import Needs
 
 DECISIONS = "kasbah:decision"
@@ -47,6 +47,14 @@ async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
     if await _owner_may(request, caller, [(access.resource, access.action)]) != [True]:
         raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
     return caller
+
+
+async def may(request: web.Request, resource: str, action: str) -> bool:
+    """Return whether the caller may do one more thing, besides what the route asked about."""
+    caller = request[CALLER]
+    if not key_scopes().allow(caller.scopes, resource, action):
+        return False
+    return caller.user_id is None or await _owner_may(request, caller, [(resource, action)]) == [True]
 
 
 def require_scope(caller: Caller, scope: str) -> None:

@@ -24,7 +24,8 @@ class Needs:
     not decided so says why in `by_scope`.
     `tenant`: the route acts on one tenant, found as `service/tenant_of_request.py` says (a path variable `tenant`
     counts as one more place that names it) and left in `request[TENANT]`. `platform`: only platform keys.
-    `base`: the path may name `_base`, whose rows every tenant inherits.
+    `base`: the path may name `_base`, whose rows every tenant inherits. `home`: a platform key may name `_platform`,
+    which has people and an audit as a tenant has. `gone`: a platform key may name a deleted tenant.
     """
 
     scope: str
@@ -33,6 +34,8 @@ class Needs:
     tenant: bool = True
     platform: bool = False
     base: bool = False
+    home: bool = False
+    gone: bool = False
     by_scope: str = ""
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from service.callers import Caller
 from service.edge_errors import InvalidRequestError, NoSuchTenantError, OtherTenantError, TenantRequiredError
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
 
+PLATFORM_SLUG = "_platform"
 TENANT_HEADER = "X-Tenant-ID"
 TENANT_PARAMETER = "tenant"
 
@@ -76,7 +77,15 @@ def subdomain_of(host: str, base_domain: str) -> str | None:
     return name[: -len(suffix)] if name.endswith(suffix) and len(name) > len(suffix) else None
 
 
-async def tenant_of(caller: Caller, name: str | None, directory: TenantDirectory, *, base: bool = False) -> TenantId:
+async def tenant_of(
+    caller: Caller,
+    name: str | None,
+    directory: TenantDirectory,
+    *,
+    base: bool = False,
+    home: bool = False,
+    gone: bool = False,
+) -> TenantId:
     """Return the tenant that a request acts on.
 
     Args:
@@ -84,6 +93,8 @@ async def tenant_of(caller: Caller, name: str | None, directory: TenantDirectory
         name: What `named_tenant` found.
         directory: Where a platform caller's tenant is looked up.
         base: Whether `_base` may be named.
+        home: Whether `_platform` may be named.
+        gone: Whether a deleted tenant may be named.
 
     Raises:
         OtherTenantError: a tenant-bound key with another tenant's name, whether that exists or not.
@@ -98,10 +109,10 @@ async def tenant_of(caller: Caller, name: str | None, directory: TenantDirectory
     if name is None:
         raise TenantRequiredError("name a tenant: path, `X-Tenant-ID`, `tenant` or subdomain")
     # A name that no tenant can have (with a NUL, say) is not worth a question, which PostgreSQL might not even take.
-    known = SLUG_PATTERN.match(name) is not None or name == BASE_SLUG
+    known = SLUG_PATTERN.match(name) is not None or name in {BASE_SLUG, PLATFORM_SLUG}
     head = await directory.find_tenant_by_slug(name) if known else None
-    if head is None or head.status is TenantStatus.DELETED or head.tenant_id == PLATFORM_TENANT_ID:
+    if head is None or (head.status is TenantStatus.DELETED and not gone):
         raise NoSuchTenantError
-    if head.tenant_id == BASE_TENANT_ID and not base:
+    if (head.tenant_id == BASE_TENANT_ID and not base) or (head.tenant_id == PLATFORM_TENANT_ID and not home):
         raise NoSuchTenantError
     return head.tenant_id

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
+        "audit.export": "events were exported with the personal data in them",
         "base.change": "rules of the base, which every tenant inherits, changed",
         "key.create": "an API key was made",
         "key.revoke": "an API key was ended",

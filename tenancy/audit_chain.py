@@ -30,6 +30,18 @@ class AuditEvent:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """From where to where a chain goes. `first_previous` is the hash that its oldest kept event follows."""
+
+    tenant_id: TenantId
+    chain: AuditChain
+    first_seq: int = 1
+    first_previous: bytes = NO_HASH
+    last_seq: int = 0
+    last_hash: bytes = NO_HASH
+
+
 def show_time(at: datetime) -> str:
     """Return a time as it is hashed and exported: RFC 3339, UTC, microseconds."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -9,12 +9,14 @@ from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.storage_write import PostgresPolicyWriter
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
+from service.http.admin_audit import AUDIT, EXPORTS
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.idempotency import KEPT_ANSWERS
 from service.keys import KEY_RING, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
 from tenancy.audit_log import seal_personal_with
+from tenancy.audit_reader import AuditReader
 from tenancy.kept_answers import KeptAnswers
 from tenancy.settings_storage import TenantSettingsStore
 from tenancy.storage import TenantStore
@@ -33,6 +35,8 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
         work=work,
     )
     seal_personal_with(sessions, app[KEY_RING])
+    app[AUDIT] = AuditReader(sessions)
+    app[EXPORTS] = Counter()
     app[API_KEYS] = ApiKeyStore(sessions)
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
     app[KEPT_ANSWERS] = KeptAnswers(sessions)

@@ -48,7 +48,7 @@ def check_documented(method: str, path: str, status: int, content_type: str, bod
         assert not body, f"{method} {template} {status} has a body that is not documented"
         return
     assert kind in response["content"], f"{method} {template} {status} answered {kind}"
-    if kind.endswith("json"):
+    if kind.endswith(("/json", "+json")):
         faults = faults_of(response["content"][kind]["schema"], json.loads(body))
         assert not faults, f"{method} {template} {status}: {faults[0]}"
 
