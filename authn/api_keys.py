@@ -34,6 +34,8 @@ SCOPES = frozenset(
         "tenant:write",
         "key:read",
         "key:write",
+        "encryption:read",
+        "encryption:write",
         "metrics:read",
     }
 )

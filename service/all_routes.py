@@ -1,7 +1,7 @@
 """Everything that is served."""
 
 from service import health
-from service.http import account_links, admin_audit, admin_tenant_settings, authzen, forward_auth
+from service.http import account_links, admin_audit, admin_encryption, admin_tenant_settings, authzen, forward_auth
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
 
@@ -14,6 +14,7 @@ def all_routes() -> tuple[Route, ...]:
         *health.ROUTES,
         *ADMIN_ROUTES,
         *account_links.ROUTES,
+        *admin_encryption.ROUTES,
         *admin_tenant_settings.ROUTES,
         *admin_audit.ROUTES,
     )

@@ -35,6 +35,7 @@ from service.keys import (
     DECISION_LOG,
     JOBS,
     KEY_RING,
+    KEY_ROTATOR,
     METRICS,
     NODE,
     PAGE_TOKENS,
@@ -55,11 +56,14 @@ from service.settings import Settings
 from tenancy.audit_partitions import make_partitions
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
+from tenancy.key_maker import KeyMaker
 from tenancy.key_ring import KeyRing
+from tenancy.rotate_keys import KeyRotator
 
 FLUSH_SECONDS = 1.0
 RESTART_SECONDS = 1.0
 PROBE_SECONDS = 1.0
+ROTATION_SECONDS = 2.0
 MAX_KNOWN_SLUGS = 10_000
 
 _log = structlog.get_logger()
@@ -146,7 +150,10 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
         held = settings.encryption
         async with opened_keys(held, settings.secret_key.get_secret_value().encode()) as keks:
-            app[KEY_RING] = KeyRing(app[SESSIONS], keks, cache_keys=held.cache_keys, cache_seconds=held.cache_seconds)
+            ring = KeyRing(app[SESSIONS], keks, cache_keys=held.cache_keys, cache_seconds=held.cache_seconds)
+            app[KEY_RING] = ring
+            rotator = app[KEY_ROTATOR] = KeyRotator(app[SESSIONS], ring, KeyMaker(app[SESSIONS], keks))
+            app[JOBS].add(Job("key-rotation", ROTATION_SECONDS, rotator.run))
             yield
 
     async def auditing(app: web.Application) -> AsyncIterator[None]:

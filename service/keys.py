@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
     from tenancy.key_ring import KeyRing
+    from tenancy.rotate_keys import KeyRotator
     from tenancy.tenant_settings import TenantLimits
 
 HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
@@ -43,6 +44,7 @@ TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")
 ANSWER_SEAL: web.AppKey["AnswerSeal"] = web.AppKey("ANSWER_SEAL")
 KEY_RING: web.AppKey["KeyRing"] = web.AppKey("KEY_RING")
+KEY_ROTATOR: web.AppKey["KeyRotator"] = web.AppKey("KEY_ROTATOR")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")

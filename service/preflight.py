@@ -15,10 +15,11 @@ from service.encryption_settings import EncryptionSettings
 from service.key_encryption import vault_address
 from service.settings import Settings
 from service.vault_transit import VaultCertificateError, VaultRefusedError, VaultTransit
-from tenancy.database import SERVICE_ROLE, DatabaseLimits, open_engine, require_safe_role
+from tenancy.database import SERVICE_ROLE, DatabaseLimits, open_engine, open_sessions, require_safe_role
 from tenancy.envelope import KEY_BYTES
 from tenancy.errors import DatabaseUnavailableError, EncryptionUnavailableError, UnsafeDatabaseRoleError
 from tenancy.key_encryption import DERIVED
+from tenancy.rotation_storage import RotationStore
 from tenancy.unit_of_work import database_errors
 
 PATIENCE_SECONDS = 10
@@ -46,7 +47,7 @@ class Findings:
 async def check(settings: Settings) -> Findings:
     """Look at PostgreSQL, Valkey and Vault side by side."""
     found = await asyncio.gather(
-        check_postgres(settings.database_url.get_secret_value(), settings.database),
+        _check_database(settings),
         _check_valkey(settings),
         check_keys(settings.encryption),
     )
@@ -54,6 +55,31 @@ async def check(settings: Settings) -> Findings:
         tuple(fault for one in found for fault in one.faults),
         tuple(one_more for one in found for one_more in one.unreachable),
         tuple(warning for one in found for warning in one.warnings),
+    )
+
+
+async def _check_database(settings: Settings) -> Findings:
+    url = settings.database_url.get_secret_value()
+    found = await check_postgres(url, settings.database)
+    return found if found.faults or found.unreachable else await check_wrapped_keys(url, settings)
+
+
+async def check_wrapped_keys(database_url: str, settings: Settings) -> Findings:
+    """Say which key-encryption keys are missing here; what they wrap cannot be opened, all else goes on."""
+    engine = open_engine(database_url, settings.database)
+    try:
+        _, found = await RotationStore(open_sessions(engine)).counts()
+    except DatabaseUnavailableError:
+        return Findings()
+    finally:
+        await engine.dispose()
+    missing = [count for count in found if count.kek_id not in settings.encryption.ids]
+    return Findings(
+        warnings=tuple(
+            f"KASBAH_ENCRYPTION__KEYS lacks `{count.kek_id}`, which wraps {count.data_keys} data keys of "
+            f"{count.tenants} tenants: what they sealed does not open on this node"
+            for count in missing
+        )
     )
 
 

@@ -102,6 +102,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
     tenancy_errors.UnsealError: INTERNAL,
     tenancy_errors.EncryptionUnavailableError: ENCRYPTION_UNAVAILABLE,
     tenancy_errors.UnknownKeyError: ENCRYPTION_UNAVAILABLE,
+    tenancy_errors.WrappedKeyRefusedError: ENCRYPTION_UNAVAILABLE,
+    tenancy_errors.RotationUnderWayError: Problem(
+        "rotation-under-way", HTTPStatus.CONFLICT, "Keys are being rotated already"
+    ),
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),

@@ -24,7 +24,7 @@ import structlog
 
 from authz.circuit_breaker import CircuitBreaker
 from tenancy.envelope import KEY_BYTES
-from tenancy.errors import EncryptionUnavailableError
+from tenancy.errors import EncryptionUnavailableError, WrappedKeyRefusedError
 
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_CALLS = 4
@@ -109,7 +109,7 @@ class VaultTransit:
             raise EncryptionUnavailableError("Vault answered without a plaintext") from None
         key, digest = plaintext[:KEY_BYTES], plaintext[KEY_BYTES:]
         if not hmac.compare_digest(digest, hashlib.sha256(bound).digest()):
-            raise EncryptionUnavailableError(f"a data key does not open with `{self.id}`")
+            raise WrappedKeyRefusedError(f"a data key does not open with `{self.id}`")
         return key
 
     async def _call(self, operation: str, body: dict[str, str]) -> dict[str, Any]:
@@ -135,6 +135,8 @@ class VaultTransit:
         data = answer.get("data") if isinstance(answer, dict) else None
         if status != 200 or not isinstance(data, dict):  # noqa: PLR2004 - OK; a redirect is not followed with a token
             _log.warning("encryption.vault_refused", operation=operation, status=status)
+            if operation == "decrypt" and status == 400:  # noqa: PLR2004 - damaged, or of a key that is not there
+                raise WrappedKeyRefusedError(f"a data key does not open with `{self.id}`")
             raise VaultRefusedError(f"Vault refused to {operation} (HTTP {status})", status)
         return data
 

@@ -7,6 +7,8 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "audit.export": "events were exported with the personal data in them",
         "base.change": "rules of the base, which every tenant inherits, changed",
+        "encryption.rotate": "a rotation or retirement of encryption keys was begun",
+        "encryption.rotated": "a rotation or retirement of encryption keys was finished",
         "key.create": "an API key was made",
         "key.revoke": "an API key was ended",
         "model.replace": "the platform's Casbin model was replaced",

@@ -24,8 +24,12 @@ class EncryptedColumn:
 
     def place(self, ids: Sequence[Any]) -> Place:
         """Return the place of one row's value: its id as text, or the JSON array of several."""
-        texts = [str(part) for part in ids]
-        return Place(self.table, self.column, texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode())
+        return Place(self.table, self.column, str(ids[0]) if len(ids) == 1 else self.names(ids))
+
+    @staticmethod
+    def names(ids: Sequence[Any]) -> str:
+        """Return the id of a row as a JSON array of texts."""
+        return msgspec.json.encode([str(part) for part in ids]).decode()
 
 
 SUBJECT_KEYS = EncryptedColumn("subject_keys", "wrapped", ("subject_id",))

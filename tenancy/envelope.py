@@ -40,17 +40,20 @@ class Place:
 class EnvelopeKey:
     """A key that is ready for use, and its id. It shows neither itself nor its bytes."""
 
-    __slots__ = ("_cipher", "id")
+    __slots__ = ("_cipher", "id", "uncounted")
 
     def __init__(self, key_id: UUID, key: bytes) -> None:
         """Take 32 bytes."""
         if len(key) != KEY_BYTES:
             raise UnsealError
         self.id = key_id
+        self.uncounted = 0
+        """Values sealed since somebody last counted."""
         self._cipher = AESGCM(key)
 
     def seal(self, tenant_id: TenantId, place: Place, plaintext: bytes) -> bytes:
         """Return `plaintext` as only this key opens it, in this place alone."""
+        self.uncounted += 1
         nonce = os.urandom(NONCE_BYTES)
         bound = _bound(tenant_id, place, self.id)
         return bytes((VERSION,)) + self.id.bytes + nonce + self._cipher.encrypt(nonce, plaintext, bound)

@@ -70,3 +70,14 @@ class EncryptionUnavailableError(TenancyError):
 
 class UnknownKeyError(EncryptionUnavailableError):
     """A data key is wrapped by a key-encryption key that this node was not given."""
+
+
+class WrappedKeyRefusedError(EncryptionUnavailableError):
+    """A data key does not open with the key-encryption key that it names: damaged, moved, or another of that name."""
+
+
+class RotationUnderWayError(TenancyError):
+    """Keys are being rotated already."""
+
+    def __init__(self) -> None:
+        super().__init__("keys are being rotated already")

@@ -17,7 +17,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tenancy.errors import EncryptionUnavailableError, UnknownKeyError
+from tenancy.errors import UnknownKeyError, WrappedKeyRefusedError
 from tenancy.ids import TenantId
 
 KEY_BYTES = 32
@@ -67,7 +67,7 @@ class LocalKeyEncryption:
         try:
             return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._bound(bound))
         except (InvalidTag, ValueError):
-            raise EncryptionUnavailableError(f"a data key does not open with `{self._id}`") from None
+            raise WrappedKeyRefusedError(f"a data key does not open with `{self._id}`") from None
 
     def _bound(self, bound: bytes) -> bytes:
         return msgspec.msgpack.encode((self._id, bound))

@@ -13,7 +13,7 @@ import binascii
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 
@@ -21,25 +21,30 @@ from tenancy.audit import SealedPersonal
 from tenancy.data_keys import (
     SubjectKey,
     WrappedKey,
-    claim_active_kek,
+    count_uses,
     destroy_subject_key,
-    find_active_kek,
     find_data_key,
     find_primary,
     find_subject_keys,
-    insert_primary,
     insert_subject_key,
 )
 from tenancy.encrypted_columns import ENCRYPTED_COLUMNS, SUBJECT_KEYS, EncryptedColumn
 from tenancy.envelope import KEY_BYTES, EnvelopeKey, Place, key_id_of
 from tenancy.errors import EncryptionUnavailableError, UnsealError
-from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.ids import TenantId
 from tenancy.key_encryption import KeyEncryptionKeys, bound_key
-from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, within
+from tenancy.key_maker import KeyMaker
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, within
 from tenancy.unwrapped_keys import UnwrappedKeys
 
 CACHE_KEYS = 4096
 CACHE_SECONDS = 600.0
+MAX_USES = 1 << 31
+"""Values that one data key seals at most, before it is superseded: half of what SP 800-38D allows for random nonces."""
+
+COUNTED_USES = 1000
+"""Uses that a process counts by itself before it says so; those of one that dies are not counted."""
+
 OWN_SECONDS = 2.5
 """Longest wait for a transaction of the ring's own."""
 
@@ -71,8 +76,7 @@ class KeyRing:
             cache_seconds: How long each is held.
             now: A clock that never steps back, in seconds.
         """
-        self._sessions = sessions
-        self._keks = keks
+        self._maker = KeyMaker(sessions, keks)
         self._columns = frozenset((column.table, column.column) for column in columns)
         self._held = UnwrappedKeys(cache_keys, cache_seconds, now)
 
@@ -91,8 +95,7 @@ class KeyRing:
         for place, _ in values:
             if (place.table, place.column) not in self._columns:
                 raise UnregisteredColumnError(f"`{place.table}.{place.column}` is not in `ENCRYPTED_COLUMNS`")
-        key = await self._primary(work)
-        return [key.seal(work.tenant_id, place, plaintext) for place, plaintext in values]
+        return await self._sealed(work, values)
 
     async def open(self, work: TenantUnitOfWork, place: Place, sealed: bytes) -> bytes:
         """Return what was sealed for this place.
@@ -140,7 +143,7 @@ class KeyRing:
         stored = (await find_subject_keys(work, [subject_id])).get(subject_id)
         if stored is None:
             place = SUBJECT_KEYS.place([subject_id])
-            wrapped = (await self._primary(work)).seal(work.tenant_id, place, os.urandom(KEY_BYTES))
+            (wrapped,) = await self._sealed(work, [(place, os.urandom(KEY_BYTES))])
             await insert_subject_key(work, SubjectKey(subject_id, wrapped))
             # Read back: another transaction may have been quicker, with another key or with its destruction.
             stored = (await find_subject_keys(work, [subject_id]))[subject_id]
@@ -155,11 +158,23 @@ class KeyRing:
     async def _primary(self, work: TenantUnitOfWork) -> EnvelopeKey:
         stored = await find_primary(work)
         if stored is None:
-            await within(OWN_SECONDS, lambda: self._make_first(work.tenant_id))
+            await within(OWN_SECONDS, lambda: self._maker.make_first(work.tenant_id))
+            stored = await find_primary(work)
+        elif stored.uses >= MAX_USES:
+            worn = stored.key_id
+            await within(OWN_SECONDS, lambda: self._maker.replace(work.tenant_id, worn))
             stored = await find_primary(work)
         if stored is None:
             raise EncryptionUnavailableError("this transaction cannot see the data key that was made for it")
         return await self._unwrapped(work.tenant_id, stored)
+
+    async def _sealed(self, work: TenantUnitOfWork, values: Sequence[tuple[Place, bytes]]) -> list[bytes]:
+        key = await self._primary(work)
+        sealed = [key.seal(work.tenant_id, place, plaintext) for place, plaintext in values]
+        if key.uncounted >= COUNTED_USES:
+            more, key.uncounted = key.uncounted, 0
+            await count_uses(work, key.id, more)
+        return sealed
 
     async def _data_key(self, work: TenantUnitOfWork, key_id: UUID) -> EnvelopeKey:
         """Return a key by its id; one that is not held is looked for in the database, once."""
@@ -173,31 +188,9 @@ class KeyRing:
 
     async def _unwrapped(self, tenant_id: TenantId, stored: WrappedKey) -> EnvelopeKey:
         async def unwrap() -> bytes:
-            return await self._keks.get(stored.kek_id).unwrap(stored.wrapped, bound_key(tenant_id, stored.key_id))
+            return await self._maker.keks.get(stored.kek_id).unwrap(stored.wrapped, bound_key(tenant_id, stored.key_id))
 
         return await self._held.get(tenant_id, stored.key_id, unwrap)
-
-    async def _make_first(self, tenant_id: TenantId) -> None:
-        """Store a first data key in a transaction of its own.
-
-        INVARIANT: a key is committed before anything is sealed with it. Made in the caller's transaction, it would go
-        with a rollback (to a savepoint, too), and other values under it would never open again.
-        """
-        kek = self._keks.get(await self._active_kek(tenant_id))
-        key_id = uuid4()
-        wrapped = await kek.wrap(os.urandom(KEY_BYTES), bound_key(tenant_id, key_id))
-        async with tenant_unit_of_work(self._sessions, tenant_id) as own:
-            await insert_primary(own, WrappedKey(key_id, kek.id, wrapped))
-
-    async def _active_kek(self, tenant_id: TenantId) -> str:
-        async with tenant_unit_of_work(self._sessions, tenant_id) as own:
-            active = await find_active_kek(own)
-        if active is not None:
-            return active
-        async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as platform:
-            await claim_active_kek(platform, self._keks.preferred)
-            claimed = await find_active_kek(platform)
-        return claimed or self._keks.preferred
 
 
 def _personal(subject_id: UUID) -> Place:

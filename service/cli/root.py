@@ -44,6 +44,11 @@ KEY_COMMANDS = {
 PASSWORD_COMMANDS = {
     "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
 }
+ENCRYPTION_COMMANDS = {
+    "list": Lazy("service.cli.encryption:list_", "List the keys that wrap the tenants' data keys."),
+    "rotate": Lazy("service.cli.encryption:rotate", "Give every tenant a new data key and seal what is stored anew."),
+    "retire": Lazy("service.cli.encryption:retire", "Remove data keys that nothing uses any more."),
+}
 ROOT_COMMANDS = {
     "dev": Lazy("service.cli.dev:dev", "Run everything on this machine: PostgreSQL, Valkey, samples, server."),
     "serve": Lazy("service.cli.serve:serve", "Run the server on a PostgreSQL and a Valkey of your own."),
@@ -126,3 +131,6 @@ root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and exp
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))
+root.add_command(
+    LazyGroup("keys", ENCRYPTION_COMMANDS, "List, rotate and retire the keys that encrypt what is stored.")
+)

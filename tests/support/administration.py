@@ -41,6 +41,7 @@ from service.keys import (
     CALLERS,
     DECISION_LOG,
     KEY_RING,
+    KEY_ROTATOR,
     METRICS,
     NODE,
     PAGE_TOKENS,
@@ -58,7 +59,9 @@ from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
+from tenancy.key_maker import KeyMaker
 from tenancy.key_ring import KeyRing
+from tenancy.rotate_keys import KeyRotator
 from tenancy.tenant import ChangeMeta
 from tests.support.documented import check_documented
 
@@ -160,6 +163,8 @@ class Service:
             app[ANSWER_SEAL] = self.seal
             app[PAGE_TOKENS] = PageTokens(secrets.token_bytes(32))
             app[KEY_RING] = KeyRing(app[SESSIONS], self.keks)
+            maker = KeyMaker(app[SESSIONS], self.keks)
+            self.rotator = app[KEY_ROTATOR] = KeyRotator(app[SESSIONS], app[KEY_RING], maker)
             await node.start()
             running = asyncio.create_task(node.run())
             yield
