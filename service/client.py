@@ -159,6 +159,35 @@ class Client:
         """DELETE what is at `path`, and return the answer's value if it has one."""
         return await self._ask("DELETE", path, parameters=parameters)
 
+    async def lines(self, path: str, **parameters: str | int | None) -> AsyncIterator[bytes]:
+        """Yield the lines of a long answer as they come, each with its line feed."""
+        query = {name: str(value) for name, value in parameters.items() if value is not None}
+        where = self.server.base_url
+        try:
+            async with self._session.get(
+                where + path,
+                params=query,
+                headers={"Authorization": f"Bearer {self.server.api_key}"},
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=REQUEST_SECONDS),
+            ) as response:
+                kind = response.headers.get("Content-Type", "")
+                if response.status != 200 or not kind.startswith("application/x-ndjson"):  # noqa: PLR2004 - success
+                    _answer(where, response.status, kind, await response.read())
+                    raise UnreachableError(f"{where} answered, but not with lines")
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line + b"\n"
+                if rest:
+                    yield rest
+        except TimeoutError as error:
+            raise UnreachableError(f"{where} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            never = isinstance(error, aiohttp.ClientConnectorError)
+            raise UnreachableError(f"cannot reach {where}: {_reason(error)}", sent=not never) from error
+
     async def pages(self, path: str, name: str, **parameters: str | int | None) -> AsyncIterator[Any]:
         """Yield the entries of a list, page by page."""
         cursor: str | None = None

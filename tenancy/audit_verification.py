@@ -69,7 +69,7 @@ class ChainVerifier:
             self._fault(FaultKind.INSERTED, event.seq, event.seq, "a second row has this number")
             return
         if event.seq > self._next:
-            self._fault(FaultKind.REMOVED, self._next, event.seq - 1, "missing")
+            self._fault(FaultKind.REMOVED, self._next, event.seq - 1, "what comes behind is there")
         elif event.previous != self._previous and own_hash_holds:
             self._judge_link(event)
         if not own_hash_holds:
@@ -87,7 +87,7 @@ class ChainVerifier:
         if head is None:
             self._fault(FaultKind.INCOMPLETE, last, last, "the export ends here without its last line")
         elif head.last_seq > last:
-            self._fault(FaultKind.TRUNCATED, last + 1, head.last_seq, "missing: the chain's head tells of them")
+            self._fault(FaultKind.TRUNCATED, last + 1, head.last_seq, "the chain's head tells of them")
         elif head.last_seq < last:
             self._fault(FaultKind.INSERTED, head.last_seq + 1, last, "behind the chain's head")
         elif self.rows and head.last_hash != self._previous:
@@ -134,7 +134,7 @@ class ChainVerifier:
     def _end_checkpoints(self, last: int) -> None:
         beyond = max((seq for seq in self._checkpoints if seq > last), default=None)
         if beyond is not None:
-            self._fault(FaultKind.TRUNCATED, last + 1, beyond, f"missing: a checkpoint tells of row {beyond}")
+            self._fault(FaultKind.TRUNCATED, last + 1, beyond, f"a checkpoint tells of row {beyond}")
 
     def _fault(self, kind: FaultKind, first: int, last: int, text: str) -> None:
         self._faults.append(Fault(kind, first, last, text))

@@ -36,6 +36,11 @@ TENANT_COMMANDS = {
     "list": Lazy("service.cli.tenant:list_", "List tenants."),
     "settings": Lazy("service.cli.tenant_settings:settings", "Show or change a tenant's settings."),
 }
+AUDIT_COMMANDS = {
+    "list": Lazy("service.cli.audit:list_", "List what happened in a tenant: who, what, on whom, why."),
+    "export": Lazy("service.cli.audit:export", "Write a whole chain as JSON lines that anybody can verify."),
+    "verify": Lazy("service.cli.audit:verify", "Hold the audit against its hashes; name every row that does not fit."),
+}
 KEY_COMMANDS = {
     "create": Lazy("service.cli.keys:create", "Create an API key; its token is shown once."),
     "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
@@ -130,6 +135,7 @@ root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
+root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))
 root.add_command(
     LazyGroup("keys", ENCRYPTION_COMMANDS, "List, rotate and retire the keys that encrypt what is stored.")
