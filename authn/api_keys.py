@@ -26,6 +26,7 @@ SCOPES = frozenset(
         "audit:read",
         "decision:assert",
         "decision:explain",
+        "account:write",
         "policy:read",
         "policy:write",
         "settings:read",

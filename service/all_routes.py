@@ -1,7 +1,15 @@
 """Everything that is served."""
 
 from service import health
-from service.http import account_links, admin_audit, admin_encryption, admin_tenant_settings, authzen, forward_auth
+from service.http import (
+    account_links,
+    account_password,
+    admin_audit,
+    admin_encryption,
+    admin_tenant_settings,
+    authzen,
+    forward_auth,
+)
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
 
@@ -16,5 +24,6 @@ def all_routes() -> tuple[Route, ...]:
         *account_links.ROUTES,
         *admin_encryption.ROUTES,
         *admin_tenant_settings.ROUTES,
+        *account_password.ROUTES,
         *admin_audit.ROUTES,
     )

@@ -1,5 +1,7 @@
 """Failures of the HTTP edge itself; `service/problems.py` says how each is answered."""
 
+from collections.abc import Mapping
+
 
 class EdgeError(Exception):
     """Base of the edge's own failures.
@@ -80,3 +82,31 @@ class TooManyRequestsError(EdgeError):
     def __init__(self, retry_after: int) -> None:
         super().__init__("too many requests from your address")
         self.retry_after = retry_after
+
+
+class WrongPasswordError(EdgeError):
+    """A password that was to prove something does not. The account may also have none; they look alike."""
+
+
+class TooManyTriesError(EdgeError):
+    """Too many failed proofs: the next one is judged later."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class CredentialLockedError(EdgeError):
+    """So many failed proofs that no further one is judged: the credential must be replaced."""
+
+
+class CredentialChangedError(EdgeError):
+    """The credential is another one by now."""
+
+
+class PasswordRefusedError(EdgeError):
+    """A new password may not be chosen; `members` say why and what helps."""
+
+    def __init__(self, detail: str, pointer: str, members: Mapping[str, object]) -> None:
+        super().__init__(detail, pointer)
+        self.members = members

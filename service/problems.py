@@ -76,6 +76,13 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "link-not-valid", HTTPStatus.GONE, "The link is not valid (any more)", tells=False
     ),
     edge_errors.TooManyRequestsError: Problem("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
+    edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
+    edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),
+    edge_errors.CredentialLockedError: Problem("credential-locked", HTTPStatus.FORBIDDEN, "Credential is locked"),
+    edge_errors.CredentialChangedError: Problem("credential-changed", HTTPStatus.CONFLICT, "Credential is another now"),
+    edge_errors.PasswordRefusedError: Problem(
+        "password-refused", HTTPStatus.UNPROCESSABLE_ENTITY, "Password may not be chosen"
+    ),
     edge_errors.BulkUnavailableError: Problem(
         "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the worker for large requests"
     ),
@@ -184,12 +191,18 @@ def render_error(error: BaseException) -> RenderedProblem:
     problem = problem_of(error)
     detail = str(error) if problem.tells and str(error) else None
     pointer = getattr(error, "pointer", None)
-    wait = {"Retry-After": str(error.retry_after)} if isinstance(error, edge_errors.TooManyRequestsError) else None
-    return render(problem, detail=detail, pointer=pointer, headers=wait)
+    wait = getattr(error, "retry_after", None)
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    return render(problem, detail=detail, pointer=pointer, headers=headers, members=getattr(error, "members", None))
 
 
 def render(
-    problem: Problem, *, detail: str | None = None, pointer: str | None = None, headers: Mapping[str, str] | None = None
+    problem: Problem,
+    *,
+    detail: str | None = None,
+    pointer: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
 ) -> RenderedProblem:
     """Return the answer for a line of the table.
 
@@ -198,6 +211,7 @@ def render(
         detail: A sentence about this occurrence.
         pointer: RFC 6901 pointer to the field at fault.
         headers: Further headers, for example `Allow`.
+        members: Extension members (RFC 9457 section 3.2) that this kind of problem has.
     """
     body: dict[str, object] = {
         "type": TYPE_PREFIX + problem.slug,
@@ -208,11 +222,12 @@ def render(
         body["detail"] = detail
     if pointer is not None:
         body["pointer"] = pointer
+    body |= members or {}
     all_headers = dict(headers or {})
     if problem.status is HTTPStatus.UNAUTHORIZED:
         all_headers["WWW-Authenticate"] = 'Bearer realm="kasbah"'
     elif problem.status is HTTPStatus.SERVICE_UNAVAILABLE:
-        all_headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        all_headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     elif problem.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         all_headers["Accept-Encoding"] = "identity"
     return RenderedProblem(int(problem.status), all_headers, msgspec.json.encode(body))

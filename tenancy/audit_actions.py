@@ -12,6 +12,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "key.create": "an API key was made",
         "key.revoke": "an API key was ended",
         "model.replace": "the platform's Casbin model was replaced",
+        "password.change": "a person changed their password, or gave a wrong present one",
         "policy.apply": "a tenant's policy files were applied",
         "policy.change": "rows of a tenant's policy were added or removed through the API",
         "policy.rollback": "a tenant's policy files were put back to an earlier revision",

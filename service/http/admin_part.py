@@ -5,16 +5,18 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from authn.change_password import PasswordChanges
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.storage_write import PostgresPolicyWriter
+from service.http.account_password import PASSWORD_CHANGES
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_audit import AUDIT, EXPORTS
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.idempotency import KEPT_ANSWERS
-from service.keys import KEY_RING, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
+from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
 from tenancy.audit_log import seal_personal_with
 from tenancy.audit_reader import AuditReader
 from tenancy.kept_answers import KeptAnswers
@@ -39,6 +41,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[EXPORTS] = Counter()
     app[API_KEYS] = ApiKeyStore(sessions)
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
+    app[PASSWORD_CHANGES] = PasswordChanges(sessions, app[NEW_PASSWORDS], app[KEY_RING], limits=app.get(TENANT_LIMITS))
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield

@@ -1,0 +1,86 @@
+"""Failed proofs are counted for each account and authenticator (NIST SP 800-63B-4 section 3.2.2).
+
+A try is counted before it is judged and forgiven when it was right, so that two hundred at once, on however many
+nodes, are
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+
+from tenancy.tenant_settings import SignInSettings
+from tenancy.unit_of_work import TenantUnitOfWork
+
+PASSWORD = "password"  # noqa: S105 - the name of an authenticator
+_MAX_DOUBLINGS = 20
+
+_KEY = "tenant_id = :tenant_id AND user_id = :user_id AND authenticator = :authenticator"
+_TAKE = text(
+    "INSERT INTO credential_failures AS f (tenant_id, user_id, authenticator, failures) "  # noqa: S608 - constants
+    "VALUES (:tenant_id, :user_id, :authenticator, 1) "
+    "ON CONFLICT (tenant_id, user_id, authenticator) DO UPDATE SET failures = f.failures + 1, "
+    "blocked_until = CASE WHEN f.failures >= :free THEN clock_timestamp() + make_interval(secs => least("
+    f":longest, :first * power(2, least(f.failures - :free, {_MAX_DOUBLINGS})))) END "
+    "WHERE (f.blocked_until IS NULL OR f.blocked_until <= clock_timestamp()) AND f.failures < :most "
+    "RETURNING failures"
+)
+_WAIT = text(
+    "SELECT failures, ceil(extract(epoch FROM blocked_until - clock_timestamp())) AS seconds "  # noqa: S608 - constants
+    f"FROM credential_failures WHERE {_KEY}"
+)
+_GIVE_BACK = text(
+    "UPDATE credential_failures SET failures = failures - 1, blocked_until = NULL "  # noqa: S608 - constants
+    f"WHERE {_KEY} AND failures > 0"
+)
+_FORGIVE = text(f"DELETE FROM credential_failures WHERE {_KEY}")  # noqa: S608 - constants
+
+
+@dataclass(frozen=True, slots=True)
+class TryTaken:
+    """This try counts as failed until it is forgiven."""
+
+
+@dataclass(frozen=True, slots=True)
+class MustWait:
+    """The next try is judged after so many seconds."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockedOut:
+    """No try is judged any more: the credential must be replaced."""
+
+
+async def take_try(
+    work: TenantUnitOfWork, user_id: UUID, limits: SignInSettings, *, authenticator: str = PASSWORD
+) -> TryTaken | MustWait | LockedOut:
+    """Count a try, if one is free, in a transaction that commits before it is judged."""
+    key = _key(work, user_id, authenticator)
+    parameters = {
+        "free": limits.failures_before_wait,
+        "first": limits.first_wait_seconds,
+        "longest": limits.longest_wait_seconds,
+        "most": limits.max_failures,
+    }
+    if (await work.session.execute(_TAKE, key | parameters)).one_or_none() is not None:
+        return TryTaken()
+    row = (await work.session.execute(_WAIT, key)).one_or_none()
+    if row is not None and row.failures >= limits.max_failures:
+        return LockedOut()
+    return MustWait(max(1, int(row.seconds or 1)) if row is not None else 1)
+
+
+async def give_back_try(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
+    """Take back the count of a try that was not judged."""
+    await work.session.execute(_GIVE_BACK, _key(work, user_id, authenticator))
+
+
+async def forgive_tries(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
+    """Forget all tries: one was right, or the credential was replaced."""
+    await work.session.execute(_FORGIVE, _key(work, user_id, authenticator))
+
+
+def _key(work: TenantUnitOfWork, user_id: UUID, authenticator: str) -> dict[str, object]:
+    return {"tenant_id": work.tenant_id, "user_id": user_id, "authenticator": authenticator}

@@ -1,0 +1,97 @@
+"""`POST /v1/users/me/password`: a person replaces their own password."""
+
+from typing import assert_never
+
+import msgspec
+from aiohttp import web
+
+from authn.change_password import ChangedMeanwhile, PasswordChanged, PasswordChanges
+from authn.credential_failures import LockedOut, MustWait
+from authn.passwords import Advice, PasswordRefused
+from authn.prove_password import NoPassword, PresentWrong
+from service.edge_errors import (
+    CredentialChangedError,
+    CredentialLockedError,
+    MissingScopeError,
+    PasswordRefusedError,
+    TooManyTriesError,
+    WrongPasswordError,
+)
+from service.http.admin import meta_of, written
+from service.http.policy_wire import read_struct
+from service.keys import CALLER
+from service.request_body import read_json_body
+from service.routes import Needs, Route
+
+PASSWORD_CHANGES: web.AppKey[PasswordChanges] = web.AppKey("PASSWORD_CHANGES")
+MAX_BODY = 16 << 10
+
+
+class NewPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The present password, and the one that takes its place."""
+
+    current_password: str
+    new_password: str
+
+    def __repr__(self) -> str:
+        """SECURITY: no log and no traceback shows a password."""
+        return "NewPassword(...)"
+
+
+_decoder = msgspec.json.Decoder(NewPassword)
+
+
+async def change(request: web.Request) -> web.Response:
+    """POST both passwords; all sign-ins of the account end."""
+    wanted = read_struct(await read_json_body(request), _decoder)
+    caller = request[CALLER]
+    if caller.user_id is None:
+        raise MissingScopeError("this needs the key of a person, and yours is a service's")
+    outcome = await request.app[PASSWORD_CHANGES].change(
+        caller.home, caller.user_id, wanted.current_password, wanted.new_password, meta=meta_of(request)
+    )
+    match outcome:
+        case PasswordChanged(head=head):
+            await written(request, head)
+            return web.Response(status=204, headers={"Kasbah-Revision": str(head.revision)})
+        case PasswordRefused():
+            raise refused(outcome, "/new_password")
+        case PresentWrong() | NoPassword():
+            raise WrongPasswordError("the present password is not that", "/current_password")
+        case MustWait(seconds=seconds):
+            raise TooManyTriesError(f"too many wrong passwords: try again in {seconds} s", seconds)
+        case LockedOut():
+            raise CredentialLockedError("too many wrong passwords: it must be reset")
+        case ChangedMeanwhile():
+            raise CredentialChangedError("the password was changed meanwhile")
+        case _:
+            assert_never(outcome)
+
+
+def refused(outcome: PasswordRefused, pointer: str) -> PasswordRefusedError:
+    """Return how a password that may not be chosen is answered: every reason, with what helps."""
+    reasons = [
+        {"code": reason.code.value, "message": reason.message, "guidance": reason.guidance}
+        for reason in outcome.reasons
+    ]
+    members: dict[str, object] = {"reasons": reasons}
+    if outcome.advice is not None:
+        members["strength"] = shown_advice(outcome.advice)
+    return PasswordRefusedError("; ".join(reason.message for reason in outcome.reasons), pointer, members)
+
+
+def shown_advice(advice: Advice) -> dict[str, object]:
+    """Return what zxcvbn thinks, for people."""
+    return {"score": advice.score, "warning": advice.warning, "suggestions": list(advice.suggestions)}
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/users/me/password",
+        change,
+        Needs("account:write", by_scope="whoever knows the present password may replace it", tenant=False),
+        MAX_BODY,
+        seconds=None,
+    ),
+)

@@ -1,0 +1,108 @@
+"""`POST /v1/users/me/password` over HTTP."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from service.composition import StoredKeys
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.unit_of_work import tenant_unit_of_work
+from tests.support.accounts import PRESENT, WANTED, Accounts
+from tests.support.administration import META, Service
+
+PATH = "/v1/users/me/password"
+
+
+@pytest.fixture
+async def person(admin: Service, own_database_url, monkeypatch):
+    """A person of a tenant with a password, and a key that acts for them."""
+    key = await admin.tenant("acme", "account:write")
+    engine = open_engine(own_database_url, DatabaseLimits(pool_size=2, max_overflow=0))
+    tenant_id = await admin.bootstrap.ensure_tenant("acme", "acme", meta=META)
+    accounts = Accounts(open_sessions(engine), tenant_id)
+    jane = await accounts.add("jane", stored=await accounts.hasher.hash(PRESENT), email="jane@example.com")
+    real = StoredKeys.find_by_hash
+
+    async def owned(self, key_hash):
+        found = await real(self, key_hash)
+        return found if found is None or found.head.tenant_id != tenant_id else replace(found, owner_id=jane.id)
+
+    monkeypatch.setattr(StoredKeys, "find_by_hash", owned)
+    yield key, accounts, jane
+    accounts.hasher.close()
+    await engine.dispose()
+
+
+def both(present: str, wanted: str) -> dict[str, str]:
+    return {"current_password": present, "new_password": wanted}
+
+
+async def test_a_person_replaces_their_password(admin: Service, person) -> None:
+    """204, and from then on the new one is asked for; the revision says what was written."""
+    key, accounts, jane = person
+    done = await admin.post(PATH, both(PRESENT, WANTED), key=key)
+    assert done.status == 204, done.body
+    assert int(done.headers["Kasbah-Revision"]) > 1
+    wrong = await admin.post(PATH, both(PRESENT, "another one entirely"), key=key)
+    assert (wrong.status, wrong.problem, wrong.json["pointer"]) == (403, "wrong-password", "/current_password")
+    assert (await admin.post(PATH, both(WANTED, "another one entirely"), key=key)).status == 204
+    assert (await accounts.read(jane)).auth_epoch == 3
+
+
+async def test_a_refusal_says_every_reason_and_what_helps(admin: Service, person) -> None:
+    """For people: codes, sentences, guidance, and how strong it is; never the password."""
+    key, _, _ = person
+    refused = await admin.post(PATH, both(PRESENT, "Acme2024"), key=key)
+    assert (refused.status, refused.problem, refused.json["pointer"]) == (422, "password-refused", "/new_password")
+    assert {reason["code"] for reason in refused.json["reasons"]} == {"too_short", "context"}
+    assert all(reason["message"] and reason["guidance"] for reason in refused.json["reasons"])
+    assert refused.json["strength"]["score"] < 3
+    assert b"Acme2024" not in refused.body
+
+
+async def test_too_many_wrong_ones_wait(admin: Service, person) -> None:
+    """429 with the seconds; at the cap a lock."""
+    key, accounts, _ = person
+    for _ in range(6):
+        assert (await admin.post(PATH, both("wrong", WANTED), key=key)).status == 403
+    waits = await admin.post(PATH, both(PRESENT, WANTED), key=key)
+    assert (waits.status, waits.problem) == (429, "too-many-tries")
+    assert 0 < int(waits.headers["Retry-After"]) <= 30
+    async with tenant_unit_of_work(accounts.sessions, accounts.tenant_id) as work:
+        await work.session.execute(text("UPDATE credential_failures SET failures = 100, blocked_until = NULL"))
+    locked = await admin.post(PATH, both(PRESENT, WANTED), key=key)
+    assert (locked.status, locked.problem) == (403, "credential-locked")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"current_password": PRESENT},
+        both(PRESENT, WANTED) | {"user_id": "x"},
+        both(PRESENT, WANTED) | {"hint": "my dog"},
+        both("", WANTED),
+        both(PRESENT, "x" * 2000),
+        b'{"current_password": "a", "current_password": "b", "new_password": "c"}',
+        b'{"current_password": "a", "new_password": "\\ud800"}',
+    ],
+)
+async def test_what_is_no_such_request_is_refused(admin: Service, person, body) -> None:
+    """No hints, no other people's passwords, no half of a character; nothing is counted."""
+    key, accounts, _ = person
+    answer = await admin.ask("POST", PATH, body, key=key)
+    assert answer.status == 400, answer.body
+    assert PRESENT.encode() not in answer.body
+    assert await accounts.count("credential_failures") == 0
+
+
+async def test_a_services_key_has_no_password(admin: Service) -> None:
+    """Neither a tenant's nor the platform's, whatever its scopes."""
+    key = await admin.tenant("acme", "account:write")
+    for token in (key, admin.platform):
+        answer = await admin.post(PATH, both(PRESENT, WANTED), key=token)
+        assert (answer.status, answer.problem) == (403, "missing-scope")
+    weak = await admin.tenant("acme", "policy:read")
+    assert (await admin.post(PATH, both(PRESENT, WANTED), key=weak)).status == 403
+    assert (await admin.post(PATH, both(PRESENT, WANTED), key="")).status == 401
