@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from typing import NewType
 from uuid import UUID
 
-from authn.errors import InvalidKeyNameError, UnknownScopeError
+from authn.errors import InvalidKeyNameError, KeyLifeError, UnknownScopeError
+from authn.users import UserId
 from tenancy.ids import TenantId
 
 ApiKeyId = NewType("ApiKeyId", UUID)
@@ -46,6 +47,10 @@ SECRET_BYTES = 32
 PREFIX_BYTES = 4
 TOKEN_PATTERN = re.compile(r"kasbah_([0-9a-f]{8})_[A-Za-z0-9_-]{43}\Z")
 MAX_NAME_LENGTH = 100
+PERSONAL_LIFE = timedelta(days=30)
+"""Of a personal key, if nothing else is said."""
+
+MAX_PERSONAL_LIFE = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class ApiKey:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     created_by: str = ""
+    owner_id: UserId | None = None
+    """The account that a personal key belongs to, and ends with."""
 
     def is_live(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired; it is expired from `expires_at` on."""
@@ -77,6 +84,7 @@ def new_api_key(
     now: datetime,
     ttl: timedelta | None = None,
     created_by: str = "",
+    owner_id: UserId | None = None,
 ) -> tuple[str, ApiKey, bytes]:
     """Make a key; return the token, the key, and the hash to store. Every key has the scope `decision:check`.
 
@@ -87,12 +95,14 @@ def new_api_key(
         key_id: A fresh identifier.
         entropy: At least 36 bytes from the system's generator.
         now: Aware.
-        ttl: How long it lives; for ever when None.
+        ttl: How long it lives; for ever when None, which a personal key never does.
         created_by: The actor.
+        owner_id: Whose personal key it is.
 
     Raises:
         UnknownScopeError: a scope that does not exist.
         InvalidKeyNameError: empty, too long, or not printable.
+        KeyLifeError: a personal key that would live too long.
         ValueError: too little entropy, or a ttl that is not positive.
     """
     unknown = sorted(scopes - SCOPES)
@@ -104,6 +114,8 @@ def new_api_key(
         raise ValueError("too little entropy for a key")
     if ttl is not None and ttl <= timedelta(0):
         raise ValueError("a key's life must be longer than nothing")
+    if owner_id is not None and (ttl is None or ttl > MAX_PERSONAL_LIFE):
+        raise KeyLifeError(f"a personal key lives at most {MAX_PERSONAL_LIFE.days} days")
     prefix = entropy[:PREFIX_BYTES].hex()
     secret = base64.urlsafe_b64encode(entropy[PREFIX_BYTES : PREFIX_BYTES + SECRET_BYTES]).rstrip(b"=").decode()
     token = f"kasbah_{prefix}_{secret}"
@@ -117,6 +129,7 @@ def new_api_key(
         None if ttl is None else now + ttl,
         None,
         created_by,
+        owner_id,
     )
     return token, key, hash_token(token)
 

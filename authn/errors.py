@@ -19,6 +19,10 @@ class InvalidKeyNameError(AuthnError):
     """A name of a key that cannot be shown."""
 
 
+class KeyLifeError(AuthnError):
+    """A personal key that would live too long."""
+
+
 class ApiKeyNotFoundError(AuthnError):
     """The tenant has no key with this id."""
 

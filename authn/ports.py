@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from authn.api_keys import ApiKey, ApiKeyId
+from authn.users import UserId
 from tenancy.ids import Slug, TenantId
 from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
@@ -12,11 +13,15 @@ from tenancy.tenant import ChangeMeta, TenantHead
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key, and where its tenant stood in the same database snapshot."""
+    """A key, and where its tenant stood in the same database snapshot.
+
+    `owner_lives`: the owner of a personal key may still use it; true for a service's key.
+    """
 
     key: ApiKey
     slug: Slug
     tenant_head: TenantHead
+    owner_lives: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,23 @@ class ApiKeys(Protocol):
     async def create(
         self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
     ) -> TenantHead:
-        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`.
+        """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 
         With `once`, it acts once for its request.
         """
 
-    async def list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:
-        """Return keys of a tenant, with the ended ones."""
+    async def find(self, tenant_id: TenantId, key_id: ApiKeyId) -> ApiKey | None:
+        """Return a key of a tenant, also one that ended."""
 
-    async def revoke(self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta) -> TenantHead:
-        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes."""
+    async def list(
+        self, tenant_id: TenantId, after: str | None, limit: int, *, owner_id: UserId | None = None
+    ) -> ApiKeyPage:
+        """Return keys of a tenant, or those of one of its people, with the ended ones."""
+
+    async def revoke(
+        self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta, owner_id: UserId | None = None
+    ) -> TenantHead:
+        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes.
+
+        With `owner_id`, only a key of this person is one.
+        """

@@ -1,19 +1,16 @@
 """API keys in PostgreSQL."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from authn.api_keys import ApiKey, ApiKeyId
-from authn.errors import (
-    ApiKeyNotFoundError,
-    KeyLimitExceededError,
-    KeyStorageUnavailableError,
-    KeyTenantNotFoundError,
-)
+from authn.errors import ApiKeyNotFoundError, KeyStorageUnavailableError, KeyTenantNotFoundError
+from authn.key_rows import KEY_COLUMNS, created_entry, insert_key, key_of, require_room
 from authn.ports import ApiKeyPage, FoundKey
+from authn.users import UserId
 from tenancy.audit import AuditEntry
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.heads import head_of, lock_head, raise_head, record_change
@@ -27,7 +24,7 @@ T = TypeVar("T")
 
 REQUEST_SECONDS = 2.5
 MAX_LIVE_KEYS = 1000
-_COLUMNS = "tenant_id, key_id, prefix, name, scopes, created_at, expires_at, revoked_at, created_by"
+_MINE = "(CAST(:owner_id AS uuid) IS NULL OR owner_id = :owner_id)"
 
 
 class ApiKeyStore:
@@ -48,19 +45,30 @@ class ApiKeyStore:
     async def create(
         self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
     ) -> TenantHead:
-        """Store a key; raises `KeyTenantNotFoundError` or `KeyLimitExceededError`.
+        """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 
         With `once`, it acts once for its request.
         """
         return await self._bounded(lambda: self._create(key, key_hash, meta, once))
 
-    async def list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:
-        """Return keys of a tenant, with the ended ones."""
-        return await self._bounded(lambda: self._list(tenant_id, after, limit))
+    async def find(self, tenant_id: TenantId, key_id: ApiKeyId) -> ApiKey | None:
+        """Return a key of a tenant, also one that ended."""
+        return await self._bounded(lambda: self._find(tenant_id, key_id))
 
-    async def revoke(self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta) -> TenantHead:
-        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes."""
-        return await self._bounded(lambda: self._revoke(tenant_id, key_id, meta))
+    async def list(
+        self, tenant_id: TenantId, after: str | None, limit: int, *, owner_id: UserId | None = None
+    ) -> ApiKeyPage:
+        """Return keys of a tenant, or those of one of its people, with the ended ones."""
+        return await self._bounded(lambda: self._list(tenant_id, after, limit, owner_id))
+
+    async def revoke(
+        self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta, owner_id: UserId | None = None
+    ) -> TenantHead:
+        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes.
+
+        With `owner_id`, only a key of this person is one.
+        """
+        return await self._bounded(lambda: self._revoke(tenant_id, key_id, meta, owner_id))
 
     async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -73,7 +81,7 @@ class ApiKeyStore:
         async with unbound_session(self._sessions) as session:
             query = text("SELECT * FROM find_api_key(:key_hash)")
             row = (await session.execute(query, {"key_hash": key_hash})).one_or_none()
-        return None if row is None else FoundKey(_key(row), Slug(row.slug), head_of(row))
+        return None if row is None else FoundKey(key_of(row), Slug(row.slug), head_of(row), row.owner_lives)
 
     async def _create(
         self, key: ApiKey, key_hash: bytes, meta: ChangeMeta, once: Once[TenantHead] | None
@@ -81,58 +89,46 @@ class ApiKeyStore:
         async with tenant_unit_of_work(self._sessions, key.tenant_id) as work:
             await claim(work, once)
             await _lock(work)
-            live = await work.session.execute(
-                text(
-                    "SELECT count(*) FROM api_keys WHERE tenant_id = :tenant_id AND revoked_at IS NULL "
-                    "AND (expires_at IS NULL OR expires_at > clock_timestamp())"
-                ),
-                {"tenant_id": key.tenant_id},
-            )
-            if live.scalar_one() >= self._max_live_keys:
-                raise KeyLimitExceededError(f"the tenant has {self._max_live_keys} live keys, which is the limit")
+            if key.owner_id is None:
+                await require_room(work, self._max_live_keys)
             head = await raise_head(work, keys=True)
-            query = text(
-                "INSERT INTO api_keys (tenant_id, key_id, key_hash, prefix, name, scopes, created_at, expires_at, "
-                "created_by) VALUES (:tenant_id, :key_id, :key_hash, :prefix, :name, :scopes, :created_at, "
-                ":expires_at, :created_by)"
-            )
-            await work.session.execute(
-                query,
-                {
-                    "tenant_id": key.tenant_id,
-                    "key_id": key.id,
-                    "key_hash": key_hash,
-                    "prefix": key.prefix,
-                    "name": key.name,
-                    "scopes": sorted(key.scopes),
-                    "created_at": key.created_at,
-                    "expires_at": key.expires_at,
-                    "created_by": key.created_by or meta.actor,
-                },
-            )
-            entry = AuditEntry("key.create", target=f"key:{key.id}", after=_said(key))
-            await record_change(work.session, head, "key", meta, added=1, audit=[entry])
+            await insert_key(work, key, key_hash, created_by=key.created_by or meta.actor)
+            await record_change(work.session, head, "key", meta, added=1, audit=[created_entry(key)])
             await keep(work, once, head)
             return head
 
-    async def _list(self, tenant_id: TenantId, after: str | None, limit: int) -> ApiKeyPage:
+    async def _find(self, tenant_id: TenantId, key_id: ApiKeyId) -> ApiKey | None:
         query = text(
-            f"SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND key_id > :after "  # noqa: S608 - constants
-            "ORDER BY key_id LIMIT :limit"
+            f"SELECT {KEY_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND key_id = :key_id"  # noqa: S608 - constants
         )
-        parameters = {"tenant_id": tenant_id, "after": UUID(after or "0" * 32), "limit": limit + 1}
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            row = (await work.session.execute(query, {"tenant_id": tenant_id, "key_id": key_id})).one_or_none()
+        return None if row is None else key_of(row)
+
+    async def _list(self, tenant_id: TenantId, after: str | None, limit: int, owner_id: UserId | None) -> ApiKeyPage:
+        query = text(
+            f"SELECT {KEY_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND key_id > :after "  # noqa: S608 - constants
+            f"AND {_MINE} ORDER BY key_id LIMIT :limit"
+        )
+        place = UUID(after or "0" * 32)
+        parameters = {"tenant_id": tenant_id, "after": place, "limit": limit + 1, "owner_id": owner_id}
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             rows = (await work.session.execute(query, parameters)).all()
-        keys = [_key(row) for row in rows[:limit]]
+        keys = [key_of(row) for row in rows[:limit]]
         return ApiKeyPage(keys, str(keys[-1].id) if len(rows) > limit else None)
 
-    async def _revoke(self, tenant_id: TenantId, key_id: ApiKeyId, meta: ChangeMeta) -> TenantHead:
+    async def _revoke(
+        self, tenant_id: TenantId, key_id: ApiKeyId, meta: ChangeMeta, owner_id: UserId | None
+    ) -> TenantHead:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             head = await _lock(work)
             parameters = {"tenant_id": tenant_id, "key_id": key_id}
             found = await work.session.execute(
-                text("SELECT revoked_at, prefix, name FROM api_keys WHERE tenant_id = :tenant_id AND key_id = :key_id"),
-                parameters,
+                text(
+                    "SELECT revoked_at, prefix, name FROM api_keys "  # noqa: S608 - constants
+                    f"WHERE tenant_id = :tenant_id AND key_id = :key_id AND {_MINE}"
+                ),
+                parameters | {"owner_id": owner_id},
             )
             row = found.one_or_none()
             if row is None:
@@ -157,23 +153,3 @@ async def _lock(work: TenantUnitOfWork) -> TenantHead:
     if locked is None:
         raise KeyTenantNotFoundError(f"no tenant has the id `{work.tenant_id}`")
     return locked[0]
-
-
-def _said(key: ApiKey) -> dict[str, Any]:
-    """Return what the audit may say of a key: neither the token nor its hash."""
-    expires_at = None if key.expires_at is None else key.expires_at.isoformat()
-    return {"prefix": key.prefix, "name": key.name, "scopes": sorted(key.scopes), "expires_at": expires_at}
-
-
-def _key(row: Row[Any]) -> ApiKey:
-    return ApiKey(
-        ApiKeyId(row.key_id),
-        TenantId(row.tenant_id),
-        row.name,
-        row.prefix,
-        frozenset(row.scopes),
-        row.created_at,
-        row.expires_at,
-        row.revoked_at,
-        row.created_by,
-    )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from authz.change_policy import check_new_rows, check_resulting_hierarchy
 from authz.errors import RevisionConflictError
 from authz.rules import Owner, RoleLink, Row
-from authz.write_ports import ChangeKind, ChangeMeta, ChangeResult, PolicyWriter
+from authz.write_ports import ChangeKind, ChangeMeta, ChangeResult, Judge, PolicyWriter
 from tenancy.ids import TenantId
 
 
@@ -16,6 +16,7 @@ async def apply_policy(
     planned_revision: int,
     meta: ChangeMeta,
     writer: PolicyWriter,
+    judge: Judge | None = None,
 ) -> ChangeResult:
     """Replace the rows that the files own; rows granted through the API stay. All or nothing.
 
@@ -25,18 +26,26 @@ async def apply_policy(
         planned_revision: Where the tenant was when the plan was made.
         meta: Who, why, and from which commit.
         writer: Storage.
+        judge: Whether who makes the change may make it.
 
     Raises:
         RevisionConflictError: the tenant moved on since the plan.
         ModelConflictError: the model was replaced meanwhile.
         InvalidRowError: a row may not stand in this tenant's policy.
+        GrantRefusedError, OwnRightsError: `judge` says that it is not theirs to write.
         ConflictError: the API owns a row that the files want.
         LimitExceededError: the tenant would hold too much.
         TenantNotFoundError: no such tenant.
         StorageUnavailableError: no answer; the change may or may not have happened.
     """
     return await replace_policy(
-        tenant_id, desired_rows, expected_revision=planned_revision, meta=meta, writer=writer, kind=ChangeKind.APPLY
+        tenant_id,
+        desired_rows,
+        expected_revision=planned_revision,
+        meta=meta,
+        writer=writer,
+        kind=ChangeKind.APPLY,
+        judge=judge,
     )
 
 
@@ -49,12 +58,15 @@ async def replace_policy(
     writer: PolicyWriter,
     kind: ChangeKind,
     rolled_back_to: int | None = None,
+    judge: Judge | None = None,
 ) -> ChangeResult:
     """Check rows, and make the file-owned ones exactly these; what apply and rollback share.
 
     Raises:
         As `apply_policy`.
     """
+    if judge is not None:
+        await judge.prepare()
     checked_model = await check_new_rows(desired_rows, tenant_id, writer)
     await _check_replacement(tenant_id, desired_rows, expected_revision, writer)
     return await writer.replace_file_rows(
@@ -65,6 +77,7 @@ async def replace_policy(
         kind=kind,
         rolled_back_to=rolled_back_to,
         checked_model=checked_model,
+        judge=judge,
     )
 
 

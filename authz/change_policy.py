@@ -8,7 +8,7 @@ from authz.policy_files.columns import read_columns
 from authz.row_changes import kind_of_key
 from authz.row_checks import check_hierarchy, check_rows
 from authz.rules import Owner, RoleLink, Row
-from authz.write_ports import ChangeMeta, ChangeResult, CurrentRows, PolicyWriter
+from authz.write_ports import ChangeMeta, ChangeResult, CurrentRows, Judge, PolicyWriter
 from tenancy.ids import TenantId
 from tenancy.once import Once
 
@@ -27,6 +27,7 @@ async def change_policy(
     expected_revision: int | None = None,
     writer: PolicyWriter,
     once: Once[ChangeResult] | None = None,
+    judge: Judge | None = None,
 ) -> ChangeResult:
     """Add rows and remove rows by key, all or nothing.
 
@@ -39,9 +40,11 @@ async def change_policy(
         expected_revision: Refuse if the tenant is elsewhere; None takes it as it is.
         writer: Storage.
         once: Has it act once for a request that may be sent twice.
+        judge: Whether who makes the change may make it; None for what Kasbah does by itself.
 
     Raises:
         InvalidRowError: a row may not stand in this tenant's policy.
+        GrantRefusedError, OwnRightsError: `judge` says that it is not theirs to write.
         RevisionConflictError: the tenant moved on.
         ModelConflictError: the model is changed again and again.
         ConflictError: a row belongs to the other owner.
@@ -51,6 +54,8 @@ async def change_policy(
     """
     links = [row for row in add if isinstance(row, RoleLink) and not row.is_membership]
     removed = {key for key in remove if kind_of_key(key) == "links"}
+    if judge is not None:
+        await judge.prepare()
     for attempt in range(_ATTEMPTS):
         # INVARIANT: the model and the hierarchy that rows were checked with are those that they are written under;
         # otherwise two changes, each fine by itself, could close a circle together.
@@ -70,6 +75,7 @@ async def change_policy(
                 expected_revision=checked_revision,
                 checked_model=checked_model,
                 once=once,
+                judge=judge,
             )
         except (RevisionConflictError, ModelConflictError):
             if expected_revision is not None or attempt == _ATTEMPTS - 1:

@@ -54,12 +54,13 @@ class Activation:
 class Condition:
     """A compiled condition. Equal texts share one object."""
 
-    __slots__ = ("_cost", "_expression", "text", "uses_resource")
+    __slots__ = ("_cost", "_expression", "text", "uses_resource", "uses_subject")
 
     def __init__(self, text: str, expression: cel.Expression, tokens: list[re.Match[str]]) -> None:
         self.text = text
         # SECURITY: by tokens, since blanks and comments may stand anywhere between them.
-        self.uses_resource = "resource.properties" in "".join(token.group() for token in tokens)
+        written = "".join(token.group() for token in tokens)
+        self.uses_subject, self.uses_resource = ("subject.properties" in written, "resource.properties" in written)
         self._cost: Cost = cost_of(tokens)
         self._expression = expression
 

@@ -70,3 +70,15 @@ class RevisionNotFoundError(AuthzError):
 
 class InvalidRowError(AuthzError):
     """A row that may not stand in this tenant's policy; the message names the row and what is wrong with it."""
+
+
+class GrantRefusedError(AuthzError):
+    """Somebody would get a right, a role or a permission that is not the writer's to give."""
+
+
+class OwnRightsError(AuthzError):
+    """A person's own rights would grow by what they write."""
+
+
+class TargetTooPowerfulError(AuthzError):
+    """An account has what is not the caller's to give, so its credentials and state are not the caller's to change."""

@@ -1,7 +1,7 @@
 """Bring back the file-owned rows of an earlier revision, as a new revision."""
 
 from authz.apply_policy import replace_policy
-from authz.write_ports import ChangeKind, ChangeMeta, ChangeResult, PolicyWriter
+from authz.write_ports import ChangeKind, ChangeMeta, ChangeResult, Judge, PolicyWriter
 from tenancy.ids import TenantId
 
 
@@ -12,6 +12,7 @@ async def rollback_policy(
     expected_revision: int | None = None,
     meta: ChangeMeta,
     writer: PolicyWriter,
+    judge: Judge | None = None,
 ) -> ChangeResult:
     """Make the file-owned rows what they were at `to_revision`; what the API granted or revoked since stays as it is.
 
@@ -37,4 +38,5 @@ async def rollback_policy(
         writer=writer,
         kind=ChangeKind.ROLLBACK,
         rolled_back_to=to_revision,
+        judge=judge,
     )

@@ -18,7 +18,7 @@ from authz.storage_history import SECONDS_PER_ROW, PostgresPolicyHistory
 from authz.storage_model import replace_model, require_place_for_rows, require_same_model, served_columns
 from authz.storage_rows import bounded, read_rule_set
 from authz.storage_tables import read_rows, write_changes, write_items
-from authz.write_ports import ChangeKind, ChangeResult, RuleSetShelf
+from authz.write_ports import ChangeKind, ChangeResult, Judge, RuleSetShelf
 from tenancy.heads import lock_head, raise_all_other_heads, raise_head, record_change
 from tenancy.ids import BASE_TENANT_ID, TenantId
 from tenancy.kept_answers import claim, keep
@@ -53,6 +53,7 @@ class _Write:
     seconds: float
     rolled_back_to: int | None = None
     once: Once[ChangeResult] | None = None
+    judge: Judge | None = None
 
 
 class PostgresPolicyWriter(PostgresPolicyHistory):
@@ -89,10 +90,11 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         expected_revision: int | None = None,
         checked_model: str | None = None,
         once: Once[ChangeResult] | None = None,
+        judge: Judge | None = None,
     ) -> ChangeResult:
         """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change."""
         seconds = self._seconds_for(tenant_id, len(add) + len(remove))
-        write = _Write(owner, ChangeKind.API, meta, expected_revision, checked_model, seconds, once=once)
+        write = _Write(owner, ChangeKind.API, meta, expected_revision, checked_model, seconds, once=once, judge=judge)
         desired = await self._indexed(add, owner, tenant_id)
         removed = {row_id(key): kind_of_key(key) for key in remove}
 
@@ -118,12 +120,13 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
         kind: ChangeKind = ChangeKind.APPLY,
         rolled_back_to: int | None = None,
         checked_model: str | None = None,
+        judge: Judge | None = None,
     ) -> ChangeResult:
         """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written."""
         wanted = await self._indexed(desired, Owner.FILES, tenant_id)
         # Also what the files own today is read, and it may be more than what they want.
         seconds = self._seconds_for(tenant_id, len(wanted) + await self._count_rows(tenant_id))
-        write = _Write(Owner.FILES, kind, meta, expected_revision, checked_model, seconds, rolled_back_to)
+        write = _Write(Owner.FILES, kind, meta, expected_revision, checked_model, seconds, rolled_back_to, judge=judge)
         # A rollback leaves what the API took over since; an apply must say whose row it is.
         leave_others = kind is ChangeKind.ROLLBACK
 
@@ -195,6 +198,8 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
             if changes.is_empty:
                 result = ChangeResult(head, 0, 0)
             else:
+                if write.judge is not None:
+                    await write.judge.judge(head, changes)
                 growth = changes.growth()
                 self._require_room(counts, growth)
                 head = await raise_head(work, rules=is_base or changes.touches_rules, counts=growth)

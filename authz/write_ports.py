@@ -12,6 +12,7 @@ from typing import Protocol
 
 from authz.ports import RuleSet, StagedRules, StoredModel
 from authz.request import Ref
+from authz.row_changes import RowChanges
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from tenancy.ids import TenantId
 from tenancy.once import Once
@@ -86,6 +87,16 @@ class CurrentRows:
     base_links: Sequence[RoleLink] = field(default=())
 
 
+class Judge(Protocol):
+    """Says whether a write may be made by who makes it."""
+
+    async def prepare(self) -> None:
+        """Bring up what the judgement needs, before the tenant is locked."""
+
+    async def judge(self, head: TenantHead, changes: RowChanges) -> None:
+        """Raise for what may not be written. The tenant is locked at `head`, and nothing is written yet."""
+
+
 class RuleSetShelf(Protocol):
     """Where a writer leaves a large rule set for the nodes, before they ask for it. No method raises."""
 
@@ -115,11 +126,13 @@ class PolicyWriter(Protocol):
         expected_revision: int | None = None,
         checked_model: str | None = None,
         once: Once[ChangeResult] | None = None,
+        judge: Judge | None = None,
     ) -> ChangeResult:
         """Add rows and remove rows by key, all or nothing. Present rows and absent keys are no error, and no change.
 
-        `checked_model` is the digest of the model that the rows were checked against: raises `ModelConflictError` when
-        it is another by now. With `once`, it acts once for its request.
+        `judge` is asked when the tenant is locked and what changes is known. `checked_model` is the digest of the model
+        that the rows were checked against: raises `ModelConflictError` when it is another by now. With `once`, it acts
+        once for its request.
         """
 
     async def replace_file_rows(
@@ -132,10 +145,11 @@ class PolicyWriter(Protocol):
         kind: ChangeKind = ChangeKind.APPLY,
         rolled_back_to: int | None = None,
         checked_model: str | None = None,
+        judge: Judge | None = None,
     ) -> ChangeResult:
         """Make the file-owned rows exactly `desired`; API-owned rows stay. Only differing rows are written.
 
-        `checked_model` is as in `change_rows`.
+        `checked_model` and `judge` are as in `change_rows`.
         """
 
     async def current_rows(self, tenant_id: TenantId) -> CurrentRows:

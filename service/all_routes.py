@@ -2,6 +2,7 @@
 
 from service import health
 from service.http import (
+    account_keys,
     account_links,
     account_password,
     admin_audit,
@@ -21,6 +22,7 @@ def all_routes() -> tuple[Route, ...]:
         *forward_auth.ROUTES,
         *health.ROUTES,
         *ADMIN_ROUTES,
+        *account_keys.ROUTES,
         *account_links.ROUTES,
         *admin_encryption.ROUTES,
         *admin_tenant_settings.ROUTES,

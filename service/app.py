@@ -33,7 +33,7 @@ from service.keys import (
 )
 from service.rights import judged
 from service.routes import Handler, Needs, Route, add_routes
-from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, tenant_of
+from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, own_tenant_of, tenant_of
 from service.time_limits import answered_in_time
 
 Part = Callable[[web.Application], AsyncIterator[None]]
@@ -197,7 +197,7 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     caller = request[CALLER] = await judged(request, caller, access)
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")
-    if not access.tenant:
+    if not access.tenant and not access.own:
         return
     name = named_tenant(
         headers=request.headers.getall(TENANT_HEADER, []),
@@ -206,8 +206,11 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
         base_domain=request.app[HTTP_SETTINGS].base_domain,
         path=request.match_info.get("tenant"),
     )
-    tenant_id = await tenant_of(
-        caller, name, request.app[TENANTS], base=access.base, home=access.home, gone=access.gone
-    )
+    if access.own:
+        tenant_id = own_tenant_of(caller, name)
+    else:
+        tenant_id = await tenant_of(
+            caller, name, request.app[TENANTS], base=access.base, home=access.home, gone=access.gone
+        )
     request[TENANT] = tenant_id
     structlog.contextvars.bind_contextvars(tenant=str(tenant_id))

@@ -181,12 +181,12 @@ class StoredKeys:
         self._store = store
 
     async def find_by_hash(self, key_hash: bytes) -> FoundApiKey | None:
-        """Return the key, or None when unknown or revoked; expiry is judged by the node's time."""
+        """Return the key, or None when unknown, revoked or its owner's no more; expiry is judged by the node's time."""
         found = await self._store.find_by_hash(key_hash)
-        if found is None or found.key.revoked_at is not None:
+        if found is None or found.key.revoked_at is not None or not found.owner_lives:
             return None
         key = found.key
-        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head)
+        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head, key.owner_id)
 
 
 class Tenants:

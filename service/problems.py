@@ -116,6 +116,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),
+    authn_errors.KeyLifeError: Problem("key-life", HTTPStatus.BAD_REQUEST, "Personal keys end"),
     authn_errors.ApiKeyNotFoundError: Problem("key-not-found", HTTPStatus.NOT_FOUND, "Key not found", tells=False),
     authn_errors.KeyTenantNotFoundError: TENANT_NOT_FOUND,
     authn_errors.KeyLimitExceededError: Problem(
@@ -169,6 +170,11 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authz_errors.RevisionConflictError: REVISION_CONFLICT,
     authz_errors.InvalidRowError: Problem("invalid-row", HTTPStatus.UNPROCESSABLE_ENTITY, "Row refused"),
     authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
+    authz_errors.GrantRefusedError: Problem("grant-refused", HTTPStatus.FORBIDDEN, "Not yours to give"),
+    authz_errors.OwnRightsError: Problem("own-rights", HTTPStatus.FORBIDDEN, "Own rights do not grow"),
+    authz_errors.TargetTooPowerfulError: Problem(
+        "target-too-powerful", HTTPStatus.FORBIDDEN, "The account may more than you may give"
+    ),
     DuplicateRowError: Problem("contradicting-rows", HTTPStatus.UNPROCESSABLE_ENTITY, "Rows contradict each other"),
     InvalidDisplayNameError: Problem("invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"),
     admin_errors.PlanMismatchError: Problem("plan-mismatch", HTTPStatus.CONFLICT, "Not what was planned"),

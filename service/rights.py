@@ -5,19 +5,28 @@ what both its scopes and its owner may, now: the owner's rights are those of the
 resources in the owner's own domain, the tenant or `_platform`. What cannot be known is 503, never an allow.
 """
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from uuid import UUID
 
 from aiohttp import web
 
 from authz.errors import TenantNotFoundError
 from authz.evaluate import evaluate_many
+from authz.granting import Grantor, PolicyJudge
+from authz.granting import require_grantable as grantor_may_give
+from authz.granting import require_power_over as grantor_stands_above
+from authz.granting import require_scopes as grantor_holds
 from authz.key_scopes import key_scopes
-from authz.request import Action, EvaluationRequest, parse_ref
+from authz.request import Action, EvaluationRequest, Ref, parse_ref
+from authz.write_ports import Judge
 from service.callers import Caller
 from service.edge_errors import MissingRightError, MissingScopeError, NotAuthenticatedError
 from service.http.revisions import likely_min_revision
-from service.keys import CALLER, NODE
+from service.keys import CALLER, NODE, TENANT
 from service.routes import Needs
+from tenancy.ids import TenantId
 
 DECISIONS = "kasbah:decision"
 _DECISION_SCOPES = ("decision:check", "decision:assert", "decision:explain")
@@ -90,3 +99,54 @@ async def _owner_may(request: web.Request, caller: Caller, pairs: list[tuple[str
     except TenantNotFoundError:
         raise NotAuthenticatedError from None
     return [decision.allowed for decision in decisions]
+
+
+def grantor_of(caller: Caller) -> Grantor:
+    """Return who gives, as the gate knows them."""
+    return Grantor(caller.scopes, caller.home, None if caller.user_id is None else caller.subject)
+
+
+def judge_of(request: web.Request) -> Judge:
+    """Return what judges the write of a policy that the request is about (docs/adr/0015)."""
+    return PolicyJudge(grantor_of(request[CALLER]), request[TENANT], request.app[NODE])
+
+
+async def require_grantable(request: web.Request, roles: Sequence[Ref]) -> None:
+    """Refuse a caller that may not give one of these roles of the request's tenant to somebody.
+
+    Raises:
+        GrantRefusedError: a right is missing, or a role holds more than the caller does.
+        StaleError, StorageUnavailableError: what the caller holds is not known.
+    """
+    await grantor_may_give(grantor_of(request[CALLER]), request[TENANT], roles, node=request.app[NODE])
+
+
+async def require_power_over(request: web.Request, user_id: UUID, *, tenant_id: TenantId | None = None) -> None:
+    """Refuse a caller that could not give an account all that it has; the account is of the request's tenant.
+
+    Before another one's password, address, state, factors or keys are changed: who changes them can become the other.
+
+    Raises:
+        TargetTooPowerfulError: the account has more, or is the caller's own.
+        StaleError, StorageUnavailableError: what either of them holds is not known.
+    """
+    target = Ref(f"user:{user_id}")
+    of = request[TENANT] if tenant_id is None else tenant_id
+    await grantor_stands_above(grantor_of(request[CALLER]), of, target, node=request.app[NODE])
+
+
+async def require_scopes(request: web.Request, scopes: AbstractSet[str]) -> None:
+    """Refuse a person who does not hold every right that a service's key with these scopes has.
+
+    A service's key gives only scopes that it carries, which is looked at where keys are made.
+    """
+    caller = request[CALLER]
+    if caller.user_id is not None:
+        await grantor_holds(grantor_of(caller), scopes, node=request.app[NODE])
+
+
+def require_person(caller: Caller) -> UUID:
+    """Return who owns the caller's key; refuse the key of a service."""
+    if caller.user_id is None:
+        raise MissingScopeError("this needs a person's key, and yours is a service's")
+    return caller.user_id

@@ -26,6 +26,7 @@ class Needs:
     counts as one more place that names it) and left in `request[TENANT]`. `platform`: only platform keys.
     `base`: the path may name `_base`, whose rows every tenant inherits. `home`: a platform key may name `_platform`,
     which has people and an audit as a tenant has. `gone`: a platform key may name a deleted tenant.
+    `own`: the route acts on the tenant of the caller, or on the platform for its people, and no other can be named.
     """
 
     scope: str
@@ -36,6 +37,7 @@ class Needs:
     base: bool = False
     home: bool = False
     gone: bool = False
+    own: bool = False
     by_scope: str = ""
 
     def __post_init__(self) -> None:

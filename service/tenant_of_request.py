@@ -77,6 +77,17 @@ def subdomain_of(host: str, base_domain: str) -> str | None:
     return name[: -len(suffix)] if name.endswith(suffix) and len(name) > len(suffix) else None
 
 
+def own_tenant_of(caller: Caller, name: str | None) -> TenantId:
+    """Return the tenant of the caller's own, or the platform.
+
+    Raises:
+        OtherTenantError: the request names another one, whether that exists or not.
+    """
+    if name is not None and name != (caller.slug or PLATFORM_SLUG):
+        raise OtherTenantError("this is about your own tenant, and the request names another")
+    return caller.home
+
+
 async def tenant_of(
     caller: Caller,
     name: str | None,

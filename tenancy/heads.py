@@ -73,7 +73,9 @@ async def raise_head(
         "UPDATE tenants SET revision = revision + 1, changed_xid = pg_current_xact_id(), "  # noqa: S608 - constant columns
         "stamp = gen_random_uuid(), rules_stamp = CASE WHEN :rules THEN gen_random_uuid() ELSE rules_stamp END, "
         "rules_revision = CASE WHEN :rules THEN revision + 1 ELSE rules_revision END, "
-        "keys_revision = CASE WHEN :keys THEN revision + 1 ELSE keys_revision END, "
+        # An account that owns keys changed in this transaction, and they may have ended (migration 0015).
+        "keys_revision = CASE WHEN :keys OR current_setting('app.owners_changed', true) = tenant_id::text "
+        "THEN revision + 1 ELSE keys_revision END, "
         "rules_count = rules_count + :rules_more, links_count = links_count + :links_more, "
         "memberships_count = memberships_count + :memberships_more, entities_count = entities_count + :entities_more, "
         "users_count = users_count + :users_more "

@@ -38,6 +38,7 @@ from service.http.plan_wire import shown_plan
 from service.http.policy_wire import read_rows, read_struct, to_wire
 from service.keys import TENANT
 from service.request_body import read_json_body
+from service.rights import judge_of
 from tenancy.ids import BASE_TENANT_ID, TenantId
 
 MAX_COMPARED_TENANTS = 200
@@ -226,6 +227,7 @@ async def _applied(request: web.Request, body: bytes) -> ChangeResult:
         planned_revision=asked.revision,
         meta=meta_of(request, asked.reason, asked.git_commit),
         writer=admin.writer,
+        judge=judge_of(request),
     )
 
 
@@ -241,6 +243,7 @@ async def rollback(request: web.Request) -> web.Response:
                 expected_revision=expected_revision(request),
                 meta=meta_of(request, asked.reason),
                 writer=admin.writer,
+                judge=judge_of(request),
             )
     await written(request, result.head)
     return change_answer(result)

@@ -25,6 +25,7 @@ from service.http.admin import (
 from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_rows, read_struct, to_wire
 from service.keys import TENANT
+from service.rights import judge_of
 
 
 class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +111,7 @@ async def _change(
         expected_revision=expected,
         writer=request.app[ADMINISTRATION].writer,
         once=once_for(change_answer),
+        judge=judge_of(request),
     )
     await written(request, result.head)
     return change_answer(result)

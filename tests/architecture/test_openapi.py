@@ -127,3 +127,10 @@ def test_no_scope_of_the_table_is_unknown():
     from authn.api_keys import SCOPES
 
     assert {route.access.scope for route in all_routes() if isinstance(route.access, Needs)} <= SCOPES
+
+
+def test_the_scopes_of_the_file_are_those_that_keys_can_carry(document):
+    """In order, so that a missing one is seen."""
+    from authn.api_keys import SCOPES
+
+    assert document["components"]["schemas"]["Scope"]["enum"] == sorted(SCOPES)

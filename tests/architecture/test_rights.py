@@ -32,6 +32,7 @@ def test_a_route_without_a_decision_says_why():
     assert {access.by_scope for access in needs() if not access.resource} == {
         "a key may always be told what it is",
         "whoever knows the present password may replace it",
+        "it is about the caller's own keys, and a personal key never does more than its owner may",
     }
     for more in ({}, {"resource": "kasbah:x"}, {"action": "read"}):
         with pytest.raises(ValueError, match="resource and action"):

@@ -36,6 +36,7 @@ CROSS_TENANT_POLICIES = {
     ("role_links", "base_rows"),
     ("api_keys", "owner_reads"),
     ("links", "owner_reads"),
+    ("users", "owner_reads"),
     ("mails", "owner_claims"),
     ("audit_chains", "owner_acts"),
     ("audit_chains", "platform_reads"),

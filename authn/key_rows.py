@@ -1,0 +1,133 @@
+"""Rows of API keys, within the transaction of whoever calls: an account and its first key can be made together."""
+
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from authn.api_keys import PERSONAL_LIFE, SCOPES, ApiKey, ApiKeyId, new_api_key
+from authn.errors import KeyLimitExceededError, UserNotFoundError
+from authn.users import UserId
+from tenancy.audit import AuditEntry
+from tenancy.ids import TenantId
+from tenancy.unit_of_work import TenantUnitOfWork
+from tenancy.uuid7 import make_uuid7
+
+KEY_COLUMNS = "tenant_id, key_id, prefix, name, scopes, created_at, expires_at, revoked_at, created_by, owner_id"
+MAX_PERSONAL_KEYS = 50
+"""Live keys of one person."""
+
+_LIVE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())"
+_COUNT = text(
+    "SELECT count(*) FROM api_keys WHERE tenant_id = :tenant_id "  # noqa: S608 - constants
+    f"AND owner_id IS NOT DISTINCT FROM CAST(:owner_id AS uuid) AND {_LIVE}"
+)
+_INSERT = "INSERT INTO api_keys (tenant_id, key_id, key_hash, prefix, name, scopes, created_at, expires_at, created_by"
+_VALUES = ":tenant_id, :key_id, :key_hash, :prefix, :name, :scopes, :created_at, :expires_at, :created_by"
+_INSERT_SERVICE = text(f"{_INSERT}) VALUES ({_VALUES})")
+# The key is of the epoch that its owner is in: whatever raises the epoch later ends it.
+_INSERT_PERSONAL = text(
+    f"{_INSERT}, owner_id, owner_epoch) SELECT {_VALUES}, user_id, auth_epoch FROM users "  # noqa: S608 - constants
+    "WHERE tenant_id = :tenant_id AND user_id = :owner_id AND status = 'active' RETURNING 1"
+)
+
+
+async def require_room(work: TenantUnitOfWork, limit: int, owner_id: UserId | None = None) -> None:
+    """Raise `KeyLimitExceededError` when the tenant's services, or one of its people, have `limit` live keys."""
+    parameters = {"tenant_id": work.tenant_id, "owner_id": owner_id}
+    if (await work.session.execute(_COUNT, parameters)).scalar_one() >= limit:
+        who = "the tenant has" if owner_id is None else "you have"
+        raise KeyLimitExceededError(f"{who} {limit} live keys, which is the limit")
+
+
+async def insert_key(work: TenantUnitOfWork, key: ApiKey, key_hash: bytes, *, created_by: str) -> None:
+    """Enter a key; whoever calls holds the tenant's lock.
+
+    Raises:
+        UserNotFoundError: no active account is its owner.
+        KeyLimitExceededError: its owner has too many.
+    """
+    parameters = {
+        "tenant_id": key.tenant_id,
+        "key_id": key.id,
+        "key_hash": key_hash,
+        "prefix": key.prefix,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "created_by": created_by,
+    }
+    if key.owner_id is None:
+        await work.session.execute(_INSERT_SERVICE, parameters)
+        return
+    await require_room(work, MAX_PERSONAL_KEYS, key.owner_id)
+    made = await work.session.execute(_INSERT_PERSONAL, parameters | {"owner_id": key.owner_id})
+    if made.one_or_none() is None:
+        raise UserNotFoundError(f"the tenant has no active account `{key.owner_id}`")
+
+
+async def insert_personal_key(
+    work: TenantUnitOfWork,
+    owner_id: UserId,
+    name: str,
+    *,
+    now: datetime,
+    created_by: str,
+    scopes: frozenset[str] = SCOPES,
+    ttl: timedelta = PERSONAL_LIFE,
+) -> tuple[str, ApiKey]:
+    """Make a key of a person in the caller's transaction; return its token, which nobody can read again, and the key.
+
+    It may carry every scope: it never does more than its owner may.
+
+    Raises:
+        UserNotFoundError: no active account is its owner.
+        KeyLimitExceededError, KeyLifeError, InvalidKeyNameError, UnknownScopeError: as `new_api_key`.
+    """
+    key_id = make_uuid7(now, secrets.token_bytes(10))
+    entropy = secrets.token_bytes(36)
+    token, key, key_hash = new_api_key(
+        work.tenant_id,
+        name,
+        scopes,
+        key_id=key_id,
+        entropy=entropy,
+        now=now,
+        ttl=ttl,
+        created_by=created_by,
+        owner_id=owner_id,
+    )
+    await insert_key(work, key, key_hash, created_by=created_by)
+    return token, key
+
+
+def created_entry(key: ApiKey) -> AuditEntry:
+    """Return what the audit says of a key that was made: neither the token nor its hash."""
+    expires_at = None if key.expires_at is None else key.expires_at.isoformat()
+    said: dict[str, Any] = {
+        "prefix": key.prefix,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "expires_at": expires_at,
+    }
+    if key.owner_id is not None:
+        said["owner"] = f"user:{key.owner_id}"
+    return AuditEntry("key.create", target=f"key:{key.id}", after=said)
+
+
+def key_of(row: Row[Any]) -> ApiKey:
+    """Return the key in a result row that has `KEY_COLUMNS`."""
+    return ApiKey(
+        ApiKeyId(row.key_id),
+        TenantId(row.tenant_id),
+        row.name,
+        row.prefix,
+        frozenset(row.scopes),
+        row.created_at,
+        row.expires_at,
+        row.revoked_at,
+        row.created_by,
+        None if row.owner_id is None else UserId(row.owner_id),
+    )

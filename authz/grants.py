@@ -1,0 +1,390 @@
+"""The gate: judges what a write would give to whom, before it is written (docs/adr/0015).
+
+Nobody gives administrative rights that they do not hold; giving a role, a group or a permission takes the right
+`grant` on it; and nobody's own rights grow by their own hand. What is judged is the policy that would result, row by
+row of what changes, so a small change of a large policy costs little.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+
+from authz.errors import GrantRefusedError, OwnRightsError, TargetTooPowerfulError
+from authz.hierarchy import Hierarchy
+from authz.ports import Grant, SubjectRecord
+from authz.request import Ref
+from authz.rights import (
+    ANY,
+    EVERYTHING,
+    Catalogue,
+    Right,
+    Rights,
+    administrative_rows,
+    first_excess,
+    gained_rights,
+    held_rights,
+    permission_right,
+    role_right,
+    uses_attributes,
+)
+from authz.row_changes import RowChanges, describe
+from authz.rules import HIERARCHY_PREFIXES, Effect, EntityKind, RoleLink, Row, Rule, StoredEntity
+from authz.served_model import PolicyEffect
+from authz.served_names import is_platform_resource
+from authz.snapshot import Snapshot
+
+_LASTING = 2.0**62
+"""Epoch seconds after every expiry: only links without one are left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who gives. Every part must hold what is given: a key's scopes, and its owner's rights if it has one."""
+
+    parts: tuple[Rights, ...]
+    is_person: bool
+
+    def surely(self, right: Right) -> bool:
+        """Whether the holder has a right for certain."""
+        return all(part.surely(right) for part in self.parts)
+
+    def lacks(self, wanted: Rights, catalogue: Catalogue) -> Right | None:
+        """Return something of `wanted` that the holder may not have, or None."""
+        for part in self.parts:
+            found = first_excess(wanted, part, catalogue)
+            if found is not None:
+                return found
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A person who writes: what they go by in the policy that is written."""
+
+    subject: Ref
+    record: SubjectRecord
+
+
+def names_of(snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: float) -> set[str]:
+    """Return every role of a subject and every pattern of `kasbah:…` rows that means it, whatever its account's state.
+
+    Args:
+        snapshot: The policy.
+        subject: Whose names.
+        grants: Its direct roles.
+        at: Epoch seconds; what has expired by then is left out.
+    """
+    names, _ = snapshot.hierarchy.closure(subject, grants, at)
+    column = snapshot.model.subject
+    if column.prefix or column.star:
+        patterns = administrative_rows(snapshot).by_subject
+        names |= {name for name in patterns if (column.prefix or name == ANY) and matches(name, subject)}
+    return names
+
+
+def held_by(snapshot: Snapshot, subject: Ref, record: SubjectRecord, now: datetime) -> Rights:
+    """Return the administrative rights that a subject has for certain."""
+    names = names_of(snapshot, subject, record.grants, now.timestamp())
+    return held_rights(administrative_rows(snapshot), names)
+
+
+def require_power(
+    snapshot: Snapshot, target: Ref, record: SubjectRecord, holder: Holder, catalogue: Catalogue, *, now: datetime
+) -> None:
+    """Raise `TargetTooPowerfulError` unless the holder could give the target all that the target has.
+
+    Raises:
+        TargetTooPowerfulError: the target has a right or a role that the holder may not give.
+    """
+    names = names_of(snapshot, target, record.grants, now.timestamp())
+    lasting = names_of(snapshot, target, record.grants, _LASTING)
+    wanted = gained_rights(administrative_rows(snapshot), names, lasting, snapshot.model.effect)
+    excess = holder.lacks(wanted, catalogue)
+    if excess is not None:
+        raise TargetTooPowerfulError(f"this account may {excess}, which is not yours to give")
+    for name in sorted(names):
+        if name.startswith(HIERARCHY_PREFIXES) and not holder.surely(role_right(name)):
+            raise TargetTooPowerfulError(f"this account has `{name}`, which is not yours to give")
+
+
+class Gate:
+    """Judges one write, from the policy before it.
+
+    Args:
+        snapshot: The policy at the revision that the write starts from; of the base: the platform's own.
+        holder: Who writes.
+        own: What they go by in this policy, for a person.
+        catalogue: What routes ask about.
+        now: The time of the write.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, holder: Holder, own: Own | None, catalogue: Catalogue, now: datetime
+    ) -> None:
+        self._snapshot = snapshot
+        self._holder = holder
+        self._own = own
+        self._catalogue = catalogue
+        self._now = now.timestamp()
+        self._hierarchy = snapshot.hierarchy
+        self._given: set[Ref] = set()
+        self._taken: set[Ref] = set()
+        self._permitted: set[str] = set()
+        self._attributes: set[EntityKind] = set()
+        self._any_permission = holder.surely(permission_right(ANY))
+
+    def judge(self, changes: RowChanges) -> None:
+        """Raise for the first row that may not be written by this holder.
+
+        Raises:
+            GrantRefusedError: somebody would get what is not the holder's to give.
+            OwnRightsError: the holder's own rights would grow.
+        """
+        gained, lost = list(_gained(changes, self._snapshot.model.effect)), list(_lost(changes))
+        self._hierarchy = self._hierarchy_after(gained, lost)
+        for row in gained:
+            self._judge_gain(row)
+        for row in lost:
+            self._judge_loss(row)
+        if self._own is not None:
+            _OwnRights(self._snapshot, self._hierarchy, self._own, self._now).judge(gained, lost)
+
+    def judge_roles(self, roles: Iterable[Ref]) -> None:
+        """Raise `GrantRefusedError` unless the holder may give every one of these roles to somebody."""
+        for role in roles:
+            self._judge_role(role, role)
+
+    def _judge_gain(self, row: Row) -> None:
+        match row:
+            case Rule(effect=Effect.ALLOW):
+                self._judge_pattern(row)
+            case Rule():
+                return
+            case RoleLink(kind="g"):
+                self._judge_role(row.role, row)
+            case RoleLink():
+                self._judge_grouping(row)
+            case StoredEntity():
+                self._judge_attributes(row)
+
+    def _judge_loss(self, row: Row) -> None:
+        match row:
+            case Rule(effect=Effect.DENY):
+                self._judge_pattern(row)
+            case Rule():
+                return
+            case RoleLink(kind="g"):
+                self._judge_taking(row)
+            case RoleLink():
+                self._judge_grouping(row)
+            case StoredEntity():
+                self._judge_attributes(row)
+
+    def _judge_pattern(self, rule: Rule) -> None:
+        """Judge an allow that comes, or a deny that goes: somebody may do more of what it names."""
+        if is_platform_resource(rule.resource):
+            self._require(Rights(frozenset((Right(rule.resource, rule.action),))), rule)
+            return
+        self._require_permission(rule.resource, rule)
+
+    def _require_permission(self, resource: str, row: Row) -> None:
+        if self._any_permission or resource in self._permitted:
+            return
+        right = permission_right(resource)
+        if not self._holder.surely(right):
+            raise GrantRefusedError(f"{describe(row)}: this takes {right}")
+        self._permitted.add(resource)
+
+    def _judge_role(self, role: Ref, row: Row | Ref) -> None:
+        if role in self._given:
+            return
+        names, _ = self._hierarchy.closure(role, (), self._now)
+        for name in sorted(names):
+            self._require_role(name, row)
+        lasting, _ = self._hierarchy.closure(role, (), _LASTING)
+        rows = administrative_rows(self._snapshot)
+        self._require(gained_rights(rows, names, lasting, self._snapshot.model.effect), row)
+        self._given.add(role)
+
+    def _judge_taking(self, link: RoleLink) -> None:
+        """Judge the end of a link: with a role its denies go; and a person takes no role that is above them."""
+        if link.role in self._taken:
+            return
+        self._require_role(link.role, link)
+        names, _ = self._snapshot.hierarchy.closure(link.role, (), self._now)
+        rows = administrative_rows(self._snapshot)
+        denies = [rule for rule in rows.of(names) if rule.effect is Effect.DENY]
+        self._require(Rights(frozenset(Right(rule.resource, rule.action) for rule in denies)), link)
+        if self._holder.is_person:
+            self._require(gained_rights(rows, names, frozenset(), self._snapshot.model.effect), link)
+        for rule in _ordinary_denies(self._snapshot):
+            if rule.subject in names:
+                self._require_permission(rule.resource, link)
+        self._taken.add(link.role)
+
+    def _judge_grouping(self, link: RoleLink) -> None:
+        """Judge a link between resources: what is permitted on the group comes to the member, or goes."""
+        if is_platform_resource(link.member) or is_platform_resource(link.role):
+            self._require(Rights(frozenset((EVERYTHING,))), link)
+            return
+        self._require_permission(link.member, link)
+
+    def _judge_attributes(self, entity: StoredEntity) -> None:
+        """Judge attributes: every condition that may ask for them may turn either way."""
+        if entity.kind in self._attributes:
+            return
+        for rule in self._snapshot.rules:
+            if rule.condition is not None and _asks_for(self._snapshot, rule, entity.kind):
+                if is_platform_resource(rule.resource):
+                    self._require(Rights(frozenset((Right(rule.resource, rule.action),))), entity)
+                else:
+                    self._require_permission(rule.resource, entity)
+        self._attributes.add(entity.kind)
+
+    def _require_role(self, name: str, row: Row | Ref) -> None:
+        right = role_right(name)
+        if not self._holder.surely(right):
+            raise GrantRefusedError(f"{_shown(row)}: this takes {right}")
+
+    def _require(self, wanted: Rights, row: Row | Ref) -> None:
+        excess = self._holder.lacks(wanted, self._catalogue)
+        if excess is not None:
+            raise GrantRefusedError(f"{_shown(row)}: it gives {excess}, which you do not hold yourself")
+
+    def _hierarchy_after(self, gained: Sequence[Row], lost: Sequence[Row]) -> Hierarchy:
+        more, gone = _links(gained), {(link.base, link.key) for link in _links(lost)}
+        if not more and not gone:
+            return self._snapshot.hierarchy
+        links = (link for link in self._snapshot.rule_set.links if link.kind == "g")
+        return Hierarchy([*(link for link in links if (link.base, link.key) not in gone), *more])
+
+
+class _OwnRights:
+    """Whether a person's own rights would grow: names, rules, denies and attributes that reach them."""
+
+    def __init__(self, snapshot: Snapshot, after: Hierarchy, own: Own, now: float) -> None:
+        self._snapshot = snapshot
+        self._after = after
+        self._own = own
+        self._now = now
+        self._before = snapshot.hierarchy.closure(own.subject, own.record.grants, now)[0]
+        self._lasting = snapshot.hierarchy.closure(own.subject, own.record.grants, _LASTING)[0]
+        self._rules: list[Rule] | None = None
+
+    def judge(self, gained: Sequence[Row], lost: Sequence[Row]) -> None:
+        """Raise `OwnRightsError` for the first row by which the person would get more."""
+        lost_keys = {(row.base, row.key) for row in lost if isinstance(row, RoleLink)}
+        mine = [row for row in gained if isinstance(row, RoleLink) and row.member == self._own.subject]
+        kept = [
+            grant for grant in self._own.record.grants if (False, ("g", self._own.subject, grant.role)) not in lost_keys
+        ]
+        grants = [*kept, *(Grant(link.role, link.expires_at) for link in mine)]
+        names = self._after.closure(self._own.subject, grants, self._now)[0]
+        for row in gained:
+            match row:
+                case RoleLink(kind="g") if row.member in names:
+                    self._refuse_more_names(row)
+                case Rule(effect=Effect.ALLOW) if self._reaches(row, names):
+                    self._refuse_more_rights(row)
+                case StoredEntity():
+                    self._refuse_attributes(row, names, gained)
+                case Rule() | RoleLink():
+                    pass
+        for row in lost:
+            match row:
+                case Rule(effect=Effect.DENY) if self._reaches(row, self._before):
+                    raise OwnRightsError(f"{describe(row)}: it denies something to you, so it is not yours to remove")
+                case StoredEntity():
+                    self._refuse_attributes(row, names, gained)
+                case Rule() | RoleLink():
+                    pass
+        gone = self._before - names
+        if gone:
+            for rule in self._snapshot.rules:
+                if rule.effect is Effect.DENY and rule.subject in gone:
+                    raise OwnRightsError(f"you would lose what denies you something: {describe(rule)}")
+
+    def _refuse_more_names(self, link: RoleLink) -> None:
+        if not self._after.closure(link.role, (), self._now)[0] <= self._lasting:
+            raise OwnRightsError(f"{describe(link)}: it gives you a role, or one for longer")
+
+    def _refuse_more_rights(self, rule: Rule) -> None:
+        right = Right(rule.resource, rule.action)
+        if self._rules is None:
+            self._rules = [old for old in self._snapshot.rules if self._reaches(old, self._lasting)]
+        held = any(
+            Right(old.resource, old.action).covers(right)
+            for old in self._rules
+            if old.effect is Effect.ALLOW and old.condition is None
+        )
+        if not held or self._snapshot.model.effect is PolicyEffect.PRIORITY:
+            raise OwnRightsError(f"{describe(rule)}: it allows you more than you may")
+
+    def _refuse_attributes(self, entity: StoredEntity, names: AbstractSet[str], gained: Sequence[Row]) -> None:
+        if entity.kind is EntityKind.SUBJECT and entity.ref != self._own.subject:
+            return
+        new = (row for row in gained if isinstance(row, Rule))
+        for rule in (*self._snapshot.rules, *new):
+            if rule.condition is None or not self._reaches(rule, names | self._before):
+                continue
+            about = entity.kind is EntityKind.SUBJECT or self._may_concern(rule, entity.ref)
+            if about and _asks_for(self._snapshot, rule, entity.kind):
+                raise OwnRightsError(f"{describe(entity)}: what you may depends on them, by {describe(rule)}")
+
+    def _may_concern(self, rule: Rule, resource: Ref) -> bool:
+        model = self._snapshot.model
+        whole = model.residual is not None or model.resource.roles is not None
+        return whole or matches(rule.resource, resource)
+
+    def _reaches(self, rule: Rule, names: AbstractSet[str]) -> bool:
+        if not self._snapshot.model.subject.indexed:
+            return True
+        return rule.subject in names or matches(rule.subject, self._own.subject)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern with `*` at its end means a name; a name without one is no pattern."""
+    return pattern.endswith(ANY) and name.startswith(pattern[:-1])
+
+
+def _gained(changes: RowChanges, effect: PolicyEffect) -> Iterator[Row]:
+    yield from changes.added.values()
+    for _, new in changes.updated.values():
+        yield new
+    if effect is PolicyEffect.PRIORITY:  # there the place of a row counts
+        for _, new in changes.moved.values():
+            yield new
+
+
+def _lost(changes: RowChanges) -> Iterator[Row]:
+    yield from changes.removed.values()
+    for old, new in changes.updated.values():
+        if not (isinstance(old, RoleLink) and isinstance(new, RoleLink) and _lasts_longer(new, old)):
+            yield old
+
+
+def _lasts_longer(new: RoleLink, old: RoleLink) -> bool:
+    return new.expires_at is None or (old.expires_at is not None and new.expires_at >= old.expires_at)
+
+
+def _links(rows: Iterable[Row]) -> list[RoleLink]:
+    return [row for row in rows if isinstance(row, RoleLink) and row.kind == "g" and not row.is_membership]
+
+
+def _asks_for(snapshot: Snapshot, rule: Rule, kind: EntityKind) -> bool:
+    of_subject, of_resource = uses_attributes(snapshot, rule)
+    return of_subject if kind is EntityKind.SUBJECT else of_resource
+
+
+def _ordinary_denies(snapshot: Snapshot) -> list[Rule]:
+    name = "grants.denies"
+    found: list[Rule] | None = snapshot.memo.get(name)
+    if found is None:
+        rules = (rule for rule in snapshot.rules if rule.effect is Effect.DENY)
+        found = snapshot.memo[name] = [rule for rule in rules if not is_platform_resource(rule.resource)]
+    return found
+
+
+def _shown(row: Row | Ref) -> str:
+    return f"`{row}`" if isinstance(row, str) else describe(row)
