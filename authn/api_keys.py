@@ -39,6 +39,8 @@ SCOPES = frozenset(
         "encryption:read",
         "encryption:write",
         "metrics:read",
+        "user:read",
+        "user:write",
     }
 )
 """Every scope there is."""

@@ -15,3 +15,5 @@ class PolicyLimits:
     """Direct roles and groups of subjects."""
     entities: int = 5_000_000
     """Subjects and resources with stored attributes."""
+    users: int = 1_000_000
+    """Accounts of people; deleted ones do not count."""

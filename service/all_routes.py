@@ -8,6 +8,7 @@ from service.http import (
     admin_audit,
     admin_encryption,
     admin_tenant_settings,
+    admin_users,
     authzen,
     forward_auth,
 )
@@ -28,4 +29,5 @@ def all_routes() -> tuple[Route, ...]:
         *admin_tenant_settings.ROUTES,
         *account_password.ROUTES,
         *admin_audit.ROUTES,
+        *admin_users.ROUTES,
     )

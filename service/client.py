@@ -131,21 +131,23 @@ class Client:
         """GET a JSON value; parameters that are None are left out."""
         return await self._ask("GET", path, parameters=parameters)
 
-    async def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Any:
+    async def post(
+        self, path: str, body: Any, *, headers: Mapping[str, str] | None = None, **parameters: str | int | None
+    ) -> Any:
         """POST a JSON value (or its bytes) and return the answer's."""
-        return await self._ask("POST", path, body=body, headers=headers)
+        return await self._ask("POST", path, body=body, headers=headers, parameters=parameters)
 
-    async def create(self, path: str, body: Any) -> Any:
+    async def create(self, path: str, body: Any, **parameters: str | int | None) -> Any:
         """POST a creation that may be sent twice: it carries an idempotency key and is tried again once.
 
         Also after a 503: the service itself may not know whether PostgreSQL committed.
         """
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         try:
-            return await self._ask("POST", path, body=body, headers=headers)
+            return await self._ask("POST", path, body=body, headers=headers, parameters=parameters)
         except UnreachableError:
             await asyncio.sleep(RETRY_SECONDS)
-            return await self._ask("POST", path, body=body, headers=headers)
+            return await self._ask("POST", path, body=body, headers=headers, parameters=parameters)
 
     async def put(self, path: str, body: Any, **parameters: str | int | None) -> Any:
         """PUT a JSON value and return the answer's."""

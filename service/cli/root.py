@@ -46,6 +46,15 @@ KEY_COMMANDS = {
     "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
     "revoke": Lazy("service.cli.keys:revoke", "Revoke an API key on every node."),
 }
+USER_COMMANDS = {
+    "create": Lazy("service.cli.user:create", "Create an account."),
+    "list": Lazy("service.cli.user:list_", "List accounts, or those whose names begin with something."),
+    "show": Lazy("service.cli.user:show", "Show an account with its roles."),
+    "update": Lazy("service.cli.user:update", "Change an account's names, address or demands."),
+    "disable": Lazy("service.cli.user:disable", "Disable an account: it may do nothing from now on."),
+    "enable": Lazy("service.cli.user:enable", "Enable a disabled account."),
+    "delete": Lazy("service.cli.user:delete", "Delete an account and erase what is personal in it."),
+}
 PASSWORD_COMMANDS = {
     "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
 }
@@ -134,6 +143,7 @@ which is found by KASBAH_URL and KASBAH_API_KEY, or by the `.kasbah/dev.json` of
 root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("kasbah", ROOT_COMMANDS, ROOT_HELP))
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
+root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))

@@ -7,14 +7,18 @@ from aiohttp import web
 
 from authn.change_password import PasswordChanges
 from authn.storage import ApiKeyStore
+from authn.user_storage import UserStore
 from authz.compile_model import compile_model
+from authz.policy_limits import PolicyLimits
 from authz.storage_write import PostgresPolicyWriter
+from authz.subject_rows import PostgresSubjectPolicy
 from service.http.account_password import PASSWORD_CHANGES
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_audit import AUDIT, EXPORTS
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.admin_tenant_settings import TENANT_SETTINGS
+from service.http.admin_users import USERS
 from service.http.idempotency import KEPT_ANSWERS
 from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
 from tenancy.audit_log import seal_personal_with
@@ -42,6 +46,8 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[API_KEYS] = ApiKeyStore(sessions)
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
     app[PASSWORD_CHANGES] = PasswordChanges(sessions, app[NEW_PASSWORDS], app[KEY_RING], limits=app.get(TENANT_LIMITS))
+    limits = app.get(POLICY_LIMITS) or PolicyLimits()
+    app[USERS] = UserStore(sessions, app[KEY_RING], PostgresSubjectPolicy(), max_users=limits.users)
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield

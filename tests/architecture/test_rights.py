@@ -33,6 +33,7 @@ def test_a_route_without_a_decision_says_why():
         "a key may always be told what it is",
         "whoever knows the present password may replace it",
         "it is about the caller's own keys, and a personal key never does more than its owner may",
+        "everyone may be told who they are",
     }
     for more in ({}, {"resource": "kasbah:x"}, {"action": "read"}):
         with pytest.raises(ValueError, match="resource and action"):
