@@ -9,10 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from authn.errors import EmailTakenError, UsernameTakenError
+from authn.user_reads import UserReader, list_query
 from authn.user_storage import (
-    UserStore,
     insert_user,
-    list_query,
     lock_user,
     raise_auth_epoch,
     set_email,
@@ -55,7 +54,7 @@ async def enter(store, tenant, new):
 @pytest.fixture
 def users(store):
     """Return the store as the service has it."""
-    return UserStore(store.sessions)
+    return UserReader(store.sessions)
 
 
 async def test_an_account_is_found_however_its_names_are_spelled(store, acme, users):
