@@ -14,7 +14,7 @@ from authz.errors import StaleError
 from authz.evaluate import EvaluationNode, StateView, evaluate_many
 from authz.request import EvaluationRequest
 from authz.snapshot import Snapshot
-from tenancy.ids import TenantId
+from tenancy.ids import TenantId, TenantStatus
 
 CHUNK = 1024
 """Candidates evaluated at once, at one revision."""
@@ -163,6 +163,8 @@ async def _page(where: SearchContext, source: _Source, after: str, limit: int) -
     of conditions that one part of a search may make ends, so that a candidate is always answered as by itself.
     """
     state: StateView = await where.node.load(where.tenant_id, (), (), where.min_revision)
+    if state.head.status is not TenantStatus.ACTIVE:
+        return SearchPage((), None, state.head.revision)  # every candidate would be a deny, however many there are
     in_rules = source.named(state.snapshot)
     revision: int | None = None
     results: list[str] = []

@@ -7,6 +7,7 @@ else may have written; only what carries our MAC is used.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -34,6 +35,9 @@ INLINE_BYTES = 4 * 1024
 
 INLINE_ROWS = 200
 """Larger rule sets are coded in a thread."""
+
+SCANNED = 1000
+"""Keys that one step of a scan looks at."""
 
 NOTICE_BYTES = 80
 FIRST_RECONNECT_SECONDS = 0.1
@@ -143,6 +147,20 @@ class ValkeySnapshotCache:
                 await steps.execute()
 
         await self._stored(release)
+
+    async def forget_tenant(self, tenant_id: TenantId) -> bool:
+        """Remove every key of a tenant, whoever wrote it: all carry its hash tag. Whether that is certain."""
+        pattern = f"{self._prefix}:*{{{tenant_id}}}*"
+        place = 0
+        try:
+            while True:
+                place, found = await self._call(partial(self._client.scan, place, match=pattern, count=SCANNED))
+                if found:
+                    await self._call(partial(self._client.unlink, *found))
+                if place == 0:
+                    return True
+        except CacheUnavailableError:
+            return False
 
     async def publish(self, head: TenantHead) -> None:
         """Tell the other nodes that a tenant moved on. Only hastens; the poll is what counts."""

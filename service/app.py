@@ -13,7 +13,7 @@ from aiohttp import web
 
 from service import problems
 from service.callers import Caller, bearer_token
-from service.edge_errors import OtherTenantError
+from service.edge_errors import OtherTenantError, TenantSuspendedError
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
 from service.jobs import Jobs
@@ -31,7 +31,7 @@ from service.keys import (
     TENANT,
     TENANTS,
 )
-from service.rights import judged
+from service.rights import DECISIONS, judged
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, own_tenant_of, tenant_of
 from service.time_limits import answered_in_time
@@ -188,12 +188,16 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     """Refuse a caller that may not use the route; leave it in `request[CALLER]`, its tenant in `request[TENANT]`.
 
     Raises:
+        TenantSuspendedError: the key's tenant is suspended, and the route is not about a decision.
         MissingScopeError: the key lacks the scope.
         MissingRightError: its owner lacks the right.
         StaleError, StorageUnavailableError: what the owner may do is not known.
         OtherTenantError: a tenant-bound key on a platform route, or another tenant's name.
         InvalidRequestError, TenantRequiredError, NoSuchTenantError: as in `service/tenant_of_request.py`.
     """
+    # A decision says itself that its tenant is suspended; a person of that tenant may not even ask for one.
+    if (access.resource != DECISIONS or caller.user_id is not None) and request.app[CALLERS].is_suspended(caller):
+        raise TenantSuspendedError
     caller = request[CALLER] = await judged(request, caller, access)
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")

@@ -255,6 +255,11 @@ class Callers:
             and not self._expired(found.expires_at)
         )
 
+    def is_suspended(self, caller: Caller) -> bool:
+        """Return whether the tenant that a key is bound to is suspended, or being deleted."""
+        head = None if caller.tenant_id is None else self._node.heads.get(caller.tenant_id)
+        return head is not None and head.status is not TenantStatus.ACTIVE
+
     def _reaches(self, found: Remembered, min_revision: int) -> bool:
         """Return whether the key is known to hold at a demanded revision; platform keys have revisions of their own."""
         if found.caller.tenant_id is None or found.revision >= min_revision:

@@ -58,10 +58,12 @@ from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.key_maker import KeyMaker
 from tenancy.key_ring import KeyRing
+from tenancy.purge import Purge
 from tenancy.rotate_keys import KeyRotator
 
 FLUSH_SECONDS = 1.0
 RESTART_SECONDS = 1.0
+PURGE_SECONDS = 60.0
 PROBE_SECONDS = 1.0
 ROTATION_SECONDS = 2.0
 MAX_KNOWN_SLUGS = 10_000
@@ -132,6 +134,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[METRICS].set_age_source(lambda: (node.confirmation_age or 0.0, int(node.statistics()["warm_tenants"])))
         app[READINESS].add("policy", _at_once(lambda: node.ready))
         app[READINESS].add("cache", remembered(cache.ping), required=False)
+        app[JOBS].add(Job("tenant-purge", PURGE_SECONDS, Purge(app[SESSIONS], cache, node).run))
         await node.start()
         running = asyncio.create_task(_supervise(node), name="node")
         yield

@@ -110,3 +110,7 @@ class PasswordRefusedError(EdgeError):
     def __init__(self, detail: str, pointer: str, members: Mapping[str, object]) -> None:
         super().__init__(detail, pointer)
         self.members = members
+
+
+class TenantSuspendedError(EdgeError):
+    """The tenant of the key is suspended, or being deleted."""

@@ -63,6 +63,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.MissingRightError: Problem("missing-right", HTTPStatus.FORBIDDEN, "Missing right"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),
     edge_errors.NoSuchTenantError: TENANT_NOT_FOUND,
+    edge_errors.TenantSuspendedError: Problem(
+        "tenant-suspended", HTTPStatus.FORBIDDEN, "The tenant is suspended", tells=False
+    ),
     edge_errors.NoSuchResourceError: Problem("not-found", HTTPStatus.NOT_FOUND, "Not found", tells=False),
     edge_errors.BodyTimeoutError: Problem("body-timeout", HTTPStatus.REQUEST_TIMEOUT, "Body came too slowly"),
     edge_errors.BodyTooLargeError: Problem("body-too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large"),
@@ -113,6 +116,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     tenancy_errors.RotationUnderWayError: Problem(
         "rotation-under-way", HTTPStatus.CONFLICT, "Keys are being rotated already"
     ),
+    tenancy_errors.TenantStatusError: Problem("tenant-status", HTTPStatus.CONFLICT, "Not with a tenant of this status"),
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),

@@ -1,6 +1,6 @@
 """Enter a new tenant."""
 
-from tenancy.ids import parse_slug
+from tenancy.ids import parse_new_slug
 from tenancy.once import Once
 from tenancy.ports import TenantRegistry
 from tenancy.tenant import ChangeMeta, Tenant, TenantHead
@@ -10,6 +10,14 @@ MAX_DISPLAY_NAME_LENGTH = 200
 
 class InvalidDisplayNameError(ValueError):
     """A display name that cannot be shown."""
+
+
+def check_display_name(text: str) -> str:
+    """Return a name for people without blanks around it; raises `InvalidDisplayNameError`."""
+    shown = text.strip()
+    if not shown or len(shown) > MAX_DISPLAY_NAME_LENGTH or not shown.isprintable():
+        raise InvalidDisplayNameError(f"a display name has 1 to {MAX_DISPLAY_NAME_LENGTH} printable characters")
+    return shown
 
 
 async def create_tenant(
@@ -34,8 +42,6 @@ async def create_tenant(
         InvalidDisplayNameError: too long, or with control characters.
         SlugTakenError: names a tenant, or named one.
     """
-    parsed = parse_slug(slug)
-    shown = (display_name or "").strip() or slug
-    if len(shown) > MAX_DISPLAY_NAME_LENGTH or not shown.isprintable():
-        raise InvalidDisplayNameError(f"a display name has at most {MAX_DISPLAY_NAME_LENGTH} printable characters")
+    parsed = parse_new_slug(slug)
+    shown = check_display_name((display_name or "").strip() or slug)
     return (await tenants.create(parsed, shown, meta=meta, once=once)).head

@@ -49,6 +49,10 @@ class TenantGoneError(TenancyError):
     """There is no such tenant, or no longer."""
 
 
+class TenantStatusError(TenancyError):
+    """What was asked does not fit the tenant's status."""
+
+
 class TenantMovedOnError(TenancyError):
     """The tenant is at another revision than the one that was to be changed."""
 

@@ -45,11 +45,11 @@ async def lock_head(work: TenantUnitOfWork) -> tuple[TenantHead, dict[str, int]]
     """Lock the tenant's row until the transaction ends; return where it stands, and its row counts.
 
     INVARIANT: every write does this first, so that writers of one tenant go one after the other and each sees all that
-    came before it.
+    came before it; and nothing is written for a tenant that is deleted, whose rows are being removed.
     """
     query = text(
         f"SELECT {HEAD_COLUMNS}, {_COUNT_COLUMNS} "  # noqa: S608 - constants
-        "FROM tenants WHERE tenant_id = :tenant_id FOR NO KEY UPDATE"
+        "FROM tenants WHERE tenant_id = :tenant_id AND status <> 'deleted' FOR NO KEY UPDATE"
     )
     row = (await work.session.execute(query, {"tenant_id": work.tenant_id})).one_or_none()
     if row is None:
@@ -168,7 +168,7 @@ async def raise_all_other_heads(work: TenantUnitOfWork, kind: str, meta: ChangeM
     query = text(
         "WITH raised AS (UPDATE tenants SET revision = revision + 1, rules_revision = revision + 1, "
         "changed_xid = pg_current_xact_id(), stamp = gen_random_uuid(), rules_stamp = gen_random_uuid() "
-        "WHERE tenant_id <> :own RETURNING tenant_id, revision, rules_revision, stamp) "
+        "WHERE tenant_id <> :own AND status <> 'deleted' RETURNING tenant_id, revision, rules_revision, stamp) "
         "INSERT INTO changes (tenant_id, revision, rules_revision, kind, actor, reason, git_commit, request_id, stamp) "
         "SELECT tenant_id, revision, rules_revision, :kind, :actor, :reason, :git_commit, :request_id, stamp "
         "FROM raised"

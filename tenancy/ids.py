@@ -16,6 +16,19 @@ PLATFORM_TENANT_ID = TenantId(UUID("00000000-0000-7000-8000-000000000002"))
 
 SLUG_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 RESERVED_SLUGS = frozenset({"admin", "api", "base", "kasbah", "login", "platform", "public", "static", "system", "www"})
+"""No directory of policies and no tenant has these names."""
+
+NEVER_GIVEN = RESERVED_SLUGS | frozenset(
+    {"access", "account", "accounts", "app", "assets", "auth", "autoconfig", "autodiscover", "billing", "cdn", "docs"}
+    | {"dns", "ftp", "health", "healthz", "help", "hydra", "id", "identity", "imap", "internal", "isatap", "localhost"}
+    | {"mail", "metrics", "mta-sts", "mx", "ns", "oauth", "oidc", "openid", "pop", "readyz", "root", "security"}
+    | {"signin", "signup", "smtp", "sso", "status", "support", "tenant", "tenants", "token", "well-known", "wpad"}
+)
+"""Nor is a new tenant called so: as a subdomain it would pose as the platform, or be found by clients on their own."""
+
+_LOOK_ALIKE = str.maketrans("013457l", "oieasti")
+_DIGITS_ONLY = re.compile(r"[0-9-]+\Z")
+_LIKE_A_UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z")
 
 
 class TenantStatus(StrEnum):
@@ -23,6 +36,8 @@ class TenantStatus(StrEnum):
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
+    DELETING = "deleting"
+    """Suspended, and removed once its grace is over."""
     DELETED = "deleted"
 
 
@@ -41,3 +56,32 @@ def parse_slug(text: str) -> Slug:
     if text in RESERVED_SLUGS:
         raise InvalidSlugError(f"`{text}` is reserved")
     return Slug(text)
+
+
+def parse_new_slug(text: str) -> Slug:
+    """Return `text` as the slug of a tenant to come: stricter than `parse_slug`, which knows those that are there.
+
+    Raises:
+        InvalidSlugError: no slug; one that poses as the platform, also written with digits for letters or hyphens
+            between them; one that people or programs would read as an id, a number or an address.
+    """
+    slug = parse_slug(text)
+    # SECURITY: hyphens at the third and fourth place mark encoded labels (RFC 5891 section 4.2.3.1): `xn--…` is shown
+    # as letters of other scripts, and can look like any other name.
+    if text[2:4] == "--":
+        raise InvalidSlugError(f"`{text}` would be an encoded name: no `--` at the third place")
+    if _DIGITS_ONLY.match(text) is not None:
+        raise InvalidSlugError(f"`{text}` would be read as a number: have a letter in it")
+    if _LIKE_A_UUID.match(text) is not None:
+        raise InvalidSlugError(f"`{text}` would be read as an id")
+    if _skeleton(text) in _NEVER_GIVEN_SKELETONS:
+        raise InvalidSlugError(f"`{text}` is reserved, or looks like what is")
+    return slug
+
+
+def _skeleton(text: str) -> str:
+    """Return what is left of a name when look-alikes are one character and hyphens nothing."""
+    return text.replace("-", "").translate(_LOOK_ALIKE)
+
+
+_NEVER_GIVEN_SKELETONS = frozenset(_skeleton(slug) for slug in NEVER_GIVEN)

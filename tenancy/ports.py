@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tenancy.ids import Slug, TenantId
+from tenancy.ids import Slug, TenantId, TenantStatus
 from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, Tenant
 
@@ -31,5 +31,14 @@ class TenantRegistry(Protocol):
     async def find_by_slug(self, slug: str) -> Tenant | None:
         """Return a tenant, or None."""
 
-    async def list(self, after: str | None, limit: int) -> TenantPage:
-        """Return tenants whose slug comes after `after`; the two reserved entries are left out."""
+    async def list(
+        self, after: str | None, limit: int, *, status: TenantStatus | None = None, search: str | None = None
+    ) -> TenantPage:
+        """Return tenants whose slug comes after `after`; the two reserved entries are left out.
+
+        Args:
+            after: The last slug of the page before.
+            limit: Most tenants of this page.
+            status: Only these; without it all but those of which nothing is left.
+            search: What slug or display name contain, whatever its case.
+        """

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from tenancy.audit import AuditEntry, person_of
 from tenancy.audit_log import append_audit
-from tenancy.errors import SlugTakenError
+from tenancy.errors import SlugTakenError, TenantGoneError
 from tenancy.heads import HEAD_COLUMNS, head_of, record_change, share_base_lock
-from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 from tenancy.kept_answers import claim, keep
 from tenancy.once import Once
 from tenancy.ports import TenantPage
@@ -19,7 +19,7 @@ from tenancy.tenant import ChangeMeta, Tenant
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session, within
 from tenancy.uuid7 import make_uuid7
 
-_COLUMNS = f"{HEAD_COLUMNS}, display_name, created_at"
+_COLUMNS = f"{HEAD_COLUMNS}, display_name, created_at, purge_after"
 _SLUG_CONSTRAINT = "tenants_slug_key"
 REQUEST_SECONDS = 2.5
 
@@ -46,9 +46,18 @@ class TenantStore:
         """Return a tenant, or None."""
         return await within(self._seconds, lambda: self._find_by_slug(slug))
 
-    async def list(self, after: str | None, limit: int) -> TenantPage:
-        """Return tenants whose slug comes after `after`; the two reserved entries are left out."""
-        return await within(self._seconds, lambda: self._list(after, limit))
+    async def list(
+        self, after: str | None, limit: int, *, status: TenantStatus | None = None, search: str | None = None
+    ) -> TenantPage:
+        """Return tenants whose slug comes after `after`; the two reserved entries are left out.
+
+        Args:
+            after: The last slug of the page before.
+            limit: Most tenants of this page.
+            status: Only these; without it all but those of which nothing is left.
+            search: What slug or display name contain, whatever its case.
+        """
+        return await within(self._seconds, lambda: self._list(after, limit, status, search))
 
     async def was_changed_by(self, tenant_id: TenantId, kind: str) -> bool:
         """Whether the tenant's history has a change of this kind (`apply`, `api`, …)."""
@@ -103,21 +112,31 @@ class TenantStore:
             tenant_id = (await session.execute(text("SELECT find_tenant_id(:slug)"), {"slug": slug})).scalar_one()
         return None if tenant_id is None else await self._find(TenantId(tenant_id))
 
-    async def _list(self, after: str | None, limit: int) -> TenantPage:
+    async def _list(self, after: str | None, limit: int, status: TenantStatus | None, search: str | None) -> TenantPage:
+        wanted = "status <> 'deleted'" if status is None else "status = :status"
+        if search is not None:
+            # `strpos` knows no wildcards, so that `%` and `_` mean themselves.
+            wanted += " AND (strpos(slug, lower(:search)) > 0 OR strpos(lower(display_name), lower(:search)) > 0)"
         query = text(
             f"SELECT {_COLUMNS} FROM tenants WHERE slug > :after AND tenant_id NOT IN (:base, :platform) "  # noqa: S608
-            "ORDER BY slug LIMIT :limit"
+            f"AND {wanted} ORDER BY slug LIMIT :limit"
         )
-        parameters = {
-            "after": after or "",
-            "limit": limit + 1,
-            "base": BASE_TENANT_ID,
-            "platform": PLATFORM_TENANT_ID,
-        }
+        parameters: dict[str, Any] = {"after": after or "", "limit": limit + 1}
+        parameters |= {"base": BASE_TENANT_ID, "platform": PLATFORM_TENANT_ID}
+        parameters |= {} if status is None else {"status": status.value}
+        parameters |= {} if search is None else {"search": search}
         async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as work:
             rows = (await work.session.execute(query, parameters)).all()
         tenants = [_tenant(row) for row in rows[:limit]]
         return TenantPage(tenants, tenants[-1].head.slug if len(rows) > limit else None)
+
+
+async def read_tenant(work: TenantUnitOfWork) -> Tenant:
+    """Return the bound tenant, inside a transaction; raises `TenantGoneError`."""
+    tenant = await _find_own(work)
+    if tenant is None:
+        raise TenantGoneError
+    return tenant
 
 
 async def _find_own(work: TenantUnitOfWork) -> Tenant | None:
@@ -127,4 +146,4 @@ async def _find_own(work: TenantUnitOfWork) -> Tenant | None:
 
 
 def _tenant(row: Row[Any]) -> Tenant:
-    return Tenant(head_of(row), row.display_name, row.created_at)
+    return Tenant(head_of(row), row.display_name, row.created_at, row.purge_after)

@@ -53,6 +53,8 @@ class Tenant:
     head: TenantHead
     display_name: str
     created_at: datetime
+    purge_after: datetime | None = None
+    """When everything of a deleted tenant is removed; until then it can be restored."""
 
 
 @dataclass(frozen=True, slots=True)

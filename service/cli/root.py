@@ -34,6 +34,12 @@ POLICY_COMMANDS = {
 TENANT_COMMANDS = {
     "create": Lazy("service.cli.tenant:create", "Create a tenant."),
     "list": Lazy("service.cli.tenant:list_", "List tenants."),
+    "show": Lazy("service.cli.tenant:show", "Show a tenant."),
+    "update": Lazy("service.cli.tenant:update", "Change a tenant's name for people."),
+    "suspend": Lazy("service.cli.tenant:suspend", "Suspend a tenant on every node."),
+    "reactivate": Lazy("service.cli.tenant:reactivate", "Open a suspended tenant again."),
+    "delete": Lazy("service.cli.tenant:delete", "Delete a tenant; it can be restored within its grace."),
+    "restore": Lazy("service.cli.tenant:restore", "Take back the deletion of a tenant."),
     "settings": Lazy("service.cli.tenant_settings:settings", "Show or change a tenant's settings."),
 }
 AUDIT_COMMANDS = {
@@ -142,10 +148,10 @@ which is found by KASBAH_URL and KASBAH_API_KEY, or by the `.kasbah/dev.json` of
 
 root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("kasbah", ROOT_COMMANDS, ROOT_HELP))
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
-root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create and list tenants."))
 root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
+root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create, list, change, suspend and delete tenants."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))
 root.add_command(
     LazyGroup("keys", ENCRYPTION_COMMANDS, "List, rotate and retire the keys that encrypt what is stored.")

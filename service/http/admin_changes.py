@@ -118,7 +118,9 @@ async def _still_admitted(request: web.Request) -> None:
         raise StreamEndedError
     try:
         token = bearer_token(request.headers.getall("Authorization", []))
-        await request.app[CALLERS].authenticate(token)
+        caller = await request.app[CALLERS].authenticate(token)
+        if request.app[CALLERS].is_suspended(caller):
+            raise StreamEndedError
     except (NotAuthenticatedError, StorageUnavailableError, OverloadedError):
         raise StreamEndedError from None
 

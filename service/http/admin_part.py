@@ -17,12 +17,14 @@ from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_audit import AUDIT, EXPORTS
 from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
+from service.http.admin_tenant_life import TENANT_CHANGES
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.admin_users import USERS
 from service.http.idempotency import KEPT_ANSWERS
 from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
 from tenancy.audit_log import seal_personal_with
 from tenancy.audit_reader import AuditReader
+from tenancy.change_tenant import TenantChanges
 from tenancy.kept_answers import KeptAnswers
 from tenancy.settings_storage import TenantSettingsStore
 from tenancy.storage import TenantStore
@@ -44,10 +46,12 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[AUDIT] = AuditReader(sessions)
     app[EXPORTS] = Counter()
     app[API_KEYS] = ApiKeyStore(sessions)
-    app[TENANT_SETTINGS] = TenantSettingsStore(sessions, app.get(TENANT_LIMITS) or TenantLimits())
     app[PASSWORD_CHANGES] = PasswordChanges(sessions, app[NEW_PASSWORDS], app[KEY_RING], limits=app.get(TENANT_LIMITS))
     limits = app.get(POLICY_LIMITS) or PolicyLimits()
     app[USERS] = UserStore(sessions, app[KEY_RING], PostgresSubjectPolicy(), max_users=limits.users)
+    bounds = app.get(TENANT_LIMITS) or TenantLimits()
+    app[TENANT_SETTINGS] = TenantSettingsStore(sessions, bounds)
+    app[TENANT_CHANGES] = TenantChanges(sessions, bounds)
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield

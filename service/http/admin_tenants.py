@@ -3,12 +3,13 @@
 import msgspec
 from aiohttp import web
 
-from service.edge_errors import NoSuchTenantError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
+from service.edge_errors import InvalidRequestError, NoSuchTenantError
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, parameter, written
 from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import TENANT
 from tenancy.create_tenant import create_tenant
+from tenancy.ids import TenantStatus
 from tenancy.tenant import Tenant
 
 
@@ -24,11 +25,23 @@ _decoder = msgspec.json.Decoder(NewTenant)
 
 
 async def list_tenants(request: web.Request) -> web.Response:
-    """GET all tenants, by slug."""
-    cursor = Cursor("tenants", None)
-    page = await request.app[ADMINISTRATION].tenants.list(cursor.read(request), page_limit(request))
-    said = {"tenants": [_shown(tenant) for tenant in page.tenants], "next_cursor": cursor.show(page.cursor)}
+    """GET tenants by slug; without `status`, all but those of which nothing is left."""
+    status, search = _status(request), parameter(request, "search")
+    cursor = Cursor("tenants", None, status, search)
+    tenants = request.app[ADMINISTRATION].tenants
+    page = await tenants.list(cursor.read(request), page_limit(request), status=status, search=search)
+    said = {"tenants": [shown_tenant(tenant) for tenant in page.tenants], "next_cursor": cursor.show(page.cursor)}
     return json_answer(said)
+
+
+def _status(request: web.Request) -> TenantStatus | None:
+    text = parameter(request, "status")
+    if text is None:
+        return None
+    try:
+        return TenantStatus(text)
+    except ValueError:
+        raise InvalidRequestError(f"`status` is one of {', '.join(TenantStatus)}") from None
 
 
 @idempotent
@@ -47,7 +60,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
 
 
 def _created(tenant: Tenant) -> web.Response:
-    response = json_answer(_shown(tenant), status=201, head=tenant.head)
+    response = json_answer(shown_tenant(tenant), status=201, head=tenant.head)
     response.headers["Location"] = f"/v1/tenants/{tenant.head.slug}"
     return response
 
@@ -57,10 +70,11 @@ async def read_tenant(request: web.Request) -> web.Response:
     tenant = await request.app[ADMINISTRATION].tenants.find(request[TENANT])
     if tenant is None:
         raise NoSuchTenantError
-    return json_answer(_shown(tenant), head=tenant.head)
+    return json_answer(shown_tenant(tenant), head=tenant.head)
 
 
-def _shown(tenant: Tenant) -> dict[str, object]:
+def shown_tenant(tenant: Tenant) -> dict[str, object]:
+    """Return a tenant as the API shows it."""
     head = tenant.head
     return {
         "id": head.tenant_id,
@@ -70,4 +84,5 @@ def _shown(tenant: Tenant) -> dict[str, object]:
         "revision": head.revision,
         "rules_revision": head.rules_revision,
         "created_at": tenant.created_at,
+        "purge_after": tenant.purge_after,
     }

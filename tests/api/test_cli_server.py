@@ -367,3 +367,22 @@ async def test_settings_of_a_tenant(run: Run, admin: Service, tmp_path: Path) ->
     assert "/password/min_length" in refused.stderr
     for wrong in ((), ("x",), ("a=1", "a.b=2"), ("a=1", "a=2"), ("a=1", "--file", "-"), ("a=1", "--replace")):
         assert (await run("tenant", "settings", "set", "acme", *wrong)).exit_code == 2, wrong
+
+
+async def test_the_life_of_a_tenant(run: Run, admin: Service) -> None:
+    """Named, suspended, opened, deleted, restored; what ends a service for people is asked about."""
+    await admin.tenant("acme")
+    named = await run("tenant", "update", "acme", "--name", "Acme Limited")
+    assert "Acme Limited" in named.output
+    assert (await run("tenant", "suspend", "acme")).exit_code == 2
+    assert (await run("tenant", "delete", "acme")).exit_code == 2
+    for command, status in (("suspend", "suspended"), ("reactivate", "active"), ("delete", "deleting")):
+        yes = () if command == "reactivate" else ("--yes",)
+        done = await run("tenant", command, "acme", "--reason", "why", "--output", "json", *yes)
+        assert json.loads(done.stdout)["status"] == status
+        listed = await run("tenant", "list", "--status", status, "--search", "limited")
+        assert "acme" in listed.output
+    assert "removed after" in (await run("tenant", "show", "acme")).output
+    assert (await run("tenant", "reactivate", "acme")).exit_code == 5
+    assert json.loads((await run("tenant", "restore", "acme", "--output", "json")).stdout)["purge_after"] is None
+    assert (await run("tenant", "show", "nobody")).exit_code == 5

@@ -3,6 +3,8 @@
 import psycopg
 import pytest
 
+from tenancy.purge import KEPT_TABLES, PURGED_TABLES
+
 pytestmark = pytest.mark.integration
 
 SECURITY_DEFINER = {
@@ -14,6 +16,7 @@ SECURITY_DEFINER = {
     "tenants_with_data_keys(uuid,integer)": "a rotation goes from one tenant to the next",
     "find_tenant_id(text)": "the slug names the tenant",
     "make_audit_partitions(integer)": "the service owns no table; the audit needs one for each month",
+    "purge_tenant_rows(text,integer)": "the service may not remove history and keys; a deleted tenant's are removed here",
     "tenants_changed_since(xid8)": "a node follows all tenants",
 }
 """Every function that reads past row-level security, and why it must."""
@@ -66,6 +69,28 @@ def test_every_table_of_a_tenant_forces_row_level_security(owner):
     ).fetchall()
     assert len(rows) > 10
     wrong = [row for row in rows if row[0] not in WITHOUT_TENANT and not (row[1] and row[2] == "tenant_id" and row[3])]
+    assert wrong == []
+
+
+def test_every_table_is_purged_with_its_tenant_or_kept_for_a_reason(owner):
+    """A table that is on neither list would keep a deleted tenant's rows for ever; partitions go as their table does."""
+    rows = owner.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
+        "AND NOT relispartition"
+    ).fetchall()
+    assert {row[0] for row in rows} - WITHOUT_TENANT == {*PURGED_TABLES, *KEPT_TABLES}
+    assert not {*PURGED_TABLES} & {*KEPT_TABLES}
+    assert all(KEPT_TABLES.values())
+
+
+def test_tables_are_purged_before_what_they_refer_to(owner):
+    """Else a batch would fail on a foreign key, and with it every later one."""
+    rows = owner.execute(
+        "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint "
+        "WHERE contype = 'f' AND connamespace = 'public'::regnamespace AND conparentid = 0"
+    ).fetchall()
+    order = {table: place for place, table in enumerate(PURGED_TABLES)}
+    wrong = [row for row in rows if row[0] in order and row[1] in order and order[row[0]] >= order[row[1]]]
     assert wrong == []
 
 
