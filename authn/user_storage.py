@@ -216,8 +216,8 @@ class UserStore(UserReader):
             stored = await _locked(work, user_id)
             ref = stored.user.ref
             rows = await self._policy.owned_by_api(work, ref)
-            head = await raise_head(work, counts={**rows.growth, "users": -1})
             await work.session.execute(_BURY, _named(work, user_id))
+            head = await raise_head(work, counts={**rows.growth, "users": -1})
             await drop_mails(work, user_id)
             await self._ring.destroy_subject_key(work, user_id)
             entry = AuditEntry(

@@ -29,6 +29,7 @@ from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
+from service.rights import require_power_over
 from service.routes import Needs, Route
 
 USERS: web.AppKey[UserStore] = web.AppKey("USERS")
@@ -127,9 +128,12 @@ async def change(request: web.Request) -> web.Response:
     wanted: dict[str, Any] = {name: _or_unchanged(getattr(patch, name)) for name in names}
     if wanted["email"] is not UNCHANGED:
         _require_reason(patch.reason)
+    user_id = _user_id(request)
+    # SECURITY: names count, too: policy files may name an account by its username.
+    await require_power_over(request, user_id)
     changed = await edit_user(
         request[TENANT],
-        _user_id(request),
+        user_id,
         **wanted,
         meta=meta_of(request, patch.reason),
         users=request.app[USERS],
@@ -152,9 +156,11 @@ async def enable(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE: what is personal is erased, and with it what the API granted; a tombstone keeps the id."""
     reason = _require_reason(parameter(request, "reason"))
+    user_id = _user_id(request)
+    await require_power_over(request, user_id)
     head = await request.app[USERS].delete(
         request[TENANT],
-        _user_id(request),
+        user_id,
         meta=meta_of(request, reason),
         expected_revision=expected_revision(request),
     )
@@ -166,9 +172,11 @@ async def delete(request: web.Request) -> web.Response:
 
 async def _put(request: web.Request, status: UserStatus) -> web.Response:
     why = read_struct(await read_json_body(request), _why_decoder)
+    user_id = _user_id(request)
+    await require_power_over(request, user_id)
     changed = await request.app[USERS].set_status(
         request[TENANT],
-        _user_id(request),
+        user_id,
         status,
         meta=meta_of(request, _require_reason(why.reason)),
         expected_revision=expected_revision(request),

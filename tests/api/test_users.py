@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.support.administration import Service, at, link, rule
+from tests.support.persons import People, Person
 
 pytestmark = pytest.mark.integration
 
@@ -339,3 +340,55 @@ async def test_a_repeated_creation_makes_one_account(admin: Service) -> None:
     assert len({answer.headers["Location"] for answer in answers}) == 1
     other = await admin.post("/v1/users", {"username": "dave"}, key=key, headers=headers)
     assert (other.status, other.problem) == (422, "idempotency-key-reused")
+
+
+@pytest.fixture
+async def people(admin: Service) -> People:
+    """People on an installation with the base that is shipped."""
+    found = People(admin)
+    await found.base()
+    return found
+
+
+async def test_nobody_changes_an_account_that_holds_more(admin: Service, people: People) -> None:
+    """Nor their own: names, address, state and life, by every route; those with less they look after."""
+    boss = await people.person("acme", "boss", "role:tenant-admin")
+    helper = await people.person("acme", "helper", "role:user-admin")
+    member = await people.person("acme", "member", "role:member")
+
+    async def tried(person: Person, target: Person) -> set[tuple[int, str]]:
+        one = f"/v1/users/{target.id}"
+        answers = [
+            await admin.ask(verb, path, body, key=person.key)
+            for verb, path, body in (
+                ("PATCH", one, {"username": f"{target.id.hex[:8]}x"}),
+                ("PATCH", one, {"email": "mine@example.org", "reason": "x"}),
+                ("PATCH", one, {"mfa_required": True}),
+                ("POST", f"{one}/disable", WHY),
+                ("POST", f"{one}/enable", WHY),
+                ("DELETE", f"{one}?reason=x", None),
+            )
+        ]
+        return {(answer.status, answer.problem if answer.status >= 400 else "") for answer in answers}
+
+    assert await tried(member, helper) == {(403, "missing-right")}
+    for person, target in ((helper, boss), (helper, helper), (boss, boss)):
+        assert await tried(person, target) == {(403, "target-too-powerful")}
+    assert await tried(helper, member) == {(200, ""), (204, "")}
+    assert await tried(boss, helper) == {(200, ""), (204, "")}
+    weak = await admin.tenant("acme", "user:write")
+    assert (await admin.post(f"/v1/users/{boss.id}/disable", WHY, key=weak)).problem == "target-too-powerful"
+
+
+async def test_everyone_is_told_who_they_are(admin: Service, people: People) -> None:
+    """A person by a personal key, of the platform too; not with an account that is disabled."""
+    ann, root = await people.person("acme", "ann"), await people.person(None, "root", "role:platform-admin")
+    told = await admin.get("/v1/users/me", key=ann.key)
+    assert (told.status, told.json["username"], told.json["subject"]) == (200, "ann", ann.ref)
+    assert (await admin.get("/v1/users/me", key=root.key)).json["username"] == "root"
+    assert (await admin.get(f"/v1/users/{ann.id}", key=ann.key)).problem == "missing-right"
+    disabled = await admin.post(f"/v1/users/{ann.id}/disable", WHY, key=root.key, headers={"X-Tenant-ID": "acme"})
+    assert disabled.status == 200
+    assert (await admin.get("/v1/users/me", key=ann.key)).status == 401
+    listed = await admin.get("/v1/users?tenant=_platform", key=root.key)
+    assert [user["username"] for user in listed.json["users"]] == ["root"]
