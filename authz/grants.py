@@ -1,4 +1,4 @@
-"""The gate: judges what a write would give to whom, before it is written (docs/adr/0015).
+"""The gate: judges what a write would give to whom, before it is written (docs/adr/0018).
 
 Nobody gives administrative rights that they do not hold; giving a role, a group or a permission takes the right
 `grant` on it; and nobody's own rights grow by their own hand. What is judged is the policy that would result, row by

@@ -107,7 +107,7 @@ def grantor_of(caller: Caller) -> Grantor:
 
 
 def judge_of(request: web.Request) -> Judge:
-    """Return what judges the write of a policy that the request is about (docs/adr/0015)."""
+    """Return what judges the write of a policy that the request is about (docs/adr/0018)."""
     return PolicyJudge(grantor_of(request[CALLER]), request[TENANT], request.app[NODE])
 
 
