@@ -55,8 +55,10 @@ from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
 from tenancy.audit_partitions import make_partitions
 from tenancy.database import open_engine, open_sessions
+from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
 from tenancy.key_maker import KeyMaker
+from tenancy.key_nodes import ANNOUNCE_SECONDS, KeyNode
 from tenancy.key_ring import KeyRing
 from tenancy.purge import Purge
 from tenancy.rotate_keys import KeyRotator
@@ -157,7 +159,11 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
             app[KEY_RING] = ring
             rotator = app[KEY_ROTATOR] = KeyRotator(app[SESSIONS], ring, KeyMaker(app[SESSIONS], keks))
             app[JOBS].add(Job("key-rotation", ROTATION_SECONDS, rotator.run))
+            node = KeyNode(app[SESSIONS], keks)
+            app[JOBS].add(Job("key-nodes", ANNOUNCE_SECONDS, node.announce))
             yield
+            with suppress(DatabaseUnavailableError):
+                await node.leave()
 
     async def auditing(app: web.Application) -> AsyncIterator[None]:
         app[JOBS].add(Job("audit-partitions", 3600, partial(make_partitions, app[SESSIONS])))

@@ -113,6 +113,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     tenancy_errors.EncryptionUnavailableError: ENCRYPTION_UNAVAILABLE,
     tenancy_errors.UnknownKeyError: ENCRYPTION_UNAVAILABLE,
     tenancy_errors.WrappedKeyRefusedError: ENCRYPTION_UNAVAILABLE,
+    tenancy_errors.KeyNotEverywhereError: Problem("key-not-everywhere", HTTPStatus.CONFLICT, "A node lacks the key"),
     tenancy_errors.RotationUnderWayError: Problem(
         "rotation-under-way", HTTPStatus.CONFLICT, "Keys are being rotated already"
     ),

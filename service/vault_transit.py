@@ -88,6 +88,11 @@ class VaultTransit:
         """What stored keys name it by."""
         return self._address.id
 
+    @property
+    def mark(self) -> str:
+        """Which Vault it is: an address alone could be another one for each node."""
+        return hashlib.sha256(f"{self._address.namespace}/{self.id}".encode()).hexdigest()[:16]
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

@@ -80,6 +80,13 @@ class WrappedKeyRefusedError(EncryptionUnavailableError):
     """A data key does not open with the key-encryption key that it names: damaged, moved, or another of that name."""
 
 
+class KeyNotEverywhereError(TenancyError):
+    """Nodes that run lack the key-encryption key that a rotation should go over to."""
+
+    def __init__(self, kek_id: str, lacking: int, nodes: int) -> None:
+        super().__init__(f"{lacking} of {nodes} nodes were not given the key `{kek_id}`, or another under this name")
+
+
 class RotationUnderWayError(TenancyError):
     """Keys are being rotated already."""
 

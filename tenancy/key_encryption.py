@@ -16,12 +16,15 @@ from uuid import UUID
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tenancy.errors import UnknownKeyError, WrappedKeyRefusedError
 from tenancy.ids import TenantId
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+MARK_BYTES = 8
 DERIVED = "derived"
 """Id of the key that is made from `KASBAH_SECRET_KEY` where no other is set."""
 
@@ -37,6 +40,10 @@ class KeyEncryption(Protocol):
     def id(self) -> str:
         """What stored keys name it by."""
 
+    @property
+    def mark(self) -> str:
+        """What tells it from another key of the same name; gives nothing of the key away."""
+
     async def wrap(self, key: bytes, bound: bytes) -> bytes:
         """Return a data key as only this one opens it."""
 
@@ -51,11 +58,17 @@ class LocalKeyEncryption:
         """Take 32 bytes."""
         self._id = key_id
         self._cipher = AESGCM(key)
+        self._mark = HKDF(SHA256(), length=MARK_BYTES, salt=None, info=b"kasbah/key-mark").derive(key).hex()
 
     @property
     def id(self) -> str:
         """What stored keys name it by."""
         return self._id
+
+    @property
+    def mark(self) -> str:
+        """A check value: 8 bytes that are derived from the key (HKDF, RFC 5869)."""
+        return self._mark
 
     async def wrap(self, key: bytes, bound: bytes) -> bytes:
         """Return `nonce, ciphertext and tag`."""
@@ -87,6 +100,11 @@ class KeyEncryptionKeys:
         if found is None:
             raise UnknownKeyError(f"this node does not know the key-encryption key `{key_id}`")
         return found
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Return the mark of each key, by its id."""
+        return {name: key.mark for name, key in self._keys.items()}
 
     @property
     def ids(self) -> tuple[str, ...]:

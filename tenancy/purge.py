@@ -46,6 +46,7 @@ KEPT_TABLES = {
     "audit_chains": "without its head a chain proves nothing",
     "audit_sink": "the platform's own",
     "key_encryption": "the platform's own",
+    "key_nodes": "the platform's own",
     "key_rotations": "the platform's own",
     "platform_model": "the platform's own",
 }

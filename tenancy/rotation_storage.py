@@ -1,5 +1,6 @@
 """Rotations in PostgreSQL, so that any node goes on with one where another left off."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any
@@ -11,9 +12,11 @@ from sqlalchemy.exc import IntegrityError
 from tenancy.audit import AuditEntry
 from tenancy.audit_log import append_audit
 from tenancy.data_keys import activate_kek, find_active_kek
-from tenancy.errors import RotationUnderWayError
+from tenancy.errors import KeyNotEverywhereError, RotationUnderWayError
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.kept_answers import claim, keep
+from tenancy.key_encryption import KeyEncryption
+from tenancy.key_nodes import count_nodes
 from tenancy.key_rotation import (
     PHASES,
     Rotation,
@@ -47,16 +50,17 @@ class RotationStore:
         self._sessions = sessions
 
     async def start(
-        self, kind: RotationKind, kek_id: str, *, meta: ChangeMeta, once: Once[Rotation] | None = None
+        self, kind: RotationKind, kek: KeyEncryption, *, meta: ChangeMeta, once: Once[Rotation] | None = None
     ) -> Rotation:
-        """Enter a rotation, and have `kek_id` wrap every data key that is made from now on.
+        """Enter a rotation, and have `kek` wrap every data key that is made from now on.
 
         Raises:
+            KeyNotEverywhereError: a node that runs lacks it, and would meet data keys that it cannot open.
             RotationUnderWayError: another one is not finished.
             AuditUnavailableError: it cannot be recorded, so it does not begin.
             DatabaseUnavailableError: no answer.
         """
-        return await within(REQUEST_SECONDS, lambda: self._start(kind, kek_id, meta, once))
+        return await within(REQUEST_SECONDS, lambda: self._start(kind, kek, meta, once))
 
     async def find_last(self) -> Rotation | None:
         """Return the rotation that is under way, else the one that was finished last."""
@@ -118,6 +122,15 @@ class RotationStore:
         async with self._platform() as work:
             return [TenantId(row[0]) for row in await work.session.execute(query, {"after": after, "most": most})]
 
+    async def nodes(self, marks: Mapping[str, str]) -> tuple[int, dict[str, int]]:
+        """Return how many nodes run, and how many of them know each of these keys."""
+
+        async def count() -> tuple[int, dict[str, int]]:
+            async with self._platform() as work:
+                return await count_nodes(work, marks)
+
+        return await within(REQUEST_SECONDS, count)
+
     async def counts(self) -> tuple[str | None, list[WrappedCount]]:
         """Return the active key-encryption key, and how many data keys each one wraps."""
 
@@ -131,7 +144,9 @@ class RotationStore:
 
         return await within(COUNT_SECONDS, count)
 
-    async def _start(self, kind: RotationKind, kek_id: str, meta: ChangeMeta, once: Once[Rotation] | None) -> Rotation:
+    async def _start(
+        self, kind: RotationKind, kek: KeyEncryption, meta: ChangeMeta, once: Once[Rotation] | None
+    ) -> Rotation:
         query = text(
             "INSERT INTO key_rotations (tenant_id, rotation_id, kind, kek_id, phase, started_by) "  # noqa: S608
             f"VALUES (:platform, :rotation_id, :kind, :kek_id, :phase, :started_by) RETURNING {_COLUMNS}"
@@ -140,7 +155,7 @@ class RotationStore:
             "platform": PLATFORM_TENANT_ID,
             "rotation_id": uuid4(),
             "kind": kind.value,
-            "kek_id": kek_id,
+            "kek_id": kek.id,
             "phase": PHASES[kind][0].value,
             "started_by": meta.actor,
         }
@@ -150,7 +165,8 @@ class RotationStore:
                 before = await find_active_kek(work)
                 rotation = _rotation((await work.session.execute(query, parameters)).one())
                 if kind is not RotationKind.RETIREMENT:
-                    await activate_kek(work, kek_id)
+                    await _require_everywhere(work, kek)
+                    await activate_kek(work, kek.id)
                 await append_audit(work, meta, [_started(rotation, before)])
                 await keep(work, once, rotation)
                 return rotation
@@ -161,6 +177,12 @@ class RotationStore:
 
     def _platform(self) -> Any:
         return tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID)
+
+
+async def _require_everywhere(work: TenantUnitOfWork, kek: KeyEncryption) -> None:
+    nodes, known = await count_nodes(work, {kek.id: kek.mark})
+    if known[kek.id] < nodes:
+        raise KeyNotEverywhereError(kek.id, nodes - known[kek.id], nodes)
 
 
 def _started(rotation: Rotation, before: str | None) -> AuditEntry:

@@ -33,10 +33,17 @@ def list_(output: str) -> None:
 
     found = asked(work)
     rows = [
-        (entry["id"], _use_of(entry), entry["data_keys"], entry["superseded"], entry["tenants"])
+        (
+            entry["id"],
+            _use_of(entry),
+            f"{entry['nodes']}/{found['nodes']}",
+            entry["data_keys"],
+            entry["superseded"],
+            entry["tenants"],
+        )
         for entry in found["keys"]
     ]
-    emit(output, found, lambda: table(["key", "use", "data keys", "superseded", "tenants"], rows))
+    emit(output, found, lambda: table(["key", "use", "nodes", "data keys", "superseded", "tenants"], rows))
 
 
 def _use_of(entry: Any) -> str:
@@ -63,7 +70,7 @@ def rotate(wrapping_only: bool, reason: str | None, no_wait: bool, output: str) 
     """Give every tenant a new data key, wrapped by the preferred key, and seal what is stored anew under it.
 
     The service goes on meanwhile. When this command is broken off, the rotation is not: run it again to look on.
-    Give every node the new key (KASBAH_ENCRYPTION__KEYS) before.
+    It is refused while a node lacks the key (KASBAH_ENCRYPTION__KEYS).
     """
     _begin("wrapping" if wrapping_only else "all", reason, output, wait=not no_wait)
 

@@ -29,7 +29,8 @@ async def list_keys(request: web.Request) -> web.Response:
     rotator = request.app[KEY_ROTATOR]
     active, found = await rotator.store.counts()
     counts = {count.kek_id: count for count in found}
-    known = rotator.keks.ids
+    known = rotator.keks.marks
+    nodes, knowing = await rotator.store.nodes(known)
     keys = []
     for key_id in dict.fromkeys((*known, *counts)):
         count = counts.get(key_id)
@@ -40,12 +41,13 @@ async def list_keys(request: web.Request) -> web.Response:
                 "known": key_id in known,
                 "active": key_id == active,
                 "preferred": key_id == rotator.keks.preferred,
+                "nodes": knowing.get(key_id, 0),
                 "data_keys": numbers[0],
                 "superseded": numbers[1],
                 "tenants": numbers[2],
             }
         )
-    return json_answer({"keys": keys})
+    return json_answer({"nodes": nodes, "keys": keys})
 
 
 async def read_rotation(request: web.Request) -> web.Response:
@@ -60,7 +62,10 @@ async def begin_rotation(request: web.Request, body: bytes, once_for: OnceFor) -
     wanted = read_struct(body, _decoder)
     rotator = request.app[KEY_ROTATOR]
     rotation = await rotator.store.start(
-        wanted.kind, rotator.keks.preferred, meta=meta_of(request, wanted.reason), once=once_for(_begun)
+        wanted.kind,
+        rotator.keks.get(rotator.keks.preferred),
+        meta=meta_of(request, wanted.reason),
+        once=once_for(_begun),
     )
     return _begun(rotation)
 

@@ -13,6 +13,7 @@ from service.cli import encryption
 from service.cli.root import root
 from service.keys import KEY_RING, SESSIONS
 from tenancy.key_encryption import KeyEncryptionKeys
+from tenancy.key_nodes import KeyNode
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.administration import META, Service
 from tests.support.sealed_things import NEW, OLD
@@ -67,7 +68,7 @@ async def sealed(service, slug):
 
 def told(key_id, **more):
     numbers = {"data_keys": 0, "superseded": 0, "tenants": 0}
-    return {"id": key_id, "known": True, "active": False, "preferred": False} | numbers | more
+    return {"id": key_id, "known": True, "active": False, "preferred": False, "nodes": 0} | numbers | more
 
 
 async def test_keys_are_told_by_name_and_number(admin):
@@ -103,6 +104,19 @@ async def test_a_rotation_is_begun_once_and_goes_on_by_itself(admin):
     ]
     async with tenant_unit_of_work(admin.app[SESSIONS], tenant_id) as work:
         assert await admin.app[KEY_RING].open_personal(work, personal) == {"email": "alice@example.com"}
+
+
+async def test_a_key_that_a_node_lacks_is_refused_and_shown(admin, run):
+    """409, and nothing begins; the list says on how many nodes it is."""
+    await KeyNode(admin.app[SESSIONS], KeyEncryptionKeys([OLD], "old")).announce()
+    refused = await admin.post(ROTATION, {})
+    assert (refused.status, refused.problem) == (409, "key-not-everywhere")
+    assert (await admin.get(KEYS)).json["nodes"] == 1
+    listed = (await run("list")).output.splitlines()
+    assert [line.split("  ")[0] for line in listed] == ["key", "new", "old"]
+    assert ["0/1" in listed[1], "1/1" in listed[2]] == [True, True]
+    assert (await run("rotate")).exit_code == 5
+    assert (await admin.post(ROTATION, {"kind": "retirement"})).status == 201
 
 
 async def test_only_platform_keys_with_the_scope_rotate(admin):

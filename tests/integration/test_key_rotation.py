@@ -12,8 +12,10 @@ from sqlalchemy import text
 from service.preflight import Findings, check_wrapped_keys
 from service.settings import Settings
 from tenancy.create_tenant import create_tenant
-from tenancy.errors import EncryptionUnavailableError, RotationUnderWayError, UnsealError
+from tenancy.errors import EncryptionUnavailableError, KeyNotEverywhereError, RotationUnderWayError, UnsealError
 from tenancy.ids import PLATFORM_TENANT_ID
+from tenancy.key_encryption import LocalKeyEncryption
+from tenancy.key_nodes import KeyNode
 from tenancy.key_rotation import RotationKind, RotationPhase, Tally
 from tenancy.reencryption import Reencryption, RowsInUseError
 from tenancy.storage import TenantStore
@@ -127,7 +129,7 @@ async def test_a_rotation_that_is_broken_off_anywhere_is_gone_on_with(store, ten
         for thing in range(3):
             await node.write(tenant_id, thing, b"%d" % thing)
     ahead = SealingNode(_breaking_off(store.sessions, steps), (NEW, OLD))
-    await SealingNode(store.sessions, (NEW, OLD)).rotator.store.start(RotationKind.ALL, "new", meta=META)
+    await SealingNode(store.sessions, (NEW, OLD)).rotator.store.start(RotationKind.ALL, NEW, meta=META)
     with contextlib.suppress(KilledError):
         await ahead.rotator.run()
     for tenant_id in tenants:
@@ -203,7 +205,7 @@ async def test_a_node_without_the_new_key_leaves_the_work_to_others_and_fails_on
     """It neither carries the rotation out nor stops serving what it can."""
     lacking, ahead = SealingNode(store.sessions, (OLD,)), SealingNode(store.sessions, (NEW, OLD))
     await lacking.write(tenants[0], 1, b"value")
-    await ahead.rotator.store.start(RotationKind.ALL, "new", meta=META)
+    await ahead.rotator.store.start(RotationKind.ALL, NEW, meta=META)
     await lacking.rotator.run()
     assert (await ahead.rotator.store.find_last()).phase is RotationPhase.REWRAP
     assert await lacking.read(tenants[0], 1) == b"value"
@@ -241,11 +243,11 @@ async def test_only_one_rotation_is_under_way(store, tenants):
     """A second one is refused until the first is finished."""
     node = SealingNode(store.sessions)
     await node.write(tenants[0], 1, b"value")
-    await node.rotator.store.start(RotationKind.ALL, "old", meta=META)
+    await node.rotator.store.start(RotationKind.ALL, OLD, meta=META)
     with pytest.raises(RotationUnderWayError):
-        await node.rotator.store.start(RotationKind.RETIREMENT, "old", meta=META)
+        await node.rotator.store.start(RotationKind.RETIREMENT, OLD, meta=META)
     await node.rotator.run()
-    await node.rotator.store.start(RotationKind.RETIREMENT, "old", meta=META)
+    await node.rotator.store.start(RotationKind.RETIREMENT, OLD, meta=META)
 
 
 async def test_two_nodes_that_rotate_at_once_do_the_work_once(store, tenants):
@@ -254,7 +256,7 @@ async def test_two_nodes_that_rotate_at_once_do_the_work_once(store, tenants):
     for tenant_id in tenants:
         await node.write(tenant_id, 1, b"value")
     nodes = [SealingNode(store.sessions, (NEW, OLD)) for _ in range(3)]
-    rotation = await nodes[0].rotator.store.start(RotationKind.ALL, "new", meta=META)
+    rotation = await nodes[0].rotator.store.start(RotationKind.ALL, NEW, meta=META)
 
     async def carry_out(node):
         going = rotation
@@ -343,3 +345,37 @@ async def test_a_start_names_the_keys_that_are_missing(store, tenants):
     assert warning.startswith("KASBAH_ENCRYPTION__KEYS lacks `old`, which wraps 1 data keys of 1 tenants")
     key = base64.b64encode(secrets.token_bytes(32)).decode()
     assert await check_wrapped_keys(store.url, Settings(**given, encryption={"keys": f"old:{key}"})) == Findings()
+
+
+async def test_no_rotation_goes_over_to_a_key_that_a_node_lacks(store, tenants):
+    """Nor to one of that name which is another there; nodes that end, or are not heard of, do not count."""
+    ahead = SealingNode(store.sessions, (NEW, OLD))
+    other = LocalKeyEncryption("new", secrets.token_bytes(32))
+    nodes = [KeyNode(store.sessions, SealingNode(store.sessions, keks).rotator.keks) for keks in ((NEW, OLD), (OLD,))]
+    for node in nodes:
+        await node.announce()
+    with pytest.raises(KeyNotEverywhereError, match="1 of 2 nodes"):
+        await ahead.rotator.store.start(RotationKind.ALL, NEW, meta=META)
+    assert await ahead.rotator.store.find_last() is None
+    await nodes[1].leave()
+    mistaken = KeyNode(store.sessions, SealingNode(store.sessions, (other, OLD)).rotator.keks)
+    await mistaken.announce()
+    with pytest.raises(KeyNotEverywhereError, match="1 of 2 nodes"):
+        await ahead.rotator.store.start(RotationKind.WRAPPING, NEW, meta=META)
+    with store.owner() as owner:
+        owner.execute(
+            "UPDATE key_nodes SET seen_at = seen_at - interval '61 seconds' WHERE node_id = %s", (mistaken._id,)
+        )
+    assert await ahead.rotator.store.nodes(ahead.rotator.keks.marks) == (1, {"new": 1, "old": 1})
+    await ahead.rotator.store.start(RotationKind.ALL, NEW, meta=META)
+    await nodes[0].announce()
+    assert rows(store, "SELECT count(*) FROM key_nodes") == [(1,)]
+
+
+async def test_what_nodes_tell_of_their_keys_gives_no_key_away(store):
+    """A check value: the same for the same key, another for another, and nothing that opens."""
+    marks = SealingNode(store.sessions, (NEW, OLD)).rotator.keks.marks
+    again = LocalKeyEncryption("new", bytes(range(2, 66, 2)))
+    assert marks["new"] == again.mark != marks["old"]
+    assert all(len(bytes.fromhex(mark)) == 8 for mark in marks.values())
+    assert marks["new"] not in bytes(range(2, 66, 2)).hex()

@@ -145,4 +145,4 @@ class World:
         async with tenant_unit_of_work(self._sessions, self._tenant_id) as work:
             keys = (await work.session.execute(text("SELECT kek_id, superseded_at FROM data_keys"))).all()
         needed = bool(self._values) or any(personal.text for _, personal, _ in self._told)
-        assert [(key.kek_id, key.superseded_at) for key in keys] == [(self._nodes[1].preferred, None)] * needed
+        assert [(key.kek_id, key.superseded_at) for key in keys] == [(self._nodes[1].preferred.id, None)] * needed

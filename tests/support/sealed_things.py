@@ -53,7 +53,7 @@ class SealingNode:
     ) -> None:
         self.sessions = sessions
         known = KeyEncryptionKeys(keks, keks[0].id)
-        self.preferred = known.preferred
+        self.preferred = known.get(known.preferred)
         self.ring = KeyRing(sessions, known, columns=columns)
         maker = KeyMaker(sessions, known)
         self.rotator = KeyRotator(sessions, self.ring, maker, columns=columns, grace=timedelta(seconds=grace))
