@@ -11,6 +11,7 @@ from service.http import (
     admin_tenant_settings,
     admin_users,
     authzen,
+    first_administrator,
     forward_auth,
 )
 from service.http.admin_routes import ADMIN_ROUTES
@@ -22,6 +23,7 @@ def all_routes() -> tuple[Route, ...]:
     return (
         *authzen.ROUTES,
         *forward_auth.ROUTES,
+        *first_administrator.ROUTES,
         *health.ROUTES,
         *ADMIN_ROUTES,
         *account_keys.ROUTES,

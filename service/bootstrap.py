@@ -12,12 +12,20 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from authn.api_keys import SCOPES, hash_token, new_api_key
+from authn.bootstrap import BootstrapToken, is_administrated, make_bootstrap_token
 from authn.storage import ApiKeyStore
+from authz.storage_write import PostgresPolicyWriter
+from authz.write_ports import ChangeKind
+from service.shipped_base import shipped_base
+from tenancy.audit import AuditEntry
+from tenancy.audit_log import append_audit
 from tenancy.create_tenant import create_tenant
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
-from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.heads import lock_head
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
+from tenancy.unit_of_work import tenant_unit_of_work
 from tenancy.uuid7 import make_uuid7
 
 PATIENCE_SECONDS = 30.0
@@ -37,7 +45,8 @@ class Bootstrap:
     """Creates tenants and keys on an open database."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        sessions = open_sessions(engine)
+        sessions = self._sessions = open_sessions(engine)
+        self._policy = PostgresPolicyWriter(sessions, request_seconds=PATIENCE_SECONDS)
         self._keys = ApiKeyStore(sessions, request_seconds=PATIENCE_SECONDS)
         self._tenants = TenantStore(sessions, request_seconds=PATIENCE_SECONDS)
 
@@ -71,6 +80,29 @@ class Bootstrap:
                 return held
         return await self.create_key(tenant_id, name, meta=meta)
 
+    async def seed_base(self, *, meta: ChangeMeta = BOOTSTRAP) -> bool:
+        """Give the installation the shipped base if nobody ever wrote one; return whether it did."""
+        for kind in (ChangeKind.APPLY, ChangeKind.API, ChangeKind.ROLLBACK):
+            if await self._tenants.was_changed_by(BASE_TENANT_ID, kind):
+                return False
+        head = (await self._policy.hierarchy(BASE_TENANT_ID)).head
+        await self._policy.replace_file_rows(BASE_TENANT_ID, shipped_base(), meta=meta, expected_revision=head.revision)
+        return True
+
+    async def administrator_token(self, *, again: bool = False, meta: ChangeMeta = BOOTSTRAP) -> BootstrapToken | None:
+        """Return a new one-time token for an administrator of the platform.
+
+        None where there is an administrator already, unless `again`: whoever lost every way in makes another one.
+        """
+        async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as work:
+            await lock_head(work)
+            if not again and await is_administrated(work):
+                return None
+            made = await make_bootstrap_token(work)
+            detail = {"expires_at": made.expires_at.isoformat()}
+            await append_audit(work, meta, [AuditEntry("bootstrap.token", detail=detail)])
+            return made
+
     async def was_applied(self, tenant_id: TenantId) -> bool:
         """Whether policy files were ever applied to this tenant."""
         return await self._tenants.was_changed_by(tenant_id, "apply")
@@ -88,6 +120,27 @@ async def create_platform_key(database_url: str, name: str) -> str:
     engine = open_engine(database_url, PATIENT)
     try:
         return await Bootstrap(engine).create_key(PLATFORM_TENANT_ID, name)
+    finally:
+        await engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstSteps:
+    """What a new installation is begun with."""
+
+    platform_key: str | None
+    administrator: BootstrapToken | None
+    seeded_base: bool
+
+
+async def begin(database_url: str, key_name: str | None, *, administrator_again: bool = False) -> FirstSteps:
+    """Give an installation its base, a platform key (if it has a name), and a token for its first administrator."""
+    engine = open_engine(database_url, PATIENT)
+    try:
+        bootstrap = Bootstrap(engine)
+        seeded = await bootstrap.seed_base()
+        key = None if key_name is None else await bootstrap.create_key(PLATFORM_TENANT_ID, key_name)
+        return FirstSteps(key, await bootstrap.administrator_token(again=administrator_again), seeded)
     finally:
         await engine.dispose()
 

@@ -72,6 +72,10 @@ class OverloadedError(EdgeError):
     """Too much of this work is under way; try again soon."""
 
 
+class BootstrapRefusedError(EdgeError):
+    """A bootstrap token that is unknown, spent or expired, or was made before there was an administrator."""
+
+
 class LinkRefusedError(EdgeError):
     """A link that is unknown, spent, expired, void, or for something else. They look alike."""
 

@@ -75,6 +75,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.OverloadedError: Problem(
         "overloaded", HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests under way", tells=False
     ),
+    edge_errors.BootstrapRefusedError: Problem(
+        "bootstrap-refused", HTTPStatus.FORBIDDEN, "Bootstrap token refused", tells=False
+    ),
     edge_errors.LinkRefusedError: Problem(
         "link-not-valid", HTTPStatus.GONE, "The link is not valid (any more)", tells=False
     ),

@@ -9,6 +9,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "base.change": "rules of the base, which every tenant inherits, changed",
         "encryption.rotate": "a rotation or retirement of encryption keys was begun",
         "encryption.rotated": "a rotation or retirement of encryption keys was finished",
+        "bootstrap.token": "a one-time token for an administrator of the platform was made, in the database",
         "key.create": "an API key was made",
         "key.revoke": "an API key was ended",
         "model.replace": "the platform's Casbin model was replaced",

@@ -45,6 +45,7 @@ KEPT_TABLES = {
     "audit_events": "what happened stays; what is personal in it cannot be read once its keys are gone",
     "audit_chains": "without its head a chain proves nothing",
     "audit_sink": "the platform's own",
+    "bootstrap_tokens": "the platform's own",
     "key_encryption": "the platform's own",
     "key_nodes": "the platform's own",
     "key_rotations": "the platform's own",

@@ -1,24 +1,37 @@
-"""`kasbah bootstrap`: the first platform key of an installation."""
+"""`kasbah bootstrap`: the base, the first platform key and the first administrator's token of an installation."""
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from service.cli.output import ExitCode, emit, fail, output_option
 
+if TYPE_CHECKING:
+    from service.bootstrap import FirstSteps
+
 
 @click.command()
 @click.option("--name", default="first platform key", show_default=True, help="What the key is called in lists.")
 @click.option("--database-url", metavar="URL", help="Default: KASBAH_DATABASE_URL.")
+@click.option(
+    "--administrator",
+    is_flag=True,
+    help="Only a token for an administrator, also where there is one: the way back in for who lost every other.",
+)
 @output_option
-def bootstrap(name: str, database_url: str | None, output: str) -> None:
-    """Create a platform key in the database, without a server; its token is shown once.
+def bootstrap(name: str, database_url: str | None, output: str, *, administrator: bool) -> None:
+    """Begin an installation in the database, without a server.
 
-    It holds every scope: make narrower keys with `kasbah key create`, then revoke it with `kasbah key revoke`.
+    Creates a platform key, whose token is shown once. It holds every scope: make narrower keys with
+    `kasbah key create`, then revoke it with `kasbah key revoke`. An installation without a base gets the shipped one.
+    As long as the platform has no administrator, a one-time token for the first is shown as well (on standard error):
+    `POST /v1/bootstrap` takes it within 24 hours.
     """
     from authn.errors import AuthnError
-    from service.bootstrap import PATIENT, create_platform_key
+    from authz.errors import AuthzError
+    from service.bootstrap import PATIENT, begin
     from service.preflight import check_postgres
     from service.settings import postgres_url_fault
     from tenancy.errors import TenancyError
@@ -35,7 +48,24 @@ def bootstrap(name: str, database_url: str | None, output: str) -> None:
     if found.unreachable:
         fail(found.unreachable[0], ExitCode.UNREACHABLE)
     try:
-        token = asyncio.run(create_platform_key(url, name))
-    except (AuthnError, TenancyError) as error:
+        made = asyncio.run(begin(url, None if administrator else name, administrator_again=administrator))
+    except (AuthnError, AuthzError, TenancyError) as error:
         fail(str(error), ExitCode.UNREACHABLE)
-    emit(output, {"token": token}, lambda: click.echo(token))
+    said: dict[str, object] = {} if made.platform_key is None else {"token": made.platform_key}
+    if made.administrator is not None:
+        expires_at = made.administrator.expires_at.isoformat()
+        said |= {"administrator_token": made.administrator.token, "administrator_token_expires_at": expires_at}
+    emit(output, said, lambda: _show(made))
+
+
+def _show(made: "FirstSteps") -> None:
+    """Print the key on standard output, for programs; what is for people goes to standard error."""
+    if made.platform_key is not None:
+        click.echo(made.platform_key)
+    if made.administrator is None:
+        return
+    if made.platform_key is None:
+        click.echo(made.administrator.token)
+        return
+    click.echo(f"first administrator, until {made.administrator.expires_at:%Y-%m-%d %H:%M} UTC, by", err=True)
+    click.echo(f"POST /v1/bootstrap with the token {made.administrator.token}", err=True)
