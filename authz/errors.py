@@ -72,6 +72,10 @@ class InvalidRowError(AuthzError):
     """A row that may not stand in this tenant's policy; the message names the row and what is wrong with it."""
 
 
+class UnknownAccountNameError(InvalidRowError):
+    """Policy files name accounts that the tenant does not have; the message says which, with file and line."""
+
+
 class GrantRefusedError(AuthzError):
     """Somebody would get a right, a role or a permission that is not the writer's to give."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from authz.account_names import check_no_name
 from authz.conditions import compile_condition
 from authz.errors import ConditionError, InvalidRowError
 from authz.model_needs import lack, needs_of
@@ -10,7 +11,7 @@ from authz.request import InvalidNameError
 from authz.role_chains import MAX_CHAIN, find_cycle, longest_chain
 from authz.row_changes import describe
 from authz.row_codec import canonical_json
-from authz.rules import MAX_PRIORITY, RoleLink, Row, Rule, StoredEntity
+from authz.rules import MAX_PRIORITY, EntityKind, RoleLink, Row, Rule, StoredEntity
 from authz.served_names import (
     check_condition_text,
     check_name,
@@ -83,6 +84,7 @@ class _Checks:
 
     def _check_rule(self, rule: Rule) -> None:
         check_pattern(rule.subject)
+        self._check_account(rule, rule.subject)
         check_pattern(rule.resource)
         check_rule_action(rule.action)
         self._check_domain(rule)
@@ -113,6 +115,7 @@ class _Checks:
             raise InvalidRowError(f"{describe(link)}: the model defines no `{link.kind}`")
         check_name(link.member)
         if link.kind == "g":
+            self._check_account(link, link.member)
             check_role(link.role)
         else:
             check_name(link.role)
@@ -130,6 +133,12 @@ class _Checks:
         if link.expires_at is not None and link.expires_at.tzinfo is None:
             raise InvalidRowError(f"{describe(link)}: an expiry needs a time zone")
 
+    def _check_account(self, row: Row, subject: str) -> None:
+        try:
+            check_no_name(subject)
+        except InvalidRowError as error:
+            raise InvalidRowError(f"{describe(row)}: {error}") from None
+
     def _check_domain(self, row: Rule | RoleLink) -> None:
         if row.base is not self._is_base:
             where = "stands in `_base` only" if row.base else "cannot stand in `_base`"
@@ -137,6 +146,8 @@ class _Checks:
 
     def _check_entity(self, entity: StoredEntity) -> None:
         check_name(entity.ref)
+        if entity.kind is EntityKind.SUBJECT:
+            self._check_account(entity, entity.ref)
         if self._is_base:
             raise InvalidRowError(f"{describe(entity)}: the base has no attributes")
         if self._is_tenant and (is_platform_resource(entity.ref) or is_platform_role(entity.ref)):

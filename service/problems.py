@@ -177,6 +177,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authz_errors.ConflictError: Problem("ownership-conflict", HTTPStatus.CONFLICT, "Row belongs to another owner"),
     authz_errors.RevisionConflictError: REVISION_CONFLICT,
     authz_errors.InvalidRowError: Problem("invalid-row", HTTPStatus.UNPROCESSABLE_ENTITY, "Row refused"),
+    authz_errors.UnknownAccountNameError: Problem(
+        "unknown-account-name", HTTPStatus.UNPROCESSABLE_ENTITY, "No such account"
+    ),
     authz_errors.LimitExceededError: Problem("limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Limit exceeded"),
     authz_errors.GrantRefusedError: Problem("grant-refused", HTTPStatus.FORBIDDEN, "Not yours to give"),
     authz_errors.OwnRightsError: Problem("own-rights", HTTPStatus.FORBIDDEN, "Own rights do not grow"),

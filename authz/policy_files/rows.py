@@ -14,6 +14,7 @@ from authz.request import CONTROL_PATTERN, InvalidNameError, Ref
 from authz.rules import BASE_DOMAIN, BASE_SLUG, MAX_PRIORITY, Effect, RoleLink, Rule, Source
 from authz.served_names import (
     BIDIRECTIONAL,
+    NAMED,
     ROLE_TYPES,
     StarError,
     check_condition_text,
@@ -127,6 +128,7 @@ class _PolicyReader:
         if not self._base:
             good &= self._is_tenants_own(record)
         good &= self._is_no_scope(record, at_subject)
+        good &= self._is_account_name(record, at_subject)
         if good and effect is not None:
             subject, resource, action = fields[at_subject], fields[at_resource], fields[at_action]
             source = Source(self._source, record.line)
@@ -158,6 +160,7 @@ class _PolicyReader:
             good = self._are_tenants_own(record)
         for place in (1, 2):
             good &= self._is_no_scope(record, place)
+        good &= kind != "g" or self._is_account_name(record, 1)
         if good:
             source = Source(self._source, record.line)
             member, role = Ref(fields[1]), Ref(fields[2])
@@ -225,6 +228,22 @@ class _PolicyReader:
             return True
         message = f"`{record.fields[place]}` is a scope of API keys: what scopes may do is built in"
         self._at(record, place, "key-scope", message, "name what you mean by another type")
+        return False
+
+    def _is_account_name(self, record: CsvRecord, place: int) -> bool:
+        """Whether a subject names no account, or names one as it can be looked up."""
+        text = record.fields[place]
+        if not text.startswith(NAMED):
+            return True
+        if self._base:
+            message, hint = "the base knows no accounts: every tenant has its own", "give a role in the tenant's files"
+        elif text.endswith("*"):
+            message, hint = f"`{text}` is a pattern of usernames, and what is stored are ids", "name each account"
+        elif text == NAMED:
+            message, hint = "the username is missing", f"write it behind the `=`, as in `{NAMED}alice`"
+        else:
+            return True
+        self._at(record, place, "account-name", message, hint)
         return False
 
     def _priority(self, record: CsvRecord, place: int) -> int | None:

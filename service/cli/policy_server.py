@@ -178,8 +178,16 @@ def rollback(to_revision: int, tenant: str | None, reason: str | None, yes: bool
     "--owner", type=click.Choice(["files", "api", "all"]), default="files", show_default=True, help="Whose rows."
 )
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--usernames", is_flag=True, help="Write `user:name=alice` for accounts instead of their ids.")
 @output_option
-def export(directory: Path, tenants: tuple[str, ...], owner: str, force: bool, output: str) -> None:  # noqa: FBT001
+def export(  # noqa: PLR0917 - click passes options by name
+    directory: Path,
+    tenants: tuple[str, ...],
+    owner: str,
+    force: bool,  # noqa: FBT001 - as above
+    usernames: bool,  # noqa: FBT001 - as above
+    output: str,
+) -> None:
     """Write the policies of a server, with its model.conf, into DIRECTORY; for a platform key also _base."""
 
     async def work(client: Client) -> list[Any]:
@@ -194,7 +202,8 @@ def export(directory: Path, tenants: tuple[str, ...], owner: str, force: bool, o
         with progress("reading", len(slugs)) as step:
             read = []
             for slug in slugs:
-                read.append(await client.get(path_of("tenants", slug, "policy", "export")))
+                path = path_of("tenants", slug, "policy", "export")
+                read.append(await client.get(path, usernames="true" if usernames else None))
                 step(1)
             return read
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
+from authz.account_names import account_names
 from authz.apply_policy import apply_policy
-from authz.errors import ModelError
+from authz.errors import ModelError, RevisionConflictError
 from authz.flips import Flips
-from authz.plan import Plan, TenantFlips, base_flips, plan, plan_digest, plan_rows, rows_of
+from authz.plan import Plan, TenantFlips, base_flips, plan, plan_digest, plan_rows
 from authz.policy_files import read_columns
 from authz.ports import StoredModel, TenantHead
 from authz.rollback_policy import rollback_policy
@@ -20,6 +21,7 @@ from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from authz.served_model import ServedModel
 from authz.write_ports import ChangeResult, CurrentRows
 from service.edge_errors import InvalidRequestError
+from service.http.account_names import with_accounts
 from service.http.admin import (
     ADMINISTRATION,
     MAX_PAGE,
@@ -35,11 +37,11 @@ from service.http.admin_errors import PlanMismatchError
 from service.http.admin_model import decide_alike
 from service.http.admin_rows import change_answer
 from service.http.plan_wire import shown_plan
-from service.http.policy_wire import read_rows, read_struct, to_wire
+from service.http.policy_wire import read_rows, read_struct
 from service.keys import TENANT
 from service.request_body import read_json_body
 from service.rights import judge_of
-from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.ids import BASE_TENANT_ID
 
 MAX_COMPARED_TENANTS = 200
 """Tenants whose flips a plan of the base counts; the plan says when there are more."""
@@ -93,6 +95,8 @@ class _Asked:
     desired_base: list[Row] | None
     except_tenants: frozenset[str]
     model: StoredModel | None
+    names: list[str]
+    """Usernames that the rows mention."""
 
 
 async def plan_policy(request: web.Request) -> web.Response:
@@ -104,28 +108,46 @@ async def plan_policy(request: web.Request) -> web.Response:
     async with admin.work.place(request[TENANT]):
         body = await read_json_body(request)
         with admin.work.many_rows():
-            head, answer = await _planned(admin, request[TENANT], body)
+            head, answer = await _planned(request, body)
     return raw_answer(answer, head=head)
 
 
-async def _planned(admin: Administration, tenant_id: TenantId, body: bytes) -> tuple[TenantHead, bytes]:
+async def _planned(request: web.Request, body: bytes) -> tuple[TenantHead, bytes]:
     """Return the encoded plan; no row outlives this call, so that none is left for the collector."""
+    admin, tenant_id = request.app[ADMINISTRATION], request[TENANT]
     base = tenant_id == BASE_TENANT_ID
     asked = await admin.work.run(lambda: _read_plan(body, base=base))
+    # What was planned is what is sent again: an apply looks names up anew, at the revision of the plan.
+    digest = await admin.work.run(lambda: plan_digest(tenant_id, asked.desired)) if asked.names else None
+    head, asked = await _named(request, asked)
     current = await admin.writer.current_rows(tenant_id)
+    if head is not None and head.version != current.head.version:
+        raise RevisionConflictError(head.revision, current.head.revision)
     models = await admin.work.run(lambda: _models(admin, current, asked))
     await admin.work.run(lambda: _check(current, asked))
     if base:
         found = await _plan_base(admin, current, asked, models)
     else:
         found = await admin.work.run(lambda: _plan_tenant(admin, current, asked, models))
+    if digest is not None:
+        found = replace(found, digest=digest)
     return found.head, await admin.work.run(lambda: _encode(shown_plan(found)))
+
+
+async def _named(request: web.Request, asked: _Asked) -> tuple[TenantHead | None, _Asked]:
+    """Return rows with ids instead of usernames, and where the tenant stood; without usernames nothing is asked."""
+    if not asked.names:
+        return None, asked
+    head, desired = await with_accounts(request, asked.desired, asked.names)
+    return head, replace(asked, desired=desired)
 
 
 def _read_plan(body: bytes, *, base: bool) -> _Asked:
     asked = read_struct(body, _plan_decoder)
+    desired = _file_rows(asked.rows, "/rows", base=base)
     return _Asked(
-        desired=_file_rows(asked.rows, "/rows", base=base),
+        desired=desired,
+        names=[] if base else list(account_names(desired)),
         desired_base=None if asked.base_rows is None else _file_rows(asked.base_rows, "/base_rows", base=True),
         except_tenants=frozenset(asked.except_tenants),
         model=None if asked.model is None else StoredModel.of(asked.model),
@@ -221,6 +243,13 @@ async def _applied(request: web.Request, body: bytes) -> ChangeResult:
         return msgspec.structs.replace(asked, rows=[]), desired
 
     asked, desired = await heavy(request, read)
+    names = [] if is_base(request) else await admin.work.run(lambda: list(account_names(desired)))
+    if names:
+        # INVARIANT: names are looked up at the revision that the write demands, and every change of an account raises
+        # it: so they stand for the same accounts when the rows are written.
+        head, desired = await with_accounts(request, desired, names)
+        if head.revision != asked.revision:
+            raise RevisionConflictError(asked.revision, head.revision)
     return await apply_policy(
         tenant_id,
         desired,
@@ -247,27 +276,6 @@ async def rollback(request: web.Request) -> web.Response:
             )
     await written(request, result.head)
     return change_answer(result)
-
-
-async def export(request: web.Request) -> web.Response:
-    """GET every row of the tenant, whoever owns it, at one revision, with the model."""
-    admin = request.app[ADMINISTRATION]
-    async with admin.work.place(request[TENANT]):
-        with admin.work.many_rows():
-            head, answer = await _encoded_rows(admin, request[TENANT])
-    return raw_answer(answer, head=head)
-
-
-async def _encoded_rows(admin: Administration, tenant_id: TenantId) -> tuple[TenantHead, bytes]:
-    current = await admin.writer.current_rows(tenant_id)
-    return current.head, await admin.work.run(lambda: _exported(current))
-
-
-def _exported(current: CurrentRows) -> bytes:
-    """Encode row by row, so that no long encoding holds the interpreter."""
-    rows = b",".join(_encode(to_wire(row)) for row in rows_of(current))
-    front = _encode({"tenant": current.head.slug, "revision": current.head.revision, "model": current.model.text})
-    return front[:-1] + b',"rows":[' + rows + b"]}"
 
 
 def _file_rows(raws: Sequence[msgspec.Raw], pointer: str, *, base: bool) -> list[Row]:

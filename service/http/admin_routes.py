@@ -1,6 +1,15 @@
 """The administration's lines of the route table."""
 
-from service.http import admin_changes, admin_history, admin_keys, admin_model, admin_policy, admin_rows, admin_tenants
+from service.http import (
+    admin_changes,
+    admin_export,
+    admin_history,
+    admin_keys,
+    admin_model,
+    admin_policy,
+    admin_rows,
+    admin_tenants,
+)
 from service.http.admin import LARGE_BODY
 from service.routes import Needs, Route
 
@@ -77,7 +86,7 @@ ADMIN_ROUTES: tuple[Route, ...] = (
     Route(
         "GET",
         f"{_T}/policy/export",
-        admin_policy.export,
+        admin_export.export,
         Needs("policy:read", "kasbah:policy", "read", base=True),
         seconds=None,
         bulk=True,

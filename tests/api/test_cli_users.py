@@ -19,9 +19,9 @@ def run(admin: Service, monkeypatch, tmp_path) -> Callable[..., Any]:
     """Run one command against the service and return its result."""
     monkeypatch.chdir(tmp_path)
 
-    async def command(*arguments: str, key: str | None = None, stdin: str | None = None) -> Result:
+    async def command(*arguments: str, key: str | None = None, group: str = "user") -> Result:
         environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
-        return await asyncio.to_thread(CliRunner().invoke, root, ["user", *arguments], input=stdin, env=environment)
+        return await asyncio.to_thread(CliRunner().invoke, root, [group, *arguments], env=environment)
 
     return command
 
@@ -71,3 +71,33 @@ async def test_what_is_refused_says_so(admin: Service, run) -> None:
     await admin.tenant("beta")
     assert (await run("list")).exit_code == 2
     assert (await run("list", "--tenant", "_platform")).stdout == "no users\n"
+
+
+async def test_a_policy_directory_may_name_accounts(admin: Service, run, tmp_path) -> None:
+    """Linted and tried without a server, planned and applied with one; exported by name, it plans to nothing."""
+    key = await admin.tenant("acme")
+    user = json.loads((await run("create", "Carol", "--output", "json", key=key)).stdout)
+    directory = tmp_path / "policies"
+    (directory / "acme").mkdir(parents=True)
+    (directory / "acme/policy.csv").write_text(
+        "p, role:editor, acme, doc:*, write\ng, user:name=carol, role:editor, acme\n"
+    )
+    (directory / "acme/entities.yaml").write_text("subjects:\n  user:name=carol: {level: 3}\n")
+    case = "- {name: x, subject: 'user:name=carol', action: write, resource: 'doc:1', decision: true}\n"
+    (directory / "acme/cases.yaml").write_text(case)
+    for command in ("lint", "test"):
+        done = await run(command, str(directory), group="policy", key=key)
+        assert done.exit_code == 0, done.output
+    applied = await run("apply", str(directory), "--yes", group="policy", key=key)
+    assert applied.exit_code == 0, applied.output
+    assert await admin.allowed(key, user["subject"], "write", "doc:1")
+    exported = tmp_path / "exported"
+    assert (await run("export", str(exported), "--usernames", group="policy", key=key)).exit_code == 0
+    assert "g, user:name=Carol, role:editor, acme" in (exported / "acme/policy.csv").read_text()
+    assert "user:name=Carol" in (exported / "acme/entities.yaml").read_text()
+    for source in (directory, exported):
+        plan = await run("plan", str(source), "--detailed-exitcode", group="policy", key=key)
+        assert plan.exit_code == 0, plan.output
+    (directory / "acme/policy.csv").write_text("g, user:name=nobody, role:editor, acme\n")
+    unknown = await run("plan", str(directory), group="policy", key=key)
+    assert (unknown.exit_code, "policy.csv:1" in unknown.stderr) == (5, True)
