@@ -5,7 +5,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 
 import structlog
 from aiohttp import web
@@ -19,6 +18,7 @@ from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.answer_seal import AnswerSeal
 from service.app import Part, build_app
+from service.audit_part import auditing
 from service.bulk import BulkForwarder
 from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
@@ -53,7 +53,6 @@ from service.page_tokens import PageTokens
 from service.passwords import password_part
 from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
-from tenancy.audit_partitions import make_partitions
 from tenancy.database import open_engine, open_sessions
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
@@ -165,10 +164,6 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
             with suppress(DatabaseUnavailableError):
                 await node.leave()
 
-    async def auditing(app: web.Application) -> AsyncIterator[None]:
-        app[JOBS].add(Job("audit-partitions", 3600, partial(make_partitions, app[SESSIONS])))
-        yield
-
     return (
         observation,
         database,
@@ -176,7 +171,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         identity,
         password_part(settings.passwords),
         sealing,
-        auditing,
+        auditing(settings.audit),
         mailing(settings.mail),
         accounts_by_link,
         administration,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from service.jobs import Jobs
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
+    from tenancy.audit_checkpoints import AuditKeys
     from tenancy.key_ring import KeyRing
     from tenancy.rotate_keys import KeyRotator
     from tenancy.tenant_settings import TenantLimits
@@ -48,6 +49,7 @@ KEY_ROTATOR: web.AppKey["KeyRotator"] = web.AppKey("KEY_ROTATOR")
 METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")
+AUDIT_KEYS: web.AppKey["AuditKeys"] = web.AppKey("AUDIT_KEYS")
 JOBS: web.AppKey["Jobs"] = web.AppKey("JOBS")
 """There in every process; which of them runs what is added, `service/jobs.py` says."""
 BULK: web.AppKey["BulkForwarder"] = web.AppKey("BULK")

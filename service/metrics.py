@@ -103,6 +103,12 @@ class Metrics:
             "kasbah_job_runs", "Runs of background jobs by outcome", ["job", "outcome"], registry=registry
         )
         self._job_seconds = Counter("kasbah_job_seconds", "Time that background jobs took", ["job"], registry=registry)
+        self._audit_behind = Gauge(
+            "kasbah_audit_behind_seconds",
+            "Time that the oldest event of the audit has waited to be signed and delivered",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self._samples_dropped = comparison_counter(registry).labels(Comparison.DROPPED.value)
         self._pending_decisions = [0] * len(OUTCOMES)
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
@@ -151,6 +157,10 @@ class Metrics:
     def count_event(self, event: str) -> None:
         """Add one event, of a closed set of names, at once: for jobs, as `count_job`."""
         self._events.labels(event).inc()
+
+    def set_audit_behind(self, seconds: float) -> None:
+        """Say for how long the oldest event of the audit has waited for its sink."""
+        self._audit_behind.set(seconds)
 
     def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
         """Read totals that only grow, by event name, from another part at each flush."""

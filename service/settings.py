@@ -22,6 +22,7 @@ from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.encryption_settings import EncryptionSettings
 from service.http_settings import HttpSettings
+from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits
 from tenancy.tenant_settings import TenantLimits
 
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
     passwords: PasswordSettings = PasswordSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     mail: MailSettings = MailSettings()
+    audit: AuditSettings = AuditSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +238,7 @@ def part_models() -> dict[str, type[Any]]:
         "passwords": PasswordSettings,
         "encryption": EncryptionSettings,
         "mail": MailSettings,
+        "audit": AuditSettings,
     }
 
 

@@ -42,6 +42,7 @@ PARTS = {
     "passwords": "Passwords",
     "encryption": "Keys that encrypt what is stored",
     "mail": "Mail",
+    "audit": "Audit",
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tenancy.audit import AuditChain
-from tenancy.audit_chain import AuditEvent, ChainHead
+from tenancy.audit_chain import NO_HASH, AuditEvent, ChainHead
 from tenancy.audit_lines import BadLineError, Begin, read_line
 from tenancy.audit_verification import ChainVerifier, Checkpoint, Fault, FaultKind
 from tenancy.ids import TenantId
@@ -24,6 +24,8 @@ class ChainReport:
     last_hash: bytes
     faults: Sequence[Fault]
     name: str | None = None
+    checkpoint_seq: int | None = None
+    """The newest row that a checkpoint knows."""
 
 
 class _Open:
@@ -35,6 +37,7 @@ class _Open:
         self._last_hash = begin.first_previous
         self._last_seq = begin.first_seq - 1
         self._damaged: list[Fault] = []
+        self._checkpoint_seq = max((point.seq for point in checkpoints), default=None)
         self._verifier = ChainVerifier(begin.first_seq, begin.first_previous, checkpoints)
 
     def holds(self, event: AuditEvent) -> bool:
@@ -56,7 +59,8 @@ class _Open:
         faults = [*self._damaged, *self._verifier.end(head)]
         begin, rows = self._begin, self._verifier.rows
         last = (self._last_seq, self._last_hash)
-        return ChainReport(begin.tenant_id, begin.chain, rows, begin.first_seq, *last, faults, self._name)
+        seen = (self._name, self._checkpoint_seq)
+        return ChainReport(begin.tenant_id, begin.chain, rows, begin.first_seq, *last, faults, *seen)
 
 
 class ExportVerifier:
@@ -107,3 +111,9 @@ class ExportVerifier:
         if self._present is not None:
             self._reports.append(self._present.end(head))
             self._present = None
+
+
+def missing_chain(tenant_id: TenantId, chain: AuditChain, seq: int) -> ChainReport:
+    """Return what is said of a chain that checkpoints know and nobody has."""
+    fault = Fault(FaultKind.TRUNCATED, 1, seq, f"a checkpoint tells of row {seq}, and there is no such chain")
+    return ChainReport(tenant_id, chain, 0, 1, 0, NO_HASH, [fault], None, seq)

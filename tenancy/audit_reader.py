@@ -99,6 +99,22 @@ class AuditReader:
 
         return await within(self._seconds, ask)
 
+    async def checkpoints(
+        self, tenant_id: TenantId, chain: AuditChain, *, before: int | None, limit: int
+    ) -> list[tuple[int, str]]:
+        """Return signed checkpoints of a chain with their numbers, the newest first."""
+        query = text(
+            "SELECT number, line FROM audit_checkpoints WHERE tenant_id = :tenant_id AND chain = :chain "
+            "AND number < coalesce(:before, 9223372036854775807) ORDER BY seq DESC, number DESC LIMIT :limit"
+        )
+
+        async def ask() -> list[tuple[int, str]]:
+            async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+                named = {"tenant_id": tenant_id, "chain": chain.value, "before": before, "limit": limit}
+                return [(row.number, row.line) for row in (await work.session.execute(query, named)).all()]
+
+        return await within(self._seconds, ask)
+
     async def _events(
         self, tenant_id: TenantId, chain: AuditChain, query: str, parameters: dict[str, Any]
     ) -> list[AuditEvent]:

@@ -53,7 +53,7 @@ class ChainVerifier:
     def __init__(self, first_seq: int, first_previous: bytes, checkpoints: Iterable[Checkpoint] = ()) -> None:
         """Begin before the first row; checkpoints may come in any order."""
         self._next = self._first = first_seq
-        self._previous = first_previous
+        self._previous = self._first_previous = first_previous
         self._previous_holds = True
         self._checkpoints: Mapping[int, bytes] = {point.seq: point.hash for point in checkpoints}
         self._confirmed = first_seq - 1
@@ -132,6 +132,12 @@ class ChainVerifier:
         self._confirmed = seq
 
     def _end_checkpoints(self, last: int) -> None:
+        cut = self._first - 1
+        known = self._checkpoints.get(cut)
+        if known is not None and known != self._first_previous:
+            self._fault(FaultKind.REWRITTEN, cut, cut, "a checkpoint knows another hash than the chain begins with")
+        elif known is None and any(seq < cut for seq in self._checkpoints):
+            self._fault(FaultKind.REMOVED, 1, cut, "no checkpoint tells that the chain begins behind them")
         beyond = max((seq for seq in self._checkpoints if seq > last), default=None)
         if beyond is not None:
             self._fault(FaultKind.TRUNCATED, last + 1, beyond, f"a checkpoint tells of row {beyond}")

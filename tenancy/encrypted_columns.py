@@ -36,5 +36,7 @@ SUBJECT_KEYS = EncryptedColumn("subject_keys", "wrapped", ("subject_id",))
 
 MAILS = EncryptedColumn("mails", "sealed", ("mail_id",))
 
-ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS, MAILS)
+AUDIT_KEYS = EncryptedColumn("audit_keys", "sealed", ("key_id",))
+
+ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS, AUDIT_KEYS, MAILS)
 """Whoever seals values in a column of its own adds it here."""

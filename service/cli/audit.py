@@ -1,19 +1,16 @@
-"""`kasbah audit list|export|verify`: what happened, taken out whole, and held against its hashes."""
+"""`kasbah audit list|export`: what happened, and whole chains taken out."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from service.cli.asking import asked, shown_time, tenant_option
-from service.cli.output import ExitCode, emit, fail, output_option, printable, table
+from service.cli.output import ExitCode, emit, fail, output_option, table
 from service.client import Client
 from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditOutcome
-from tenancy.audit_files import ChainReport, ExportVerifier
-from tenancy.audit_lines import BadLineError
-from tenancy.audit_verification import shown
 
 AUDIT_PATH = "/v1/audit"
 EXPORT_PATH = "/v1/audit/export"
@@ -21,14 +18,15 @@ DEFAULT_EVENTS = 20
 _COLUMNS = ["seq", "at", "action", "actor", "target", "outcome", "reason"]
 
 
-def _chain_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def chain_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--chain`."""
     help_text = "Which of the tenant's chains; `tenant` by default."
     return click.option("--chain", type=click.Choice([chain.value for chain in AuditChain]), help=help_text)(command)
 
 
 @click.command("list")
 @tenant_option
-@_chain_option
+@chain_option
 @click.option("--action", type=click.Choice(sorted(AUDIT_ACTIONS)), metavar="ACTION", help="Only this action.")
 @click.option("--actor", help="Only what this one did: `user:<id>`, `key:<prefix>`.")
 @click.option("--target", help="Only what happened to this one: `user:<id>`, `key:<id>`.")
@@ -74,7 +72,7 @@ def list_(tenant: str | None, oldest_first: bool, personal: bool, limit: int, ou
 
 @click.command("export")
 @tenant_option
-@_chain_option
+@chain_option
 @click.option("--personal", is_flag=True, help="Also what events hold of people; the audit records that you took it.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write; left out, standard output.")
 def export(tenant: str | None, chain: str | None, personal: bool, out: Path | None) -> None:  # noqa: FBT001 - as above
@@ -108,92 +106,3 @@ async def _write(lines: AsyncIterator[bytes], file: BinaryIO) -> int:
         file.write(line)
         count += line.startswith(b'{"type":"event"')
     return count
-
-
-@click.command("verify")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
-@tenant_option
-@_chain_option
-@click.option("--all", "everything", is_flag=True, help="Every tenant, the platform and the base, both chains of each.")
-@output_option
-def verify(file: Path | None, tenant: str | None, chain: str | None, everything: bool, output: str) -> None:  # noqa: FBT001 - as above
-    """Hold the audit against its hashes, and name every row that does not fit.
-
-    Both chains of a tenant are read from the server, or from FILE, which `kasbah audit export` wrote. Exit 0: all hold;
-    1: some row was edited, removed, inserted, moved or cut off.
-    """
-    if file is not None:
-        if tenant or chain or everything:
-            raise click.UsageError("a FILE says by itself which chains it holds")
-        reports = _verify_file(file)
-    else:
-        reports = asked(lambda client: _verify_on_server(client, tenant, chain, everything=everything))
-    emit(output, {"chains": [_said(report) for report in reports]}, lambda: _render(reports))
-    if any(report.faults for report in reports):
-        raise SystemExit(int(ExitCode.FINDINGS))
-
-
-def _verify_file(file: Path) -> list[ChainReport]:
-    verifier = ExportVerifier()
-    try:
-        with file.open("rb") as lines:
-            for line in lines:
-                verifier.take(line)
-    except (OSError, BadLineError) as error:
-        fail(f"`{file}` is no export of an audit: {error}", ExitCode.USAGE)
-    reports = verifier.end()
-    if not reports:
-        fail(f"`{file}` is empty", ExitCode.USAGE)
-    return reports
-
-
-async def _verify_on_server(
-    client: Client, tenant: str | None, chain: str | None, *, everything: bool
-) -> list[ChainReport]:
-    slugs: list[str | None] = [tenant]
-    if everything:
-        if tenant is not None:
-            raise click.UsageError("--all and --tenant exclude each other")
-        slugs = ["_platform", "_base", *[entry["slug"] async for entry in client.pages("/v1/tenants", "tenants")]]
-    chains = [chain] if chain is not None else [kind.value for kind in AuditChain]
-    reports: list[ChainReport] = []
-    for slug in slugs:
-        for kind in chains:
-            verifier = ExportVerifier(name=slug)
-            async for line in client.lines(EXPORT_PATH, tenant=slug, chain=kind):
-                verifier.take(line)
-            reports += verifier.end()
-    return reports
-
-
-def _said(report: ChainReport) -> dict[str, Any]:
-    return {
-        "tenant": str(report.tenant_id),
-        "name": report.name,
-        "chain": report.chain.value,
-        "rows": report.rows,
-        "first_seq": report.first_seq,
-        "last_seq": report.last_seq,
-        "hash": report.last_hash.hex(),
-        "faults": [
-            {"kind": fault.kind.value, "first": fault.first, "last": fault.last, "text": fault.text}
-            for fault in report.faults
-        ],
-    }
-
-
-def _render(reports: Iterable[ChainReport]) -> None:
-    for line in _lines(reports):
-        click.echo(line)
-
-
-def _lines(reports: Iterable[ChainReport]) -> Iterator[str]:
-    for report in reports:
-        name = f"{printable(report.name or str(report.tenant_id))}/{report.chain.value}"
-        if not report.rows and not report.faults:
-            yield f"{name}: no events"
-        elif not report.faults:
-            yield f"{name}: {report.rows} events hold, {report.first_seq} to {report.last_seq}"
-        else:
-            yield f"{name}: {len(report.faults)} faults in {report.rows} events"
-            yield from (f"  {printable(sentence)}" for sentence in shown(report.faults))

@@ -45,7 +45,8 @@ TENANT_COMMANDS = {
 AUDIT_COMMANDS = {
     "list": Lazy("service.cli.audit:list_", "List what happened in a tenant: who, what, on whom, why."),
     "export": Lazy("service.cli.audit:export", "Write a whole chain as JSON lines that anybody can verify."),
-    "verify": Lazy("service.cli.audit:verify", "Hold the audit against its hashes; name every row that does not fit."),
+    "verify": Lazy("service.cli.audit_verify:verify", "Hold the audit against its hashes; name rows that do not fit."),
+    "key": Lazy("service.cli.audit_verify:key", "Show the public keys that signed checkpoints."),
 }
 KEY_COMMANDS = {
     "create": Lazy("service.cli.keys:create", "Create an API key; its token is shown once."),

@@ -1,6 +1,7 @@
 """`/v1/audit`: what happened in a tenant, searched page by page, and whole chains as JSON lines."""
 
 import asyncio
+import base64
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from aiohttp import web
 from service.app import add_headers
 from service.edge_errors import InvalidRequestError, MissingRightError, OverloadedError
 from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
-from service.keys import KEY_RING, REQUEST_ID, SESSIONS, TENANT
+from service.keys import AUDIT_KEYS, KEY_RING, REQUEST_ID, SESSIONS, TENANT
 from service.rights import may
 from service.routes import Needs, Route
 from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditEntry, AuditOutcome
@@ -187,9 +188,34 @@ def _shown(event: AuditEvent, opened: Mapping[str, Opened] | None) -> dict[str, 
     return {"seq": event.seq, "at": show_time(event.at), "hash": event.hash.hex()} | said
 
 
+async def public_keys(request: web.Request) -> web.Response:
+    """GET the keys that signed checkpoints, oldest first; the last one signs now."""
+    keys = await request.app[AUDIT_KEYS].public_keys()
+    shown = [{"id": key.key_id, "public_key": _b64(key.public_key), "created_at": key.created_at} for key in keys]
+    return json_answer({"keys": shown})
+
+
+async def checkpoints(request: web.Request) -> web.Response:
+    """GET the signed checkpoints of a chain, the newest first, each as the line that the sink got."""
+    chain = _choice(request, "chain", AuditChain, AuditChain.TENANT)
+    cursor, limit = Cursor("audit-checkpoints", request[TENANT], chain), page_limit(request)
+    found = await request.app[AUDIT].checkpoints(
+        request[TENANT], chain, before=cursor.read_number(request), limit=limit + 1
+    )
+    following = str(found[limit - 1][0]) if len(found) > limit else None
+    said = {"checkpoints": [line for _, line in found[:limit]], "next_cursor": cursor.show(following)}
+    return json_answer(said)
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(bytes(data)).decode()
+
+
 _READ = Needs("audit:read", "kasbah:audit", "read", base=True, home=True, gone=True)
 
 ROUTES = (
     Route("GET", "/v1/audit", search, _READ),
     Route("GET", "/v1/audit/export", export, _READ, seconds=None),
+    Route("GET", "/v1/audit/checkpoints", checkpoints, _READ),
+    Route("GET", "/v1/audit/keys", public_keys, Needs("audit:read", "kasbah:audit", "read", tenant=False)),
 )

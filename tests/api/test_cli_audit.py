@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from service.keys import JOBS
 from tests.api.test_audit import changed
 from tests.api.test_cli_server import run as run  # noqa: PLC0414 - a fixture
 from tests.support.administration import Service
@@ -145,3 +146,100 @@ async def test_verify_names_what_a_superuser_did(run: Run, admin: Service, super
     said = [line.strip() for line in verified.output.splitlines()]
     assert said[0].startswith("acme/tenant: ")
     assert said[1:] == sentences
+
+
+async def signed(admin: Service) -> None:
+    """Have every chain signed now, whatever its time."""
+    await admin.app[JOBS].run_once("audit-checkpoints")
+
+
+async def test_checkpoints_find_what_hashes_cannot(run: Run, admin: Service, superuser, tmp_path) -> None:
+    """A tail that went with the chain's head, a chain that was hashed anew, and a tenant that is gone altogether."""
+    key = await admin.tenant("acme")
+    await changed(admin, key, 5)
+    await signed(admin)
+    public = json.loads((await run("audit", "key", "--output", "json")).stdout)["keys"]
+    assert len(public) == 1
+    lines = (await admin.get("/v1/audit/checkpoints?tenant=acme")).json["checkpoints"]
+    platform = (await admin.get("/v1/audit/checkpoints?tenant=_platform")).json["checkpoints"]
+    kept = tmp_path / "kept"
+    kept.write_text(
+        "".join(f"<109>1 2026-03-01T12:00:00Z host kasbah 7 checkpoint - {line}\n" for line in lines + platform)
+    )
+    for source in ("latest", str(kept)):
+        whole = await run("audit", "verify", "--tenant", "acme", "--checkpoint", source)
+        assert whole.exit_code == 0, whole.output
+        assert "and to the checkpoint at 7" in whole.output
+    await run("audit", "export", "--tenant", "acme", "-o", "whole.jsonl")
+    offline = ("--checkpoint", str(kept), "--key", public[0]["public_key"])
+    assert (await run("audit", "verify", "whole.jsonl", *offline)).exit_code == 0
+    assert (await run("audit", "verify", "whole.jsonl", *offline[:2])).exit_code == 2
+    assert (await run("audit", "verify", "whole.jsonl", *offline[:3], "AAAA")).exit_code == 2
+
+    superuser.execute(FORGED_TAIL)
+    assert (await run("audit", "verify", "--tenant", "acme")).exit_code == 0
+    for source in ("latest", str(kept)):
+        cut = await run("audit", "verify", "--tenant", "acme", "--checkpoint", source)
+        assert (cut.exit_code, "rows 6 to 7 truncated: a checkpoint tells of row 7" in cut.output) == (1, True)
+
+    superuser.execute(REWRITTEN)
+    assert (await run("audit", "verify", "--tenant", "acme")).exit_code == 0
+    anew = await run("audit", "verify", "--tenant", "acme", "--checkpoint", str(kept))
+    assert (anew.exit_code, "rows 1 to 7 rewritten: a checkpoint knows another hash of row 7" in anew.output) == (
+        1,
+        True,
+    )
+
+    other = json.loads(lines[0])
+    kept.write_text(kept.read_text().replace(other["hash"], "00" * 32))
+    forged = await run("audit", "verify", "--tenant", "_platform", "--checkpoint", str(kept))
+    assert (forged.exit_code, "line 1 of the checkpoints: the signature does not hold" in forged.output) == (1, True)
+
+
+async def test_a_tenant_that_is_gone_with_its_audit_is_told(run: Run, admin: Service, superuser, tmp_path) -> None:
+    """Nobody has its chain, but the sink does."""
+    await admin.tenant("acme")
+    await admin.tenant("beta")
+    await signed(admin)
+    kept = tmp_path / "kept"
+    slugs = ("_platform", "acme", "beta")
+    pages = [(await admin.get(f"/v1/audit/checkpoints?tenant={slug}")).json["checkpoints"] for slug in slugs]
+    kept.write_text("\n".join(line for page in pages for line in page))
+    assert (await run("audit", "verify", "--all", "--checkpoint", str(kept))).exit_code == 0
+    superuser.execute("SET session_replication_role = replica")
+    superuser.execute("DELETE FROM tenants WHERE slug = 'beta'")
+    superuser.execute("SET session_replication_role = origin")
+    gone = await run("audit", "verify", "--all", "--checkpoint", str(kept))
+    assert gone.exit_code == 1
+    assert "rows 1 to 2 truncated: a checkpoint tells of row 2, and there is no such chain" in gone.output
+    kept.write_text("\n".join(line for line in kept.read_text().splitlines() if '"number":2,' not in line))
+    assert "checkpoints 2 to 2 are missing" in (await run("audit", "verify", "--all", "--checkpoint", str(kept))).output
+
+
+FORGED_TAIL = f"""
+DELETE FROM audit_events WHERE {ROW} AND seq > 5;
+UPDATE audit_chains SET seq = 5, hash = (SELECT hash FROM audit_events WHERE {ROW} AND seq = 5) WHERE {ROW};
+"""
+"""What a superuser does who knows of the chain's head."""
+
+REWRITTEN = f"""
+DO $$
+DECLARE
+    row record;
+    before bytea := decode(repeat('00', 32), 'hex');
+    own bytea;
+BEGIN
+    INSERT INTO audit_events (tenant_id, chain, seq, at, previous, hash, event)
+    SELECT tenant_id, chain, s, at, previous, hash, event FROM audit_events, generate_series(6, 7) AS s
+    WHERE {ROW} AND seq = 5;
+    FOR row IN SELECT * FROM audit_events WHERE {ROW} ORDER BY seq LOOP
+        own := sha256(convert_to(concat_ws(E'\\n', 'kasbah-audit-1', row.tenant_id, row.chain, row.seq,
+            to_char(row.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), encode(before, 'hex'),
+            row.event::text), 'UTF8'));
+        UPDATE audit_events SET previous = before, hash = own WHERE {ROW} AND seq = row.seq;
+        before := own;
+    END LOOP;
+    UPDATE audit_chains SET seq = 7, hash = before WHERE {ROW};
+END $$
+"""
+"""What one does who also knows how rows are hashed."""

@@ -8,6 +8,10 @@ from tenancy.purge import KEPT_TABLES, PURGED_TABLES
 pytestmark = pytest.mark.integration
 
 SECURITY_DEFINER = {
+    "claim_audit_numbers(integer)": "checkpoints of all tenants have one order",
+    "keep_audit_checkpoints(uuid[],text[],bigint[],timestamp with time zone[],bigint[],text[])": "checkpoints of every tenant",
+    "note_audit_delivered(bigint)": "the service may not write the chains; the sink has them up to here",
+    "set_audit_sink(double precision)": "one setting of the whole installation",
     "claim_mails(double precision,integer,integer,integer)": "who sends mails sends those of every tenant",
     "append_audit(uuid,text,text[])": "the service may not write the audit; what it adds is numbered and hashed here",
     "find_link(bytea)": "the link names the tenant",
@@ -43,7 +47,11 @@ CROSS_TENANT_POLICIES = {
     ("mails", "owner_claims"),
     ("audit_chains", "owner_acts"),
     ("audit_chains", "platform_reads"),
+    ("audit_checkpoints", "owner_acts"),
+    ("audit_checkpoints", "platform_reads"),
     ("audit_events", "owner_acts"),
+    ("audit_signed", "owner_acts"),
+    ("audit_signed", "platform_reads"),
     ("audit_sink", "owner_acts"),
 }
 """Every policy that shows or takes more than the bound tenant's own rows."""
@@ -153,6 +161,10 @@ def test_the_service_role_can_do_little(owner):
     assert {row for row in granted if row[0].startswith("audit_")} == {
         ("audit_chains", "SELECT"),
         ("audit_events", "SELECT"),
+        ("audit_checkpoints", "SELECT"),
+        ("audit_keys", "INSERT"),
+        ("audit_keys", "SELECT"),
+        ("audit_signed", "SELECT"),
         ("audit_sink", "SELECT"),
     }
     assert not never & set(granted)

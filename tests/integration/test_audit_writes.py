@@ -194,7 +194,7 @@ async def test_what_is_rolled_back_leaves_no_event(store, acme):
 async def test_when_the_audit_must_not_be_written_nothing_changes(store, acme, writer):
     """Neither rows nor revision; when it may be written again, so may everything else."""
     with store.owner() as owner:
-        owner.execute("INSERT INTO audit_sink VALUES (%s, interval '1 minute')", (PLATFORM_TENANT_ID,))
+        owner.execute("UPDATE audit_sink SET max_behind = interval '1 minute'")
         owner.execute(
             "UPDATE audit_chains SET unsealed_since = now() - interval '61 s' WHERE tenant_id = %s", (acme.tenant_id,)
         )

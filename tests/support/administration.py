@@ -28,6 +28,7 @@ from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.answer_seal import AnswerSeal
 from service.app import build_app
+from service.audit_part import auditing
 from service.bootstrap import Bootstrap
 from service.callers import Callers
 from service.composition import StoredKeys
@@ -56,6 +57,7 @@ from service.page_tokens import PageTokens
 from service.passwords import password_part
 from service.server import KasbahRunner
 from tenancy import unit_of_work
+from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
@@ -116,8 +118,11 @@ class Answer:
 class Service:
     """One node on a database; `platform` is a platform key with every scope."""
 
-    def __init__(self, database_url: str, *, mail: MailSettings | None = None) -> None:
+    def __init__(
+        self, database_url: str, *, mail: MailSettings | None = None, audit: AuditSettings | None = None
+    ) -> None:
         self._mail = mail or MailSettings()
+        self._audit = audit or AuditSettings()
         self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
         self.bootstrap = Bootstrap(self._engine)
         self.seal = AnswerSeal(secrets.token_bytes(32))
@@ -174,7 +179,14 @@ class Service:
             if unit_of_work._abandoned:
                 await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
 
-        opened = [parts, password_part(CHEAP_PASSWORDS), mailing(self._mail), accounts_by_link, administration]
+        opened = [
+            parts,
+            password_part(CHEAP_PASSWORDS),
+            auditing(self._audit),
+            mailing(self._mail),
+            accounts_by_link,
+            administration,
+        ]
         return build_app(settings, opened, all_routes())
 
     async def tenant(self, slug: str, *scopes: str) -> str:
