@@ -39,6 +39,7 @@ SCOPES = frozenset(
         "encryption:read",
         "encryption:write",
         "metrics:read",
+        "user:import",
         "user:read",
         "user:write",
     }

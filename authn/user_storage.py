@@ -22,6 +22,7 @@ from authn.errors import (
 from authn.mail_queue import drop_mails, queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
+from authn.password_storage import forget_passwords
 from authn.subject_policy import SubjectPolicy
 from authn.user_edits import UserChange, UserEdit, change_of, personal_of
 from authn.user_reads import REQUEST_SECONDS, UserReader
@@ -219,6 +220,7 @@ class UserStore(UserReader):
             await work.session.execute(_BURY, _named(work, user_id))
             head = await raise_head(work, counts={**rows.growth, "users": -1})
             await drop_mails(work, user_id)
+            await forget_passwords(work, user_id)
             await self._ring.destroy_subject_key(work, user_id)
             entry = AuditEntry(
                 "user.delete",

@@ -9,6 +9,7 @@ from service.http import (
     admin_encryption,
     admin_tenant_life,
     admin_tenant_settings,
+    admin_user_import,
     admin_users,
     authzen,
     first_administrator,
@@ -33,5 +34,6 @@ def all_routes() -> tuple[Route, ...]:
         *admin_tenant_settings.ROUTES,
         *account_password.ROUTES,
         *admin_audit.ROUTES,
+        *admin_user_import.ROUTES,
         *admin_users.ROUTES,
     )

@@ -216,7 +216,7 @@ class Client:
         sent = {"Authorization": f"Bearer {self.server.api_key}", **(headers or {})}
         data = body if body is None or isinstance(body, bytes) else _encoded(body)
         if data is not None:
-            sent["Content-Type"] = "application/json"
+            sent.setdefault("Content-Type", "application/json")
         query = {name: str(value) for name, value in (parameters or {}).items() if value is not None}
         where = self.server.base_url
         try:

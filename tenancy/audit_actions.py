@@ -35,6 +35,8 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "user.disable": "an account was disabled",
         "user.enable": "a disabled account was enabled",
         "user.verification_request": "a link that verifies an account's address was sent",
+        "user.export": "all accounts of the tenant were read out, without secrets",
+        "user.import": "accounts came from another directory; each is also a `user.create`",
         "user.update": "an account's names, address or demands changed",
     }
 )

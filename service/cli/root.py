@@ -60,6 +60,8 @@ USER_COMMANDS = {
     "update": Lazy("service.cli.user:update", "Change an account's names, address or demands."),
     "disable": Lazy("service.cli.user:disable", "Disable an account: it may do nothing from now on."),
     "enable": Lazy("service.cli.user:enable", "Enable a disabled account."),
+    "import": Lazy("service.cli.user_import:import_", "Import accounts from CSV or JSON lines."),
+    "export": Lazy("service.cli.user_import:export", "Write all accounts as JSON lines, without secrets."),
     "delete": Lazy("service.cli.user:delete", "Delete an account and erase what is personal in it."),
 }
 PASSWORD_COMMANDS = {

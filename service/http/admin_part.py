@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from authn.change_password import PasswordChanges
+from authn.import_users import UserImports
 from authn.storage import ApiKeyStore
 from authn.user_storage import UserStore
 from authz.compile_model import compile_model
@@ -19,6 +20,7 @@ from service.http.admin_changes import STREAMS
 from service.http.admin_keys import API_KEYS
 from service.http.admin_tenant_life import TENANT_CHANGES
 from service.http.admin_tenant_settings import TENANT_SETTINGS
+from service.http.admin_user_import import USER_IMPORTS
 from service.http.admin_users import USERS
 from service.http.idempotency import KEPT_ANSWERS
 from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
@@ -52,6 +54,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     bounds = app.get(TENANT_LIMITS) or TenantLimits()
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, bounds)
     app[TENANT_CHANGES] = TenantChanges(sessions, bounds)
+    app[USER_IMPORTS] = UserImports(sessions, max_users=limits.users)
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield

@@ -107,7 +107,7 @@ async def read(request: web.Request) -> web.Response:
     page = await request.app[ADMINISTRATION].writer.list_memberships(
         request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(user.ref)
     )
-    return json_answer(_shown(user) | {"roles": _roles(page.rows)}, head=head)
+    return json_answer(shown(user) | {"roles": _roles(page.rows)}, head=head)
 
 
 async def read_own(request: web.Request) -> web.Response:
@@ -118,7 +118,7 @@ async def read_own(request: web.Request) -> web.Response:
     head, user = await request.app[USERS].read(caller.home, caller.user_id)
     if user.status is not UserStatus.ACTIVE:
         raise NotAuthenticatedError
-    return json_answer(_shown(user), head=head)
+    return json_answer(shown(user), head=head)
 
 
 async def change(request: web.Request) -> web.Response:
@@ -140,7 +140,7 @@ async def change(request: web.Request) -> web.Response:
         expected_revision=expected_revision(request),
     )
     await written(request, changed.head)
-    return json_answer(_shown(changed.user), head=changed.head)
+    return json_answer(shown(changed.user), head=changed.head)
 
 
 async def disable(request: web.Request) -> web.Response:
@@ -182,7 +182,7 @@ async def _put(request: web.Request, status: UserStatus) -> web.Response:
         expected_revision=expected_revision(request),
     )
     await written(request, changed.head)
-    return json_answer(_shown(changed.user), head=changed.head)
+    return json_answer(shown(changed.user), head=changed.head)
 
 
 async def _identified(request: web.Request, identifier: str) -> web.Response:
@@ -193,11 +193,11 @@ async def _identified(request: web.Request, identifier: str) -> web.Response:
 
 
 def _page(users: Sequence[User], cursor: str | None) -> web.Response:
-    return json_answer({"users": [_shown(user) for user in users], "next_cursor": cursor})
+    return json_answer({"users": [shown(user) for user in users], "next_cursor": cursor})
 
 
 def _created(made: UserResult) -> web.Response:
-    response = json_answer(_shown(made.user), status=201, head=made.head)
+    response = json_answer(shown(made.user), status=201, head=made.head)
     response.headers["Location"] = f"/v1/users/{made.user.id}"
     return response
 
@@ -249,7 +249,8 @@ def _roles(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(user: User) -> dict[str, Any]:
+def shown(user: User) -> dict[str, Any]:
+    """Return an account as answers and exports have it."""
     return {
         "id": user.id,
         "subject": user.ref,

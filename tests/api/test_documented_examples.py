@@ -14,6 +14,9 @@ EXPECTED = {
     "/v1/account/verification": 410,  # its token, as those below, is nobody's
     "/v1/account/address-confirmation": 410,
     "/v1/account/address-undo": 410,
+    "/v1/users": 201,
+    "/v1/users/{user_id}/disable": 404,  # nobody is called so
+    "/v1/users/{user_id}/enable": 404,
     "/v1/users/me/password": 403,  # the platform's key is no person's
 }
 """Where the answer is not 200."""

@@ -116,10 +116,10 @@ def test_every_body_has_an_example_of_its_shape(document):
     for operation in operations(document):
         if "requestBody" not in operation:
             continue
-        media = operation["requestBody"]["content"]["application/json"]
-        assert media["examples"], operation["operationId"]
-        for example in media["examples"].values():
-            assert faults_of(media["schema"], example["value"]) == [], operation["operationId"]
+        for media in operation["requestBody"]["content"].values():
+            assert media["examples"], operation["operationId"]
+            for example in media["examples"].values():
+                assert faults_of(media["schema"], example["value"]) == [], operation["operationId"]
 
 
 def test_no_scope_of_the_table_is_unknown():
