@@ -190,6 +190,24 @@ class Client:
             never = isinstance(error, aiohttp.ClientConnectorError)
             raise UnreachableError(f"cannot reach {where}: {_reason(error)}", sent=not never) from error
 
+    async def exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send a request as it is, with its own credentials, and return status, headers and body, whatever they are.
+
+        Raises:
+            UnreachableError: no answer.
+        """
+        url = self.server.base_url + target
+        data = None if body is None else io.BytesIO(body)
+        try:
+            async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as answer:
+                return answer.status, dict(answer.headers), await answer.read()
+        except TimeoutError as error:
+            raise UnreachableError(f"{self.server.base_url} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnreachableError(f"cannot reach {self.server.base_url}: {_reason(error)}") from error
+
     async def pages(self, path: str, name: str, **parameters: str | int | None) -> AsyncIterator[Any]:
         """Yield the entries of a list, page by page."""
         cursor: str | None = None

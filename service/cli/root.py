@@ -75,6 +75,9 @@ ENCRYPTION_COMMANDS = {
 ROOT_COMMANDS = {
     "dev": Lazy("service.cli.dev:dev", "Run everything on this machine: PostgreSQL, Valkey, samples, server."),
     "serve": Lazy("service.cli.serve:serve", "Run the server on a PostgreSQL and a Valkey of your own."),
+    "isolation-check": Lazy(
+        "service.cli.isolation:isolation_check", "Ask a server whether one tenant reaches another."
+    ),
     "migrate": Lazy("service.cli.database:migrate", "Bring the database schema to this version."),
     "bootstrap": Lazy("service.cli.bootstrap:bootstrap", "Create the first platform key, in the database."),
 }

@@ -386,3 +386,23 @@ async def test_the_life_of_a_tenant(run: Run, admin: Service) -> None:
     assert (await run("tenant", "reactivate", "acme")).exit_code == 5
     assert json.loads((await run("tenant", "restore", "acme", "--output", "json")).stdout)["purge_after"] is None
     assert (await run("tenant", "show", "nobody")).exit_code == 5
+
+
+async def test_isolation_of_a_running_service(run: Run, admin: Service, monkeypatch) -> None:
+    """Two tenants are made, asked about and deleted; a leak is named, and is the exit code."""
+    await admin.tenant("acme")
+    before = (await admin.get("/v1/tenants/acme")).json
+    done = await run("isolation-check", "--output", "json")
+    report = json.loads(done.stdout)
+    assert (done.exit_code, report["isolated"], report["faults"]) == (0, True, [])
+    assert report["operations"] > 60
+    deleting = (await admin.get("/v1/tenants?status=deleting")).json["tenants"]
+    assert [tenant["display_name"] for tenant in deleting] == ["isolation check"] * 2
+    assert (await admin.get("/v1/tenants/acme")).json == before
+    monkeypatch.setattr("service.isolation_check.fault_of", lambda *_: "told")
+    leaking = await run("isolation-check")
+    assert leaking.exit_code == 1
+    assert "LEAK GET /v1/users/{user_id}: the other tenant's `user_id` in the path: told" in leaking.output
+    weak = (await admin.post("/v1/keys", {"name": "weak"})).json["token"]
+    assert (await run("isolation-check", key=weak)).exit_code == 5
+    assert (await run("isolation-check", key=await admin.tenant("beta"))).exit_code == 5

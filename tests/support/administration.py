@@ -119,8 +119,14 @@ class Service:
     """One node on a database; `platform` is a platform key with every scope."""
 
     def __init__(
-        self, database_url: str, *, mail: MailSettings | None = None, audit: AuditSettings | None = None
+        self,
+        database_url: str,
+        *,
+        mail: MailSettings | None = None,
+        audit: AuditSettings | None = None,
+        http: HttpSettings | None = None,
     ) -> None:
+        self._http = http or HttpSettings()
         self._mail = mail or MailSettings()
         self._audit = audit or AuditSettings()
         self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
@@ -140,7 +146,7 @@ class Service:
         structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        settings = HttpSettings()
+        settings = self._http
         self.app = self._app(settings)
         runner = KasbahRunner(self.app, settings, shutdown_timeout=1)
         await runner.setup()
