@@ -15,8 +15,8 @@ _OF_USER = "tenant_id = :tenant_id AND user_id = :user_id"
 
 _INSERT = text(
     "INSERT INTO address_changes (tenant_id, change_id, user_id, old_email, old_email_key, old_verified_at, new_email, "
-    "new_email_key) VALUES (:tenant_id, :change_id, :user_id, :old_email, :old_email_key, :old_verified_at, "
-    ":new_email, :new_email_key)"
+    "new_email_key, state) VALUES (:tenant_id, :change_id, :user_id, :old_email, :old_email_key, :old_verified_at, "
+    ":new_email, :new_email_key, :state)"
 )
 _SUPERSEDE = text(f"UPDATE address_changes SET state = 'dropped' WHERE {_OF_USER} AND state = 'pending'")  # noqa: S608
 _CONFIRM = text(
@@ -55,7 +55,7 @@ class AddressChange:
 
 
 async def insert_change(work: TenantUnitOfWork, change: AddressChange) -> None:
-    """Enter a change that waits to be confirmed; one that waited before is dropped."""
+    """Enter a change, made or waiting to be confirmed; one that waited before is dropped."""
     await work.session.execute(_FORGET_OLD, {"tenant_id": work.tenant_id})
     named = {"tenant_id": work.tenant_id, "user_id": change.user_id}
     await work.session.execute(_SUPERSEDE, named)
@@ -69,6 +69,7 @@ async def insert_change(work: TenantUnitOfWork, change: AddressChange) -> None:
             "old_verified_at": change.old_verified_at,
             "new_email": change.new[0],
             "new_email_key": change.new[1],
+            "state": "confirmed" if change.was_made else "pending",
         },
     )
 

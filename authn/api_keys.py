@@ -40,6 +40,7 @@ SCOPES = frozenset(
         "encryption:write",
         "metrics:read",
         "user:import",
+        "invitation:write",
         "user:read",
         "user:write",
     }

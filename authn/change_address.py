@@ -15,12 +15,19 @@ from tenancy.audit import AuditEntry
 from tenancy.audit_log import append_audit
 from tenancy.heads import raise_head, record_change
 from tenancy.ids import TenantId
+from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
 
 async def ask_to_change_address(
-    flows: AccountFlows, tenant_id: TenantId, user_id: UUID, email: tuple[str, str], *, meta: ChangeMeta
+    flows: AccountFlows,
+    tenant_id: TenantId,
+    user_id: UUID,
+    email: tuple[str, str],
+    *,
+    meta: ChangeMeta,
+    auth_epoch: int | None = None,
 ) -> None:
     """Mail a link to the new address and a notice with a way back to the old one; nothing changes yet.
 
@@ -32,6 +39,7 @@ async def ask_to_change_address(
         user_id: Which account.
         email: The new address, (shown, key).
         meta: Who asks.
+        auth_epoch: That of the account when it was proven who asks; with another one by now nothing is sent.
 
     Raises:
         UserNotFoundError: no such account, or one that is not active.
@@ -40,7 +48,7 @@ async def ask_to_change_address(
         stored = await lock_user(work, user_id)
         if stored is None or stored.user.status is not UserStatus.ACTIVE:
             raise UserNotFoundError(f"the tenant has no active account `{user_id}`")
-        if stored.email_key == email[1]:
+        if stored.email_key == email[1] or auth_epoch not in {None, stored.auth_epoch}:
             return
         personal = await flows.ring.seal_personal(work, user_id, {"email": email[0]})
         await append_audit(
@@ -71,6 +79,18 @@ async def _send_both(work: TenantUnitOfWork, flows: AccountFlows, stored: Stored
         await insert_change(work, AddressChange(change_id, user.id, None, None, email))
     confirm = await issue_link(work, LinkPurpose.CONFIRM_ADDRESS, holder=holder_of(stored), about_id=change_id)
     await tell(work, flows.ring, MailKind.ADDRESS_CONFIRM, stored, to=email[0], link=confirm)
+
+
+async def note_set_address(work: TenantUnitOfWork, ring: KeyRing, before: StoredUser, email: tuple[str, str]) -> None:
+    """Tell a verified address that an administrator gave its account another one, with a way back for 72 hours."""
+    user = before.user
+    if user.email is None or before.email_key is None or user.email_verified_at is None:
+        return
+    change_id = new_id()
+    old = (user.email, before.email_key)
+    await insert_change(work, AddressChange(change_id, user.id, old, user.email_verified_at, email, was_made=True))
+    undo = await issue_link(work, LinkPurpose.UNDO_ADDRESS, holder=Holder(user.id, None, None), about_id=change_id)
+    await tell(work, ring, MailKind.ADDRESS_SET, before, link=undo)
 
 
 async def confirm_address(

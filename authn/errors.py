@@ -95,5 +95,13 @@ class UserRevisionConflictError(AuthnError):
     """The tenant moved on since the caller read it."""
 
 
+class InvitationNotFoundError(AuthnError):
+    """The tenant has no invitation with this id, or none that this could be done to."""
+
+
+class InvitationLimitExceededError(AuthnError):
+    """The tenant has as many open invitations as it may have."""
+
+
 class InvalidMailboxError(AuthnError):
     """Text that is not exactly one plain mail address."""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
-from authn.invitations import Invitation, InvitationId, NewInvitation
+from authn.invitations import Invitation, InvitationId, Inviter, NewInvitation
 from authn.users import UserId
 from tenancy.ids import TenantId
 from tenancy.unit_of_work import TenantUnitOfWork
@@ -17,16 +17,17 @@ PERSONAL_DAYS = 30
 """How long it is remembered who was invited by an invitation that is over. An accepted one's person has an account."""
 
 _COLUMNS = (
-    "tenant_id, invitation_id, user_id, email, email_key, display_name, display_name_key, roles, inviter, created_by, "
-    "created_at, expires_at, accepted_at, revoked_at"
+    "tenant_id, invitation_id, user_id, email, email_key, display_name, display_name_key, roles, inviter, "
+    "inviter_home, inviter_scopes, created_by, created_at, expires_at, accepted_at, revoked_at"
 )
 _MINE = "tenant_id = :tenant_id AND invitation_id = :invitation_id"
 _OPEN = "accepted_at IS NULL AND revoked_at IS NULL AND expires_at > clock_timestamp()"
 
 _INSERT = text(
     "INSERT INTO invitations (tenant_id, invitation_id, user_id, email, email_key, display_name, display_name_key, "  # noqa: S608
-    "roles, inviter, created_by, expires_at) VALUES (:tenant_id, :invitation_id, :user_id, :email, :email_key, "
-    ":display_name, :display_name_key, :roles, :inviter, :created_by, clock_timestamp() + :lifetime) "
+    "roles, inviter, inviter_home, inviter_scopes, created_by, expires_at) VALUES (:tenant_id, :invitation_id, "
+    ":user_id, :email, :email_key, :display_name, :display_name_key, :roles, :inviter, :inviter_home, "
+    ":inviter_scopes, :created_by, clock_timestamp() + :lifetime) "
     f"RETURNING {_COLUMNS}"
 )
 _FIND = text(f"SELECT {_COLUMNS} FROM invitations WHERE {_MINE}")  # noqa: S608 - constants of this file
@@ -77,7 +78,7 @@ async def insert_invitation(
     created_by: str,
     lifetime: timedelta,
 ) -> StoredInvitation:
-    """Enter an invitation; earlier ones of the same address are revoked."""
+    """Enter an invitation."""
     email, display_name = new.email, new.display_name or (None, None)
     parameters = {
         "tenant_id": work.tenant_id,
@@ -88,7 +89,9 @@ async def insert_invitation(
         "display_name": display_name[0],
         "display_name_key": display_name[1],
         "roles": list(new.roles),
-        "inviter": new.inviter,
+        "inviter": new.inviter.subject,
+        "inviter_home": new.inviter.home,
+        "inviter_scopes": sorted(new.inviter.scopes),
         "created_by": created_by,
         "lifetime": lifetime,
     }
@@ -155,7 +158,7 @@ def _stored(row: Row[Any]) -> StoredInvitation:
         email=row.email,
         display_name=row.display_name,
         roles=tuple(row.roles),
-        inviter=row.inviter,
+        inviter=Inviter(row.inviter, TenantId(row.inviter_home), frozenset(row.inviter_scopes)),
         created_by=row.created_by,
         created_at=row.created_at,
         expires_at=row.expires_at,

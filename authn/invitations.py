@@ -26,11 +26,20 @@ class InvitationStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Inviter:
+    """Whose rights count when an invitation is accepted: a subject, in its own domain, through a key with `scopes`."""
+
+    subject: str
+    home: TenantId
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Invitation:
     """An invitation as administrators see it; times are aware, UTC.
 
     `user_id` is the account that it becomes: what is written about the person before has that account's subject.
-    `inviter` is the subject whose rights count when it is accepted. `email` and `display_name` are None once the
+    `email` and `display_name` are None once the
     invitation is over and its personal data forgotten.
     """
 
@@ -40,7 +49,7 @@ class Invitation:
     email: str | None
     display_name: str | None
     roles: tuple[str, ...]
-    inviter: str
+    inviter: Inviter
     created_by: str
     created_at: datetime
     expires_at: datetime
@@ -63,4 +72,4 @@ class NewInvitation:
     email: tuple[str, str]
     display_name: tuple[str, str] | None
     roles: tuple[str, ...]
-    inviter: str
+    inviter: Inviter

@@ -10,6 +10,7 @@ PAGES: Mapping[MailKind, str] = {
     MailKind.RESET: "password-reset",
     MailKind.ADDRESS_CONFIRM: "confirm-address",
     MailKind.ADDRESS_NOTICE: "undo-address",
+    MailKind.ADDRESS_SET: "undo-address",
 }
 """The last part of the page's path, for kinds whose link carries a token."""
 

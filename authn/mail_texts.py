@@ -80,6 +80,14 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
             "signed in is signed out. Choose a new password afterwards."
         ),
     ),
+    MailKind.ADDRESS_SET: (
+        "The address of your account at $tenant was changed",
+        (
+            "An administrator gave the account $username at $tenant another address than this one.\n\n"
+            "If that is not right, take it back here:\n\n$link\n\n"
+            "That works until $until: this address is the account's again, and everyone who is signed in is signed out."
+        ),
+    ),
     MailKind.ADDRESS_UNDONE: (
         "The change of your address at $tenant was taken back",
         "The account $username at $tenant has its former address again, and everyone who was signed in to it is signed "

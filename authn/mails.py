@@ -29,6 +29,7 @@ class MailKind(StrEnum):
     ADDRESS_CONFIRM = "address-confirm"
     ADDRESS_TAKEN = "address-taken"
     ADDRESS_NOTICE = "address-notice"
+    ADDRESS_SET = "address-set"
     ADDRESS_UNDONE = "address-undone"
     WELCOME = "welcome"
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind of mail

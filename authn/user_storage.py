@@ -12,6 +12,8 @@ from weakref import WeakValueDictionary
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from authn.account_flows import forget_flows
+from authn.change_address import note_set_address
 from authn.errors import (
     UserDeletedError,
     UserLimitExceededError,
@@ -19,7 +21,7 @@ from authn.errors import (
     UserRevisionConflictError,
     UserTenantNotFoundError,
 )
-from authn.mail_queue import drop_mails, queue_mail
+from authn.mail_queue import queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
 from authn.password_storage import forget_passwords
@@ -180,6 +182,8 @@ class UserStore(UserReader):
             if not change.fields:
                 return UserResult(head, stored.user)
             user = await _changed(work, user_id, change)
+            if isinstance(edit.email, tuple) and "email" in change.columns:
+                await note_set_address(work, self._ring, stored, edit.email)
             personal = await self._ring.seal_personal(work, user_id, change.personal) if change.personal else None
             entry = AuditEntry(
                 "user.update",
@@ -219,8 +223,8 @@ class UserStore(UserReader):
             rows = await self._policy.owned_by_api(work, ref)
             await work.session.execute(_BURY, _named(work, user_id))
             head = await raise_head(work, counts={**rows.growth, "users": -1})
-            await drop_mails(work, user_id)
             await forget_passwords(work, user_id)
+            await forget_flows(work, user_id)
             await self._ring.destroy_subject_key(work, user_id)
             entry = AuditEntry(
                 "user.delete",

@@ -2,11 +2,15 @@
 
 from service import health
 from service.http import (
+    account_address,
+    account_invitation,
     account_keys,
     account_links,
     account_password,
+    account_reset,
     admin_audit,
     admin_encryption,
+    admin_invitations,
     admin_tenant_life,
     admin_tenant_settings,
     admin_user_import,
@@ -28,7 +32,11 @@ def all_routes() -> tuple[Route, ...]:
         *health.ROUTES,
         *ADMIN_ROUTES,
         *account_keys.ROUTES,
+        *account_address.ROUTES,
+        *account_invitation.ROUTES,
         *account_links.ROUTES,
+        *account_reset.ROUTES,
+        *admin_invitations.ROUTES,
         *admin_encryption.ROUTES,
         *admin_tenant_life.ROUTES,
         *admin_tenant_settings.ROUTES,

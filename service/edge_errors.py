@@ -80,6 +80,14 @@ class LinkRefusedError(EdgeError):
     """A link that is unknown, spent, expired, void, or for something else. They look alike."""
 
 
+class GrantLapsedError(EdgeError):
+    """Who sent an invitation may not grant its roles any more, so it makes no account."""
+
+
+class ResetNotPossibleError(EdgeError):
+    """No link can be sent to this account now; told to administrators, who may read the account anyway."""
+
+
 class TooManyRequestsError(EdgeError):
     """One address asked too often for what needs no credential; `retry_after` is in seconds."""
 

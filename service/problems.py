@@ -81,6 +81,12 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.LinkRefusedError: Problem(
         "link-not-valid", HTTPStatus.GONE, "The link is not valid (any more)", tells=False
     ),
+    edge_errors.GrantLapsedError: Problem(
+        "grant-lapsed", HTTPStatus.CONFLICT, "The inviter may not grant the roles any more"
+    ),
+    edge_errors.ResetNotPossibleError: Problem(
+        "reset-not-possible", HTTPStatus.CONFLICT, "No link can be sent to this account"
+    ),
     edge_errors.TooManyRequestsError: Problem("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
     edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),
@@ -145,6 +151,12 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.InvalidEmailError: Problem("invalid-email", HTTPStatus.BAD_REQUEST, "Invalid e-mail address"),
     authn_errors.InvalidPersonNameError: Problem(
         "invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"
+    ),
+    authn_errors.InvitationNotFoundError: Problem(
+        "invitation-not-found", HTTPStatus.NOT_FOUND, "Invitation not found", tells=False
+    ),
+    authn_errors.InvitationLimitExceededError: Problem(
+        "invitation-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many open invitations"
     ),
     authn_errors.InvalidMailboxError: Problem("invalid-mailbox", HTTPStatus.BAD_REQUEST, "Invalid mail address"),
     authn_errors.UsernameTakenError: Problem("username-taken", HTTPStatus.CONFLICT, "Username is taken"),

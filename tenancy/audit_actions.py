@@ -10,6 +10,10 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "encryption.rotate": "a rotation or retirement of encryption keys was begun",
         "encryption.rotated": "a rotation or retirement of encryption keys was finished",
         "bootstrap.token": "a one-time token for an administrator of the platform was made, in the database",
+        "invitation.accept": "an invited person made their account, or could not since the inviter lost the right",
+        "invitation.create": "a person was invited",
+        "invitation.resend": "an invitation was sent anew",
+        "invitation.revoke": "an invitation was revoked",
         "key.create": "an API key was made",
         "key.revoke": "an API key was ended",
         "model.replace": "the platform's Casbin model was replaced",
@@ -37,6 +41,8 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "user.verification_request": "a link that verifies an account's address was sent",
         "user.export": "all accounts of the tenant were read out, without secrets",
         "user.import": "accounts came from another directory; each is also a `user.create`",
+        "user.password_reset": "a password was set by a mailed link, or could not be",
+        "user.password_reset_request": "a link to set a password was sent, or could not be",
         "user.update": "an account's names, address or demands changed",
     }
 )

@@ -28,6 +28,7 @@ PURGED_TABLES: tuple[str, ...] = (
     "mails",
     "links",
     "address_changes",
+    "invitations",
     "throttles",
     "credential_failures",
     "former_passwords",

@@ -6,23 +6,29 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from authn.accept_invitation import RoleGrants
 from authn.account_flows import AccountFlows, Done, LinkRefused
 from authn.change_address import confirm_address, undo_address
+from authn.user_reads import UserReader
 from authn.verify_address import verify_address
+from authz.policy_limits import PolicyLimits
 from service.client_address import address_of
 from service.edge_errors import LinkRefusedError
 from service.errands import Errands
 from service.http.admin import written
 from service.http.policy_wire import read_struct
 from service.http_settings import HttpSettings
-from service.keys import HTTP_SETTINGS, KEY_RING, REQUEST_ID, SESSIONS
+from service.keys import HTTP_SETTINGS, KEY_RING, NODE, POLICY_LIMITS, REQUEST_ID, SESSIONS
 from service.request_body import read_json_body
+from service.role_grants import PolicyRoleGrants
 from service.routes import Public, Route
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant
 from service.throttling import LINK_LIMIT, TURNS, Turns, admitted
 from tenancy.tenant import ChangeMeta
 
 ACCOUNT_FLOWS: web.AppKey[AccountFlows] = web.AppKey("ACCOUNT_FLOWS")
+USER_READER: web.AppKey[UserReader] = web.AppKey("USER_READER")
+ROLE_GRANTS: web.AppKey[RoleGrants] = web.AppKey("ROLE_GRANTS")
 ERRANDS: web.AppKey[Errands] = web.AppKey("ERRANDS")
 
 BY_LINK = Public("a link's token is the credential")
@@ -49,6 +55,8 @@ _spent = msgspec.json.Decoder(Spent)
 async def accounts_by_link(app: web.Application) -> AsyncIterator[None]:
     """Part of the application: opens after the key ring, closes when what was begun is done."""
     app[ACCOUNT_FLOWS] = AccountFlows(app[SESSIONS], app[KEY_RING])
+    app[USER_READER] = UserReader(app[SESSIONS])
+    app[ROLE_GRANTS] = PolicyRoleGrants(app[SESSIONS], app[NODE], app.get(POLICY_LIMITS) or PolicyLimits())
     app[ERRANDS] = Errands()
     app[TURNS] = Turns()
     yield

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from uuid import UUID
 
 import pytest
 
@@ -210,6 +211,54 @@ async def test_an_address_that_was_taken_since_is_not_confirmed(post):
     await post.person("bob", email="shared@example.org")
     assert (await spend(post, "/v1/account/address-confirmation", token)).status == 410
     assert post.account(alice.id, "email") == ("alice@example.org",)
+
+
+async def test_an_address_that_an_administrator_sets_can_be_taken_back(post):
+    """It is not verified and resets nothing; the one before, which was, gets a notice with a way back."""
+    user = await post.person("alice")
+    patch = {"email": "set@example.org", "reason": "asked by phone"}
+    headers = {"Content-Type": "application/merge-patch+json"}
+    answer = await post.ask("PATCH", f"/v1/users/{user.id}", patch, key=post.keys["acme"], headers=headers)
+    assert (answer.status, answer.json["email_verified_at"]) == (200, None)
+    notice = (await post.mails("alice@example.org"))[-1]
+    assert "An administrator" in notice.text
+    assert (await spend(post, "/v1/account/address-undo", notice.token)).status == 204
+    email, verified = post.account(user.id, "email, email_verified_at IS NOT NULL")
+    assert (email, verified) == ("alice@example.org", True)
+    assert await post.mails("set@example.org") == []
+
+
+async def test_an_administrator_has_an_address_verified(post):
+    """The address gets the link, the administrator nothing; unknown accounts and other tenants' are 404."""
+    user = await post.person("alice", verified=False)
+    path = f"/v1/users/{user.id}/verification"
+    assert (await post.post(path, None, key=post.keys["acme"])).status == 202
+    assert (await spend(post, "/v1/account/verification", await post.token("alice@example.org"))).status == 204
+    assert (await post.post(path, None, key=post.keys["acme"])).status == 202
+    assert len(await post.mails("alice@example.org")) == 1
+    assert (await post.post(path, None, key=post.keys["beta"])).status == 404
+
+
+async def test_people_ask_for_another_address_with_their_password(post):
+    """Their own account's, proven by the present password; what the answer says is the same for a taken address."""
+    password = "quiet rivers carry small stones"
+    await post.post("/v1/invitations", {"email": "carol@example.org"}, key=post.keys["acme"])
+    said = {"username": "carol", "password": password, "key_name": "first"}
+    made = await post.post("/v1/account/invitation", {"token": await post.token("carol@example.org"), **said}, key="")
+    key = made.json["key_token"]
+    await post.person("bob")
+
+    async def asked(email: str, given: str = password):
+        return await post.post("/v1/users/me/email", {"email": email, "current_password": given}, key=key)
+
+    assert (await asked("new@example.org", "not the password at all")).problem == "wrong-password"
+    taken, free = await asked("bob@example.org"), await asked("new@example.org")
+    assert (await asked("no address")).status == 400
+    assert (taken.status, taken.body) == (free.status, free.body) == (202, b'{"status": "accepted"}')
+    assert (await spend(post, "/v1/account/address-confirmation", await post.token("new@example.org"))).status == 204
+    assert post.account(UUID(made.json["id"]), "email") == ("new@example.org",)
+    service = {"email": "x@example.org", "current_password": password}
+    assert (await post.post("/v1/users/me/email", service, key=post.keys["acme"])).status == 403
 
 
 async def test_links_lead_to_the_configured_address_whatever_a_request_says(post):

@@ -32,6 +32,7 @@ def test_a_route_without_a_decision_says_why():
     assert {access.by_scope for access in needs() if not access.resource} == {
         "a key may always be told what it is",
         "whoever knows the present password may replace it",
+        "whoever knows the present password may ask for another address",
         "it is about the caller's own keys, and a personal key never does more than its owner may",
         "everyone may be told who they are",
     }
