@@ -38,7 +38,7 @@ def upgrade(url: str) -> list[str]:
         ServerTooOldError: PostgreSQL before 15.
         sqlalchemy.exc.OperationalError: no connection, or a lock was not had in time; nothing half done remains.
     """
-    with _connect(url) as connection:
+    with connect(url) as connection:
         _require_version(connection)
         connection.execute(text(f"SET lock_timeout = '{WAIT_FOR_OTHER_MIGRATOR_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
@@ -57,7 +57,7 @@ def upgrade(url: str) -> list[str]:
 
 def pending(url: str) -> list[str]:
     """Return the revisions that `upgrade` would apply, oldest first."""
-    with _connect(url) as connection:
+    with connect(url) as connection:
         return _pending(connection)
 
 
@@ -108,7 +108,8 @@ def _config() -> Config:
 
 
 @contextmanager
-def _connect(url: str) -> Iterator[Connection]:
+def connect(url: str) -> Iterator[Connection]:
+    """Yield a connection as the user of `url`, with a bound on the wait for it."""
     engine = create_engine(sync_url(url), poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
     try:
         with engine.connect() as connection:

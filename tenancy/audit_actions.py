@@ -6,6 +6,7 @@ from types import MappingProxyType
 AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
     {
         "audit.export": "events were exported with the personal data in them",
+        "audit.retain": "the oldest months of the audit were let go; a chain says where it begins from now on",
         "base.change": "rules of the base, which every tenant inherits, changed",
         "encryption.rotate": "a rotation or retirement of encryption keys was begun",
         "encryption.rotated": "a rotation or retirement of encryption keys was finished",

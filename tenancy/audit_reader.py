@@ -29,6 +29,11 @@ class AuditFilter:
     until: datetime | None = None
 
 
+# What lies before a chain's beginning was let go, whether its partition is gone already or not.
+_KEPT = (
+    "tenant_id = :tenant_id AND chain = :chain AND seq >= "
+    "(SELECT c.first_seq FROM audit_chains AS c WHERE c.tenant_id = :tenant_id AND c.chain = :chain)"
+)
 _CONDITIONS = {
     "action": "action = :action",
     "outcome": "outcome = :outcome",
@@ -68,7 +73,7 @@ class AuditReader:
         conditions = [_CONDITIONS[name] for name in _CONDITIONS if getattr(wanted, name) is not None]
         if after is not None:
             conditions.append("seq < :after" if newest_first else "seq > :after")
-        where = " AND ".join(["tenant_id = :tenant_id AND chain = :chain", *conditions])
+        where = " AND ".join([_KEPT, *conditions])
         order = "DESC" if newest_first else "ASC"
         query = f"SELECT {_COLUMNS} FROM audit_events WHERE {where} ORDER BY seq {order} LIMIT :limit"  # noqa: S608 - ours
         parameters: dict[str, Any] = {name: getattr(wanted, name) for name in _CONDITIONS}
@@ -85,7 +90,7 @@ class AuditReader:
         """
         behind = "" if after is None else "AND (seq, at) > (:seq, :at) "
         query = text(
-            f"SELECT {_COLUMNS} FROM audit_events WHERE tenant_id = :tenant_id AND chain = :chain "  # noqa: S608 - ours
+            f"SELECT {_COLUMNS} FROM audit_events WHERE {_KEPT} "  # noqa: S608 - ours
             f"{behind}ORDER BY seq, at LIMIT :limit"
         )
         named: dict[str, Any] = {"tenant_id": tenant_id, "chain": chain.value}

@@ -1,11 +1,13 @@
 """Which rows of a chain are not as they were written. Works on an export alone, so anybody can do it."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tenancy.audit_chain import AuditEvent, ChainHead, hash_of
 
+_RETAIN = "audit.retain"
 MAX_FAULTS = 200
 """Faults that are remembered to tell rows that changed places from edited ones; after these, all are just edited."""
 
@@ -57,6 +59,7 @@ class ChainVerifier:
         self._previous_holds = True
         self._checkpoints: Mapping[int, bytes] = {point.seq: point.hash for point in checkpoints}
         self._confirmed = first_seq - 1
+        self._beginnings: set[tuple[object, object]] = set()
         self._bad: list[AuditEvent] = []
         self._faults: list[Fault] = []
         self.rows = 0
@@ -74,6 +77,8 @@ class ChainVerifier:
             self._judge_link(event)
         if not own_hash_holds:
             self._keep_bad(event)
+        elif _RETAIN in event.text:
+            self._note_beginning(event.text)
         self._check(event.seq, event.hash)
         self._next, self._previous, self._previous_holds = event.seq + 1, event.hash, own_hash_holds
 
@@ -92,6 +97,7 @@ class ChainVerifier:
             self._fault(FaultKind.INSERTED, head.last_seq + 1, last, "behind the chain's head")
         elif self.rows and head.last_hash != self._previous:
             self._fault(FaultKind.REWRITTEN, last, last, "the chain's head knows another hash")
+        self._end_beginning()
         self._end_checkpoints(last)
         self._faults.extend(self._named(event) for event in self._bad)
         return sorted(self._faults, key=lambda fault: (fault.first, fault.last, fault.kind))
@@ -103,6 +109,14 @@ class ChainVerifier:
             self._fault(FaultKind.REWRITTEN, event.seq, event.seq, "the chain is said to begin with another hash")
         elif self._previous_holds:
             self._fault(FaultKind.REWRITTEN, before, before, f"row {event.seq} follows another hash")
+
+    def _note_beginning(self, text: str) -> None:
+        try:
+            said = json.loads(text)
+            if said["action"] == "audit.retain":
+                self._beginnings.add((said["detail"]["first_seq"], said["detail"]["first_prev_hash"]))
+        except (ValueError, KeyError, TypeError):
+            return  # it only holds the word
 
     def _keep_bad(self, event: AuditEvent) -> None:
         if len(self._bad) < MAX_FAULTS:
@@ -131,13 +145,12 @@ class ChainVerifier:
             self._fault(FaultKind.REWRITTEN, first, seq, f"a checkpoint knows another hash of row {seq}")
         self._confirmed = seq
 
+    def _end_beginning(self) -> None:
+        """Demand the event that tells where a chain begins that does not begin with its first row."""
+        if self._first > 1 and (self._first, self._first_previous.hex()) not in self._beginnings:
+            self._fault(FaultKind.REMOVED, 1, self._first - 1, "no event of the chain tells that they were let go")
+
     def _end_checkpoints(self, last: int) -> None:
-        cut = self._first - 1
-        known = self._checkpoints.get(cut)
-        if known is not None and known != self._first_previous:
-            self._fault(FaultKind.REWRITTEN, cut, cut, "a checkpoint knows another hash than the chain begins with")
-        elif known is None and any(seq < cut for seq in self._checkpoints):
-            self._fault(FaultKind.REMOVED, 1, cut, "no checkpoint tells that the chain begins behind them")
         beyond = max((seq for seq in self._checkpoints if seq > last), default=None)
         if beyond is not None:
             self._fault(FaultKind.TRUNCATED, last + 1, beyond, f"a checkpoint tells of row {beyond}")

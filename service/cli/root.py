@@ -46,6 +46,7 @@ AUDIT_COMMANDS = {
     "list": Lazy("service.cli.audit:list_", "List what happened in a tenant: who, what, on whom, why."),
     "export": Lazy("service.cli.audit:export", "Write a whole chain as JSON lines that anybody can verify."),
     "verify": Lazy("service.cli.audit_verify:verify", "Hold the audit against its hashes; name rows that do not fit."),
+    "retain": Lazy("service.cli.audit_retain:retain", "Let the oldest months go, as the owner of the tables."),
     "key": Lazy("service.cli.audit_verify:key", "Show the public keys that signed checkpoints."),
 }
 KEY_COMMANDS = {

@@ -56,11 +56,26 @@ def test_a_chain_that_was_left_alone_holds(texts):
     events = chained(texts)
     points = [Checkpoint(event.seq, event.hash) for event in events]
     assert verify_chain(head_of(events), events, points) == []
-    cut = len(events) // 2
-    if cut:
-        kept, before = events[cut:], events[cut - 1]
-        assert verify_chain(head_of(events, before.seq + 1, before.hash), kept, points[cut:]) == []
     assert verify_chain(ChainHead(PLATFORM_TENANT_ID, AuditChain.TENANT), []) == []
+
+
+@given(TEXTS, st.data())
+def test_a_beginning_that_was_let_go_needs_an_event(texts, data):
+    """With the number and the hash that the chain begins with; otherwise the missing rows are named."""
+    cut = data.draw(st.integers(1, len(texts)))
+    before = chained(texts)[cut - 1]
+    for first, previous, holds in (
+        (cut + 1, before.hash.hex(), True),
+        (cut, before.hash.hex(), False),
+        (cut + 1, "00" * 32, False),
+    ):
+        entry = AuditEntry("audit.retain", detail={"first_seq": first, "first_prev_hash": previous})
+        events = chained([*texts, event_text(entry, ChangeMeta("test"), None), "later"])
+        kept = events[cut:]
+        faults = found(kept, head_of(events, cut + 1, before.hash), [Checkpoint(events[0].seq, events[0].hash)])
+        assert faults == (set() if holds else {("removed", 1, cut)})
+    events = chained([*texts, '{"action":"audit.retain"}', "audit.retain"])
+    assert ("removed", 1, cut) in found(events[cut:], head_of(events, cut + 1, before.hash))
 
 
 @given(TEXTS, st.data())
