@@ -24,7 +24,7 @@ from authn.mail_settings import MailSettings, sender_of
 from authn.mail_texts import Brand, text_of
 from authn.mail_transport import OutboxTransport, PutOff, Refused, Send, SmtpTransport, Taken, Unreachable
 from authn.mails import Mailbox, parse_mailbox
-from tenancy.errors import UnsealError
+from tenancy.errors import EncryptionUnavailableError, UnsealError
 from tenancy.ids import TenantId
 from tenancy.settings_storage import read_settings
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session
@@ -124,13 +124,18 @@ class MailDelivery:
                 tenant = await _tenant_of(work)
             if mail is None:
                 return True
+            if mail.is_expired:
+                await self._fail(claimed, "expired")
+                return True
             to, message = self._message(mail, tenant)
+        except EncryptionUnavailableError as error:
+            # The keys of one tenant cannot be had now: that is no attempt, and nothing to those behind it.
+            _log.warning("mail.no_key", mail=str(mail_id), tenant=str(tenant_id), error=str(error))
+            await self._leave(claimed, "no key")
+            return True
         except (UnsealError, LookupError, ValueError, InvalidMailboxError) as error:
             # One mail that cannot be read must not hold up those behind it.
             await self._fail(claimed, type(error).__name__)
-            return True
-        if mail.is_expired:
-            await self._fail(claimed, "expired")
             return True
         outcome = await send(mail_id, message, to)
         match outcome:

@@ -212,6 +212,25 @@ async def test_while_the_server_is_dead_mails_wait_and_no_attempt_counts(post):
     assert len(post.server.received) == 3
 
 
+async def test_mails_whose_key_cannot_be_had_wait_and_hold_up_no_others(post):
+    """A tenant whose data key nobody can open now: its mails are no attempt, the other's go out; then its own do."""
+    for number in range(3):
+        await post.queue(f"user{number}@example.org")
+    await post.queue("old@example.org", expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    await post.queue("bob@example.org", tenant=1)
+    post.execute(f"UPDATE data_keys SET kek_id = 'lost' WHERE tenant_id = '{post.tenants[0]}'")
+    keks = post.ring._maker.keks
+    post.ring = KeyRing(post.store.sessions, keks)
+    await post.node().run()
+    assert [mail.recipients for mail in post.server.received] == [["bob@example.org"]]
+    states = [("failed", "expired", 1), *[("queued", "no key", 0)] * 3, ("sent", None, 1)]
+    assert sorted(post.rows("state, reason, attempts")) == states
+    post.execute("UPDATE data_keys SET kek_id = 'k'")
+    post.execute("UPDATE mails SET next_attempt_at = clock_timestamp()")
+    await post.node().run()
+    assert len(post.server.received) == 4
+
+
 async def test_one_tenant_cannot_keep_another_waiting(post):
     """A flood of one is throttled; the other's mail goes out in the same run."""
     for number in range(12):
