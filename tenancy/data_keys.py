@@ -185,13 +185,16 @@ async def insert_subject_key(work: TenantUnitOfWork, key: SubjectKey) -> None:
 
 
 async def destroy_subject_key(work: TenantUnitOfWork, subject_id: UUID) -> None:
-    """Remove a subject's key, and see to it that there never is another."""
+    """Remove a subject's key, and see to it that there never is another; one of the platform's, from every tenant."""
     query = text(
         "INSERT INTO subject_keys (tenant_id, subject_id, wrapped, destroyed_at) "
         "VALUES (:tenant_id, :subject_id, NULL, clock_timestamp()) ON CONFLICT (tenant_id, subject_id) "
         "DO UPDATE SET wrapped = NULL, destroyed_at = coalesce(subject_keys.destroyed_at, clock_timestamp())"
     )
     await work.session.execute(query, {"tenant_id": work.tenant_id, "subject_id": subject_id})
+    if work.tenant_id == PLATFORM_TENANT_ID:
+        # The platform's people act in tenants, whose audits seal it under keys of theirs in each.
+        await work.session.execute(text("SELECT destroy_subject_keys(:subject_id)"), {"subject_id": subject_id})
 
 
 def _key(row: Row[Any] | None) -> WrappedKey | None:

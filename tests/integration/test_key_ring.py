@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from service.vault_transit import VaultAddress, VaultTransit
 from tenancy.audit import SealedPersonal
@@ -13,6 +14,7 @@ from tenancy.create_tenant import create_tenant
 from tenancy.encrypted_columns import EncryptedColumn
 from tenancy.envelope import Place, key_id_of
 from tenancy.errors import EncryptionUnavailableError, UnknownKeyError, UnsealError
+from tenancy.ids import PLATFORM_TENANT_ID
 from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
 from tenancy.key_ring import KeyRing, UnregisteredColumnError
 from tenancy.storage import TenantStore
@@ -270,6 +272,28 @@ async def test_a_subject_who_never_had_a_key_can_be_erased(store, acme):
         await ring.destroy_subject_key(work, alice)
         await ring.destroy_subject_key(work, alice)
         assert (await ring.seal_personal(work, alice, {"email": "a@example.com"})).text == ""
+
+
+async def test_people_of_the_platform_are_erased_from_every_tenant(store, acme):
+    """What tenants' audits hold of them ends with them; nobody else can reach into other tenants so."""
+    other = await create_tenant("other", None, meta=ChangeMeta("key:test"), tenants=TenantStore(store.sessions))
+    ring, root, alice = ring_of(store), uuid4(), uuid4()
+    sealed = {}
+    for tenant_id in (PLATFORM_TENANT_ID, acme.tenant_id, other.tenant_id):
+        async with tenant_unit_of_work(store.sessions, tenant_id) as work:
+            sealed[tenant_id] = [await ring.seal_personal(work, who, {"address": "::1"}) for who in (root, alice)]
+    async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+        await ring.destroy_subject_key(work, alice)
+    with pytest.raises(DBAPIError, match="only the platform"):
+        async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+            await work.session.execute(text("SELECT destroy_subject_keys(:who)"), {"who": root})
+    async with tenant_unit_of_work(store.sessions, PLATFORM_TENANT_ID) as work:
+        await ring.destroy_subject_key(work, root)
+    for tenant_id, personal in sealed.items():
+        async with tenant_unit_of_work(store.sessions, tenant_id) as work:
+            left = None if tenant_id == acme.tenant_id else {"address": "::1"}
+            assert await ring.open_all_personal(work, personal) == [None, left]
+            assert (await ring.seal_personal(work, root, {"address": "::1"})).text == ""
 
 
 async def test_a_subjects_key_made_twice_at_once_is_one(store, acme):

@@ -5,8 +5,8 @@ from alembic import op
 from migrations.rls import PLATFORM
 from migrations.service_role import SERVICE_ROLE
 
-revision = "0099"
-down_revision = "0098"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
@@ -40,7 +40,8 @@ def upgrade() -> None:
     op.execute(DESTROY)
     op.execute("CREATE POLICY owner_reads ON subject_keys FOR SELECT TO CURRENT_USER USING (true)")
     op.execute(
-        "CREATE POLICY owner_erases ON subject_keys FOR UPDATE TO CURRENT_USER USING (true) WITH CHECK (wrapped IS NULL)"
+        "CREATE POLICY owner_erases ON subject_keys FOR UPDATE TO CURRENT_USER "
+        "USING (true) WITH CHECK (wrapped IS NULL)"
     )
     op.execute("REVOKE ALL ON FUNCTION destroy_subject_keys(uuid) FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION destroy_subject_keys(uuid) TO {SERVICE_ROLE}")
