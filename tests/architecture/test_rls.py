@@ -180,3 +180,17 @@ def test_migrations_have_one_head():
     from migrations import runner
 
     assert ScriptDirectory.from_config(runner._config()).get_heads() == [runner.head()]
+
+
+GONE_WITH_ACCOUNTS = {"former_passwords", "credential_failures", "links", "address_changes"}
+"""What `UserStore.delete` empties of an account; `integration/test_user_races.py` looks at each."""
+
+KEPT_OF_ACCOUNTS = {"api_keys": "a key ends with its owner's account; its name stays readable in the history"}
+
+
+def test_what_refers_to_accounts_goes_with_them_or_says_why_not(owner):
+    """A new table about people would keep what a deletion promises to erase."""
+    referring = owner.execute(
+        "SELECT DISTINCT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND confrelid = 'users'::regclass"
+    ).fetchall()
+    assert {name for (name,) in referring} == GONE_WITH_ACCOUNTS | KEPT_OF_ACCOUNTS.keys()

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
+from authn.account_flows import AccountFlows
+from authn.change_address import ask_to_change_address
 from authn.errors import (
     EmailTakenError,
     UserDeletedError,
@@ -20,6 +22,7 @@ from authz.ports import AccountState
 from authz.rules import Owner, RoleLink
 from authz.subject_rows import PostgresSubjectPolicy
 from tenancy.audit import AuditEntry
+from tenancy.encrypted_columns import MAILS
 from tenancy.errors import AuditUnavailableError
 from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
 from tenancy.key_ring import KeyRing
@@ -196,3 +199,55 @@ async def test_nothing_changes_when_the_audit_cannot_be_written(users, acme, mon
     page = await users.list(acme.tenant_id)
     assert (page.users, page.head.revision) == ([made.user], made.head.revision)
     assert AuditEntry("user.create").outcome == "success"
+
+
+async def test_who_loses_an_address_is_told_there(users, acme, store):
+    """At the former, verified address, not at the new one; a deletion tells nobody, and ends links and changes."""
+    made = await users.create(
+        acme.tenant_id,
+        NewUser(normalize_username("a"), normalize_email("old@example.com"), email_verified_at=datetime.now(UTC)),
+        meta=META,
+    )
+
+    async def ask(address):
+        """Ask for another address, as the person of the account does."""
+        flows = AccountFlows(store.sessions, users._ring)
+        await ask_to_change_address(flows, acme.tenant_id, made.user.id, normalize_email(address), meta=META)
+
+    def left(owner):
+        tables = ("links", "address_changes")
+        return [owner.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+
+    await ask("hers@example.com")
+    with store.owner() as owner:
+        assert all(left(owner))
+        owner.execute("DELETE FROM mails")
+        await users.update(acme.tenant_id, made.user.id, UserEdit(email=normalize_email("set@example.com")), meta=META)
+        ((mail_id, kind),) = owner.execute("SELECT mail_id, kind FROM mails").fetchall()
+        assert kind == "address-set"
+        async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+            sealed = owner.execute("SELECT sealed FROM mails").fetchone()[0]
+            opened = await users._ring.open(work, MAILS.place([mail_id]), bytes(sealed))
+        assert b"old@example.com" in opened
+        await users.update(
+            acme.tenant_id, made.user.id, UserEdit(email=normalize_email("again@example.com")), meta=META
+        )
+        assert owner.execute("SELECT count(*) FROM mails").fetchone() == (1,), "nobody proved that address"
+        await ask("hers@example.com")
+        await users.delete(acme.tenant_id, made.user.id, meta=META)
+        assert left(owner) == [0, 0]
+        assert owner.execute("SELECT count(*) FROM mails").fetchone() == (0,)
+
+
+async def test_a_deletion_leaves_no_password(users, acme, store):
+    """Neither the present hash nor former ones, nor how often somebody guessed."""
+    made = await users.create(acme.tenant_id, new("alice"), meta=META)
+    named = [acme.tenant_id, made.user.id]
+    with store.owner() as owner:
+        owner.execute("UPDATE users SET password_hash = 'canary' WHERE tenant_id = %s AND user_id = %s", named)
+        owner.execute("INSERT INTO former_passwords VALUES (%s, %s, now(), 'canary')", named)
+        owner.execute("INSERT INTO credential_failures VALUES (%s, %s, 'password', 3)", named)
+        await users.delete(acme.tenant_id, made.user.id, meta=META)
+        for table in ("former_passwords", "credential_failures"):
+            assert owner.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+        assert "canary" not in owner.execute("SELECT users::text FROM users").fetchone()[0]
