@@ -31,6 +31,7 @@ from service.keys import (
     TENANT,
     TENANTS,
 )
+from service.refusals import told_across_tenants
 from service.rights import DECISIONS, judged
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, own_tenant_of, tenant_of
@@ -177,7 +178,8 @@ def guarded(route: Route) -> Handler:
             request[CALLER] = caller
             structlog.contextvars.bind_contextvars(caller=caller.actor)
             if needs is not None:
-                await admit(request, caller, needs)
+                async with told_across_tenants(request):
+                    await admit(request, caller, needs)
             forwarder = request.app.get(BULK) if route.bulk else None
             return await (handler if forwarder is None else forwarder.forward)(request)
 

@@ -40,6 +40,10 @@ class OtherTenantError(EdgeError):
     """A tenant-bound credential met another tenant's name, existing or not."""
 
 
+class TenantConflictError(InvalidRequestError):
+    """The request names more than one tenant, or one twice in one place."""
+
+
 class TenantRequiredError(EdgeError):
     """A platform credential must name a tenant on this route."""
 

@@ -75,6 +75,11 @@ async def _user(tenant: Tenant) -> str:
     return str(made["id"])
 
 
+async def _invitation(tenant: Tenant) -> str:
+    made = await tenant.post("/v1/invitations", {"email": f"{tenant.mark}@example.com"})
+    return str(made["id"])
+
+
 async def _revision(tenant: Tenant) -> str:
     """Return a revision that others have not reached: numbers are alike in all tenants."""
     path, made = f"/v1/tenants/{tenant.slug}/rules", {"revision": 0}
@@ -97,6 +102,7 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
     {
         "key_id": _key,
         "user_id": _user,
+        "invitation_id": _invitation,
         "revision": _revision,
         "slug": _slug,
         "path": _any_path,
@@ -108,6 +114,7 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "key_id": _uuid,
         "user_id": _uuid,
+        "invitation_id": _uuid,
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),
         "path": lambda: "records/1",

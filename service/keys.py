@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from service.jobs import Jobs
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
+    from service.refusals import Refusals
     from tenancy.audit_checkpoints import AuditKeys
     from tenancy.key_ring import KeyRing
     from tenancy.rotate_keys import KeyRotator
@@ -40,6 +41,7 @@ NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 PASSWORDS: web.AppKey["PasswordHasher"] = web.AppKey("PASSWORDS")
 NEW_PASSWORDS: web.AppKey["NewPasswords"] = web.AppKey("NEW_PASSWORDS")
+REFUSALS: web.AppKey["Refusals"] = web.AppKey("REFUSALS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")
 PAGE_TOKENS: web.AppKey["PageTokens"] = web.AppKey("PAGE_TOKENS")

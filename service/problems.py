@@ -57,6 +57,7 @@ REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED,
 
 PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
+    edge_errors.TenantConflictError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
     edge_errors.NotAuthenticatedError: Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated"),
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),

@@ -10,7 +10,13 @@ from typing import Protocol
 from authz.ports import TenantHead
 from authz.rules import BASE_SLUG
 from service.callers import Caller
-from service.edge_errors import InvalidRequestError, NoSuchTenantError, OtherTenantError, TenantRequiredError
+from service.edge_errors import (
+    InvalidRequestError,
+    NoSuchTenantError,
+    OtherTenantError,
+    TenantConflictError,
+    TenantRequiredError,
+)
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
 
 PLATFORM_SLUG = "_platform"
@@ -41,7 +47,8 @@ def named_tenant(
         path: The path variable `tenant`.
 
     Raises:
-        InvalidRequestError: one of them is repeated or empty, or two of them disagree.
+        TenantConflictError: one of them is repeated, or two of them disagree.
+        InvalidRequestError: one of them is empty.
     """
     if not headers and not parameters and base_domain is None:
         return path  # nearly every request
@@ -50,7 +57,7 @@ def named_tenant(
         (f"the parameter `{TENANT_PARAMETER}`", parameters),
     ):
         if len(values) > 1:
-            raise InvalidRequestError(f"{what} is repeated")
+            raise TenantConflictError(f"{what} is repeated")
         if values and not values[0]:
             raise InvalidRequestError(f"{what} is empty")
     names = {*headers, *parameters}
@@ -58,12 +65,12 @@ def named_tenant(
         names.add(path)
     if base_domain is not None:
         if len(host) > 1:
-            raise InvalidRequestError("the header `Host` is repeated")
+            raise TenantConflictError("the header `Host` is repeated")
         subdomain = subdomain_of(host[0] if host else "", base_domain)
         if subdomain is not None:
             names.add(subdomain)
     if len(names) > 1:
-        raise InvalidRequestError("the request names more than one tenant")
+        raise TenantConflictError("the request names more than one tenant")
     return names.pop() if names else None
 
 

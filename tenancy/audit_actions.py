@@ -23,6 +23,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "policy.change": "rows of a tenant's policy were added or removed through the API",
         "policy.rollback": "a tenant's policy files were put back to an earlier revision",
         "settings.change": "settings of a tenant changed",
+        "tenant.cross_use": "a key of the tenant was used with another tenant's name, or with names that disagree",
         "tenant.create": "a tenant was entered",
         "user.address_change": "an account's new address was confirmed, and is its address now",
         "user.address_change_request": "a change of an account's address was asked for",

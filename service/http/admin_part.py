@@ -23,7 +23,8 @@ from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.admin_user_import import USER_IMPORTS
 from service.http.admin_users import USERS
 from service.http.idempotency import KEPT_ANSWERS
-from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, SESSIONS, TENANT_LIMITS
+from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, REFUSALS, SESSIONS, TENANT_LIMITS
+from service.refusals import Refusals
 from tenancy.audit_log import seal_personal_with
 from tenancy.audit_reader import AuditReader
 from tenancy.change_tenant import TenantChanges
@@ -55,6 +56,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, bounds)
     app[TENANT_CHANGES] = TenantChanges(sessions, bounds)
     app[USER_IMPORTS] = UserImports(sessions, max_users=limits.users)
+    app[REFUSALS] = Refusals(sessions)
     app[KEPT_ANSWERS] = KeptAnswers(sessions)
     app[STREAMS] = Counter()
     yield
