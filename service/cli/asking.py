@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from uuid import UUID
 
 import click
 
-from service.cli.output import ExitCode, OutputFormat, fail, on_terminal
-from service.client import Client, NoServerError, RefusedError, UnreachableError, ask
+from service.cli.output import ExitCode, OutputFormat, fail, on_terminal, printable
+from service.client import Client, NoServerError, RefusedError, UnreachableError, ask, path_of
 
 _T = TypeVar("_T")
 
@@ -50,6 +51,18 @@ async def tenant_or_only(client: Client, tenant: str | None) -> str:
     if len(slugs) == 1:
         return str(slugs[0])
     raise click.UsageError("name a tenant: --tenant SLUG")
+
+
+async def id_of(client: Client, user: str, tenant: str) -> str:
+    """Return the id of an account that is named by id, username or address; an unknown one ends the command."""
+    try:
+        UUID(user)
+    except ValueError:
+        found = (await client.get(path_of("users"), identifier=user, tenant=tenant))["users"]
+        if not found:
+            fail(f"no user is named `{printable(user)}`", ExitCode.REFUSED)
+        return str(found[0]["id"])
+    return user
 
 
 def confirm(question: str, output: str) -> None:

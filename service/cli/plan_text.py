@@ -38,6 +38,8 @@ def _print_part(slug: str, plan: dict[str, Any]) -> None:
     if plan["moved"]:
         counts.append(f"{plan['moved']} only moved to other lines")
     click.secho(f"{slug} (revision {plan['revision']}): {', '.join(counts) or 'nothing to do'}", bold=True)
+    for subject, username in list(plan.get("accounts", {}).items())[:MAX_ROWS]:
+        click.echo(printable(f"  {subject} is the account {username}"))
     for name, sign, colour in (("added", "+", "green"), ("removed", "-", "red")):
         _print_rows(slug, plan[name], sign, colour)
     for row in plan["changed"]["rows"][:MAX_ROWS]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from service.cli.asking import asked, confirm, tenant_option, tenant_or_only
+from authz.served_names import NAMED
+from service.cli.asking import asked, confirm, id_of, tenant_option, tenant_or_only
 from service.cli.output import ExitCode, emit, fail, output_option, printable, progress
 from service.cli.plan_text import print_plan
 from service.cli.policy_export import write_export
@@ -221,7 +222,7 @@ def export(  # noqa: PLR0917 - click passes options by name
 def explain(  # noqa: PLR0917 - click passes options by name
     subject: str, action: str, resource: str, tenant: str | None, context: str | None, output: str
 ) -> None:
-    """Say why SUBJECT (`user:alice`) may or may not do ACTION on RESOURCE (`record:1`)."""
+    """Say why SUBJECT (`user:alice`, or an account as `user:name=alice`) may or may not do ACTION on RESOURCE."""
     question: dict[str, Any] = {
         "subject": _entity(subject, "SUBJECT"),
         "action": {"name": action},
@@ -233,6 +234,8 @@ def explain(  # noqa: PLR0917 - click passes options by name
 
     async def work(client: Client) -> Any:
         slug = await tenant_or_only(client, tenant)
+        if subject.startswith(NAMED):
+            question["subject"]["id"] = await id_of(client, subject[len(NAMED) :], slug)
         return await client.post("/access/v1/evaluation", question, headers={"X-Tenant-ID": slug})
 
     answer = asked(work)

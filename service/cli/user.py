@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import click
 
-from service.cli.asking import asked, confirm, shown_time, tenant_option, tenant_or_only
-from service.cli.output import ExitCode, emit, fail, output_option, printable, table
+from service.cli.asking import asked, confirm, id_of, shown_time, tenant_option, tenant_or_only
+from service.cli.output import emit, output_option, printable, table
 from service.client import Client, path_of
 
 _reason = click.option("--reason", required=True, help="Why; kept in the history.")
@@ -180,14 +179,7 @@ def _put(user: str, what: str, reason: str, tenant: str | None, output: str) -> 
 
 async def _path_of(client: Client, user: str, tenant: str) -> str:
     """Return the path of an account that is named by its id, its username or its address."""
-    try:
-        UUID(user)
-    except ValueError:
-        found = (await client.get(path_of("users"), identifier=user, tenant=tenant))["users"]
-        if not found:
-            fail(f"no user is named `{printable(user)}`", ExitCode.REFUSED)
-        return path_of("users", found[0]["id"])
-    return path_of("users", user)
+    return path_of("users", await id_of(client, user, tenant))
 
 
 def _print(user: Mapping[str, Any]) -> None:

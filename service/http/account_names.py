@@ -1,6 +1,7 @@
 """Usernames in policy files, looked up among the accounts of the request's tenant, and back again for an export."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -14,15 +15,24 @@ from service.http.admin_users import USERS
 from service.keys import TENANT
 
 
-async def with_accounts(request: web.Request, rows: list[Row], names: Sequence[str]) -> tuple[TenantHead, list[Row]]:
-    """Return rows with the ids of the accounts that they name, and where the tenant stands with these accounts.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Rows with ids instead of usernames, the subject of each name, and where the tenant stands with these accounts."""
+
+    head: TenantHead
+    rows: list[Row]
+    subjects: Mapping[str, Ref]
+
+
+async def with_accounts(request: web.Request, rows: list[Row], names: Sequence[str]) -> Resolved:
+    """Return rows with the ids of the accounts that they name.
 
     Raises:
         UnknownAccountNameError: a name is nobody's.
     """
     head, found = await request.app[USERS].find_ids(request[TENANT], names)
     subjects = {name: Ref(subject_ref(user_id)) for name, user_id in found.items()}
-    return head, await request.app[ADMINISTRATION].work.run(lambda: with_ids(rows, subjects))
+    return Resolved(head, await request.app[ADMINISTRATION].work.run(lambda: with_ids(rows, subjects)), subjects)
 
 
 async def usernames_in(request: web.Request, rows: Sequence[Row]) -> dict[Ref, str]:

@@ -119,10 +119,12 @@ async def _planned(request: web.Request, body: bytes) -> tuple[TenantHead, bytes
     asked = await admin.work.run(lambda: _read_plan(body, base=base))
     # What was planned is what is sent again: an apply looks names up anew, at the revision of the plan.
     digest = await admin.work.run(lambda: plan_digest(tenant_id, asked.desired)) if asked.names else None
-    head, asked = await _named(request, asked)
+    named = await with_accounts(request, asked.desired, asked.names) if asked.names else None
+    if named is not None:
+        asked = replace(asked, desired=named.rows)
     current = await admin.writer.current_rows(tenant_id)
-    if head is not None and head.version != current.head.version:
-        raise RevisionConflictError(head.revision, current.head.revision)
+    if named is not None and named.head.version != current.head.version:
+        raise RevisionConflictError(named.head.revision, current.head.revision)
     models = await admin.work.run(lambda: _models(admin, current, asked))
     await admin.work.run(lambda: _check(current, asked))
     if base:
@@ -131,15 +133,8 @@ async def _planned(request: web.Request, body: bytes) -> tuple[TenantHead, bytes
         found = await admin.work.run(lambda: _plan_tenant(admin, current, asked, models))
     if digest is not None:
         found = replace(found, digest=digest)
-    return found.head, await admin.work.run(lambda: _encode(shown_plan(found)))
-
-
-async def _named(request: web.Request, asked: _Asked) -> tuple[TenantHead | None, _Asked]:
-    """Return rows with ids instead of usernames, and where the tenant stood; without usernames nothing is asked."""
-    if not asked.names:
-        return None, asked
-    head, desired = await with_accounts(request, asked.desired, asked.names)
-    return head, replace(asked, desired=desired)
+    accounts = {} if named is None else {"accounts": {ref: name for name, ref in named.subjects.items()}}
+    return found.head, await admin.work.run(lambda: _encode(shown_plan(found) | accounts))
 
 
 def _read_plan(body: bytes, *, base: bool) -> _Asked:
@@ -247,9 +242,10 @@ async def _applied(request: web.Request, body: bytes) -> ChangeResult:
     if names:
         # INVARIANT: names are looked up at the revision that the write demands, and every change of an account raises
         # it: so they stand for the same accounts when the rows are written.
-        head, desired = await with_accounts(request, desired, names)
-        if head.revision != asked.revision:
-            raise RevisionConflictError(asked.revision, head.revision)
+        named = await with_accounts(request, desired, names)
+        desired = named.rows
+        if named.head.revision != asked.revision:
+            raise RevisionConflictError(asked.revision, named.head.revision)
     return await apply_policy(
         tenant_id,
         desired,

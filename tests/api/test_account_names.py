@@ -33,6 +33,7 @@ async def test_names_are_looked_up_and_ids_are_stored(admin: Service) -> None:
         carol["subject"],
         dave["subject"],
     }
+    assert plan["accounts"] == {carol["subject"]: "carol", dave["subject"]: "DAVE"}
     sent = {"rows": rows, "revision": plan["revision"], "digest": plan["digest"]}
     applied = await admin.post(f"{DEFAULT}/apply", sent, key=key)
     assert applied.json["added"] == 4

@@ -88,9 +88,13 @@ async def test_a_policy_directory_may_name_accounts(admin: Service, run, tmp_pat
     for command in ("lint", "test"):
         done = await run(command, str(directory), group="policy", key=key)
         assert done.exit_code == 0, done.output
+    planned = await run("plan", str(directory), group="policy", key=key)
+    assert f"{user['subject']} is the account carol" in planned.stdout
     applied = await run("apply", str(directory), "--yes", group="policy", key=key)
     assert applied.exit_code == 0, applied.output
     assert await admin.allowed(key, user["subject"], "write", "doc:1")
+    why = await run("explain", "user:name=CAROL", "write", "doc:1", group="policy", key=key)
+    assert why.stdout.startswith(f"allow\nallowed: {user['subject']} write doc:1")
     exported = tmp_path / "exported"
     assert (await run("export", str(exported), "--usernames", group="policy", key=key)).exit_code == 0
     assert "g, user:name=Carol, role:editor, acme" in (exported / "acme/policy.csv").read_text()

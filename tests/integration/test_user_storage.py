@@ -189,7 +189,14 @@ def test_large_lists_use_indexes(own_database_url, store, acme):
         owner.execute("ANALYZE users")
         owner.execute("SET ROLE kasbah_service")
         owner.execute("SELECT set_config('app.tenant_id', %s, false)", [str(acme.tenant_id)])
-        for search, status in ((None, None), ("u99999", None), ("person 999", None), (None, UserStatus.DISABLED)):
+        for search, status in (
+            (None, None),
+            ("u", None),
+            ("person", None),
+            ("u99999", None),
+            ("person 999", None),
+            (None, UserStatus.DISABLED),
+        ):
             query, parameters = list_query(search, status)
             names = parameters | {"tenant_id": acme.tenant_id, "after": "0" * 32, "limit": 101}
             statement = str(query.compile(compile_kwargs={"literal_binds": False}))

@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from authz.node import Node
-from authz.ports import Grant
+from authz.ports import AccountState, Grant
 from authz.request import Ref
 from authz.rules import RoleLink, Rule
 from authz.settings import AuthzSettings
@@ -30,6 +30,7 @@ from tests.support.policy_world import (
 )
 
 ALICE, READER, HEAD_READER, RECORD = Ref("user:alice"), Ref("role:reader"), Ref("role:head"), Ref("record:1")
+BOB = Ref("user:bob")
 RULES = (Rule(READER, RECORD, "read"),)
 BODY = json.dumps(question(ALICE, "read", RECORD)).encode()
 TOKEN = "kasbah_0123abcd_" + "A" * 43
@@ -97,6 +98,33 @@ def test_a_head_is_not_answered_for_longer_than_the_node_is_confirmed():
         await asyncio.sleep(0.001)
         assert bench.node.changes.count == count
         assert bench.allows() is None
+
+    on_bench(test)
+
+
+def test_an_account_that_is_disabled_is_forgotten_and_answered_with_its_reason():
+    """The change names its subject: what was held of it goes, and of nobody else; then the fast way says why."""
+
+    async def test(bench: Bench) -> None:
+        node = bench.node
+        await node.load(bench.tenant, [BOB], [])
+        assert bench.allows() is True
+        bench.world.commit(bench.tenant, accounts={ALICE: AccountState.DISABLED})
+        await asyncio.sleep(0.6)
+        state = node.warm(bench.tenant)
+        assert state is not None
+        assert BOB in state.subjects
+        assert ALICE not in state.subjects
+        assert bench.allows() is None, "it must be looked up again"
+        await node.load(bench.tenant, [ALICE], [])
+        answer = bench.path.answer(bench.head, None, BODY)
+        assert answer is not None
+        assert b'"decision":false' in answer
+        assert b'"account_disabled"' in answer
+        bench.world.commit(bench.tenant, accounts={ALICE: AccountState.ACTIVE})
+        await asyncio.sleep(0.6)
+        await node.load(bench.tenant, [ALICE], [])
+        assert bench.allows() is True
 
     on_bench(test)
 

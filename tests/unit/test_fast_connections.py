@@ -11,13 +11,14 @@ from datetime import timedelta
 import pytest
 
 from authn.api_keys import hash_token
+from authz.ports import AccountState
 from service.fast_heads import MAX_HEAD, MAX_REMEMBERED
 from service.http.authzen import ROUTES
 from service.http_settings import HttpSettings
 from service.keys import CALLERS, DRAINING
 from tenancy.ids import TenantStatus
 from tests.support.edge import Edge, question
-from tests.support.policies import NOW, policy
+from tests.support.policies import NOW, policy, set_account
 from tests.support.policy_world import run_virtual
 from tests.support.two_ways import TwoWays, answers_in
 
@@ -340,6 +341,14 @@ async def deleted(bench: Bench) -> None:
     del bench.edge.node.tenants[bench.tenant]
 
 
+async def disabled(bench: Bench) -> None:
+    small = policy(POLICY)
+    set_account(small, "user:alice", AccountState.DISABLED)
+    small.head = replace(bench.edge.node.heads[bench.tenant], revision=8)
+    bench.edge.node.heads[bench.tenant] = small.head
+    bench.edge.node.tenants[bench.tenant] = small
+
+
 async def made_anew(bench: Bench) -> None:
     await deleted(bench)
     bench.edge.tenant("acme", POLICY)
@@ -378,6 +387,7 @@ async def unconfirmed(bench: Bench) -> None:
         (revoked, b"401"),
         (revoked_elsewhere, b"401"),
         (suspended, b'"tenant_suspended"'),
+        (disabled, b'"account_disabled"'),
         (deleted, b"401"),
         (made_anew, b"401"),
         (evicted, b'"decision":true'),
