@@ -16,7 +16,6 @@ from authz.ports import PolicyReader, TenantHead
 from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
-from service.answer_seal import AnswerSeal
 from service.app import Part, build_app
 from service.audit_part import auditing
 from service.bulk import BulkForwarder
@@ -28,17 +27,12 @@ from service.health import Readiness
 from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
 from service.jobs import Job, running_jobs
-from service.key_encryption import opened_keys
 from service.keys import (
-    ANSWER_SEAL,
     CALLERS,
     DECISION_LOG,
     JOBS,
-    KEY_RING,
-    KEY_ROTATOR,
     METRICS,
     NODE,
-    PAGE_TOKENS,
     POLICY_LIMITS,
     READER,
     READINESS,
@@ -49,24 +43,18 @@ from service.keys import (
 )
 from service.mail_part import mailing
 from service.metrics import Metrics
-from service.page_tokens import PageTokens
 from service.passwords import password_part
+from service.sealing_part import sealing
 from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
 from tenancy.database import open_engine, open_sessions
-from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
-from tenancy.key_maker import KeyMaker
-from tenancy.key_nodes import ANNOUNCE_SECONDS, KeyNode
-from tenancy.key_ring import KeyRing
 from tenancy.purge import Purge
-from tenancy.rotate_keys import KeyRotator
 
 FLUSH_SECONDS = 1.0
 RESTART_SECONDS = 1.0
 PURGE_SECONDS = 60.0
 PROBE_SECONDS = 1.0
-ROTATION_SECONDS = 2.0
 MAX_KNOWN_SLUGS = 10_000
 
 _log = structlog.get_logger()
@@ -148,29 +136,13 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         app[METRICS].add_source(callers.totals)
         yield
 
-    async def sealing(app: web.Application) -> AsyncIterator[None]:
-        app[ANSWER_SEAL] = AnswerSeal(settings.secret_key.get_secret_value().encode())
-        secret = settings.http.page_token_secret or settings.secret_key
-        app[PAGE_TOKENS] = PageTokens(secret.get_secret_value().encode())
-        held = settings.encryption
-        async with opened_keys(held, settings.secret_key.get_secret_value().encode()) as keks:
-            ring = KeyRing(app[SESSIONS], keks, cache_keys=held.cache_keys, cache_seconds=held.cache_seconds)
-            app[KEY_RING] = ring
-            rotator = app[KEY_ROTATOR] = KeyRotator(app[SESSIONS], ring, KeyMaker(app[SESSIONS], keks))
-            app[JOBS].add(Job("key-rotation", ROTATION_SECONDS, rotator.run))
-            node = KeyNode(app[SESSIONS], keks)
-            app[JOBS].add(Job("key-nodes", ANNOUNCE_SECONDS, node.announce))
-            yield
-            with suppress(DatabaseUnavailableError):
-                await node.leave()
-
     return (
         observation,
         database,
         decisions,
         identity,
         password_part(settings.passwords),
-        sealing,
+        sealing(settings),
         auditing(settings.audit),
         mailing(settings.mail),
         accounts_by_link,

@@ -2,15 +2,23 @@
 
 import asyncio
 import logging
+import secrets
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 import pytest
+from aiohttp import web
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from service.jobs import Jobs
+from service.keys import JOBS, KEY_RING, SESSIONS
+from service.sealing_part import sealing
+from service.settings import Settings
 from service.vault_transit import VaultAddress, VaultTransit
 from tenancy.audit import SealedPersonal
 from tenancy.create_tenant import create_tenant
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.encrypted_columns import EncryptedColumn
 from tenancy.envelope import Place, key_id_of
 from tenancy.errors import EncryptionUnavailableError, UnknownKeyError, UnsealError
@@ -70,6 +78,36 @@ async def test_nodes_that_meet_a_tenant_at_once_make_one_key(store, acme):
     assert len(await data_keys(store)) == 1
     async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
         assert [await ring_of(store).open(work, PLACE, value) for value in sealed] == [b"secret"] * 4
+
+
+async def test_keys_are_made_while_all_connections_are_held_by_those_who_need_one(own_database_url):
+    """As many requests as there are connections, each the first of its tenant: none waits for the others."""
+    settings = Settings(
+        database_url=own_database_url,
+        redis_url="redis://localhost",
+        secret_key=secrets.token_urlsafe(48),
+        database=DatabaseLimits(pool_size=3, max_overflow=0),
+    )
+    engine = open_engine(own_database_url, settings.database)
+    app = web.Application()
+    sessions = app[SESSIONS] = open_sessions(engine)
+    app[JOBS] = Jobs()
+    opened = sealing(settings)(app)
+    await anext(opened)
+    heads = [
+        await create_tenant(slug, None, meta=ChangeMeta("key:test"), tenants=TenantStore(sessions)) for slug in "abc"
+    ]
+    all_hold_one = asyncio.Barrier(len(heads))
+
+    async def seal(tenant_id):
+        async with tenant_unit_of_work(sessions, tenant_id) as work:
+            await all_hold_one.wait()
+            return await app[KEY_RING].seal_personal(work, uuid4(), {"a": "b"})
+
+    assert all(await asyncio.gather(*(seal(head.tenant_id) for head in heads)))
+    with suppress(StopAsyncIteration):
+        await anext(opened)
+    await engine.dispose()
 
 
 async def test_a_key_outlives_the_transaction_that_first_needed_it(store, acme):

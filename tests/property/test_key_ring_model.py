@@ -58,7 +58,7 @@ def test_random_histories_of_keys(things_url, steps):
 
 async def _history(url, steps):
     with psycopg.connect(url, autocommit=True) as owner:  # what an example before left behind
-        owner.execute("TRUNCATE things, mails, subject_keys, data_keys, key_rotations")
+        owner.execute("TRUNCATE things, subject_keys, data_keys, key_rotations CASCADE")
     engine = open_engine(url, DatabaseLimits(pool_size=4))
     try:
         sessions = open_sessions(engine)
