@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import func, select
 
+from authz.change_audit import entry_of
 from authz.errors import LimitExceededError, RevisionConflictError, TenantNotFoundError
 from authz.policy_limits import PolicyLimits
 from authz.ports import StagedRules, StoredModel, TenantHead
@@ -228,6 +229,10 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
     ) -> ChangeResult:
         added = len(changes.added) + len(changes.updated)
         removed = len(changes.removed) + len(changes.updated)
+        entry = await _in_thread_if(
+            added + removed >= _LARGE,
+            lambda: entry_of(head.tenant_id, write.kind.value, changes, rolled_back_to=write.rolled_back_to),
+        )
         await record_change(
             work.session,
             head,
@@ -236,6 +241,7 @@ class PostgresPolicyWriter(PostgresPolicyHistory):
             added=added,
             removed=removed,
             rolled_back_to=write.rolled_back_to,
+            audit=[entry],
         )
         await write_items(work, changes, head.revision)
         if head.tenant_id == BASE_TENANT_ID:

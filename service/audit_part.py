@@ -11,7 +11,8 @@ from aiohttp import web
 
 from service.app import Part
 from service.jobs import Job
-from service.keys import AUDIT_KEYS, JOBS, KEY_RING, METRICS, SESSIONS
+from service.keys import AUDIT_KEYS, JOBS, KEY_RING, METRICS, SESSIONS, SIGN_IN_AUDIT
+from tenancy.audit_batches import AuditBatches
 from tenancy.audit_checkpoints import AuditKeys, CheckpointKeeper
 from tenancy.audit_partitions import make_partitions
 from tenancy.audit_settings import SYSLOG_SCHEMES, AuditSettings
@@ -81,8 +82,11 @@ def auditing(settings: AuditSettings) -> Part:
             finally:
                 metrics.set_audit_behind(await keeper.behind_seconds())
 
+        batches = app[SIGN_IN_AUDIT] = AuditBatches(app[SESSIONS])
+        batches.start()
         app[JOBS].add(Job("audit-partitions", PARTITIONS_SECONDS, partial(make_partitions, app[SESSIONS])))
         app[JOBS].add(Job(CHECKPOINTS_JOB, CHECKPOINTS_SECONDS, keep))
         yield
+        await batches.stop()
 
     return part

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.page_tokens import PageTokens
     from service.refusals import Refusals
+    from tenancy.audit_batches import AuditBatches
     from tenancy.audit_checkpoints import AuditKeys
     from tenancy.key_ring import KeyRing
     from tenancy.rotate_keys import KeyRotator
@@ -52,6 +53,8 @@ METRICS: web.AppKey["Metrics"] = web.AppKey("METRICS")
 DECISION_LOG: web.AppKey["DecisionLog"] = web.AppKey("DECISION_LOG")
 SAMPLER: web.AppKey["Sampler"] = web.AppKey("SAMPLER")
 AUDIT_KEYS: web.AppKey["AuditKeys"] = web.AppKey("AUDIT_KEYS")
+SIGN_IN_AUDIT: web.AppKey["AuditBatches"] = web.AppKey("SIGN_IN_AUDIT")
+"""Where failed sign-ins are recorded."""
 JOBS: web.AppKey["Jobs"] = web.AppKey("JOBS")
 """There in every process; which of them runs what is added, `service/jobs.py` says."""
 BULK: web.AppKey["BulkForwarder"] = web.AppKey("BULK")

@@ -66,9 +66,20 @@ async def append_entries(
 ) -> None:
     """As `append_audit`; a session that is bound to the platform may append to any tenant's chain."""
     personal = await _where_from(TenantUnitOfWork(tenant_id, session), meta)
-    events = [event_text(entry, meta, revision, personal) for entry in entries]
+    await _append(session, tenant_id, [event_text(entry, meta, revision, personal) for entry in entries], chain)
+
+
+async def append_each(
+    work: TenantUnitOfWork, events: Sequence[tuple[ChangeMeta, AuditEntry]], *, chain: AuditChain
+) -> None:
+    """As `append_audit`, for events that each have their own actor and request."""
+    texts = [event_text(entry, meta, None, await _where_from(work, meta)) for meta, entry in events]
+    await _append(work.session, work.tenant_id, texts, chain)
+
+
+async def _append(session: AsyncSession, tenant_id: TenantId, events: Sequence[str], chain: AuditChain) -> None:
     try:
-        await session.execute(_APPEND, {"tenant_id": tenant_id, "chain": chain.value, "events": events})
+        await session.execute(_APPEND, {"tenant_id": tenant_id, "chain": chain.value, "events": list(events)})
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _REFUSED:
             raise AuditUnavailableError("the audit has not reached its sink for too long") from error

@@ -113,11 +113,12 @@ async def test_every_kind_of_change_is_in_the_audit(store, acme, writer):
         "actor": "key:test",
         "credential": "key:test",
         "address": "192.0.2.7",
-        "target": f"tenant:{acme.tenant_id}",
+        "target": "user:a",
         "reason": "because",
         "git_commit": "abc123",
         "request_id": "request-1",
         "revision": 2,
+        "after": {"rows": [["g", "user:a", "role:r"]]},
         "detail": {"added": 1},
     }
     assert said[3]["target"] == said[4]["target"] == f"key:{key.id}"
