@@ -5,7 +5,7 @@ between the judgement and the write.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ from authz.grants import Gate, Holder, Own, held_by, require_power
 from authz.key_scopes import key_scopes
 from authz.ports import TenantHead
 from authz.request import Ref
-from authz.rights import EVERYTHING, Catalogue, Right, Rights, first_excess, held_rights, index_rows
+from authz.rights import EVERYTHING, Catalogue, Right, Rights, held_rights, index_rows
 from authz.row_changes import RowChanges
 from authz.served_names import SCOPE_SUBJECTS
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
@@ -132,12 +132,18 @@ async def require_scopes(grantor: Grantor, scopes: AbstractSet[str], *, node: Gr
             raise GrantRefusedError(f"a key with the scope `{scope}` may {excess}, which you do not hold yourself")
 
 
-def scopes_within(rights: Rights) -> Iterable[str]:
-    """Yield the scopes whose rights are all among `rights`."""
-    for subject in sorted({rule.subject for rule in key_scopes().rules}):
-        scope = subject.removeprefix(SCOPE_SUBJECTS)
-        if first_excess(rights_of_scopes(frozenset((scope,))), rights, catalogue()) is None:
-            yield scope
+async def require_everything(grantor: Grantor, *, node: GrantNode) -> None:
+    """Raise `GrantRefusedError` unless the grantor holds, now, every administrative right.
+
+    For what decides about all others: another model can let everybody have everything.
+    """
+    if grantor.person is None:
+        holder = Holder((rights_of_scopes(grantor.scopes),), is_person=False)
+    else:
+        holder = await _holder(node, grantor, await _state_of(node, grantor, grantor.home, None))
+    excess = holder.lacks(Rights(frozenset((EVERYTHING,))), catalogue())
+    if excess is not None:
+        raise GrantRefusedError(f"this decides about all rights, and you do not hold {excess}")
 
 
 def _policy_of(tenant_id: TenantId) -> TenantId:

@@ -15,6 +15,7 @@ from aiohttp import web
 from authz.errors import TenantNotFoundError
 from authz.evaluate import evaluate_many
 from authz.granting import Grantor, PolicyJudge
+from authz.granting import require_everything as grantor_holds_everything
 from authz.granting import require_grantable as grantor_may_give
 from authz.granting import require_power_over as grantor_stands_above
 from authz.granting import require_scopes as grantor_holds
@@ -143,6 +144,16 @@ async def require_scopes(request: web.Request, scopes: AbstractSet[str]) -> None
     caller = request[CALLER]
     if caller.user_id is not None:
         await grantor_holds(grantor_of(caller), scopes, node=request.app[NODE])
+
+
+async def require_everything(request: web.Request) -> None:
+    """Refuse a caller that does not hold every right: what is asked for decides about all of them.
+
+    Raises:
+        GrantRefusedError: a right is missing.
+        StaleError, StorageUnavailableError: what the caller holds is not known.
+    """
+    await grantor_holds_everything(grantor_of(request[CALLER]), node=request.app[NODE])
 
 
 def require_person(caller: Caller) -> UUID:

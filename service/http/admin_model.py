@@ -11,6 +11,7 @@ from authz.served_model import ServedModel
 from service.http.admin import ADMINISTRATION, heavy, json_answer, meta_of, written
 from service.http.policy_wire import read_struct
 from service.request_body import read_json_body
+from service.rights import require_everything
 from tenancy.ids import BASE_TENANT_ID
 
 
@@ -62,6 +63,8 @@ async def replace_model(request: web.Request) -> web.Response:
     model = StoredModel.of(wanted.text)
     meta = meta_of(request, wanted.reason, wanted.git_commit)
     await heavy(request, lambda: admin.models.get(model))
+    # SECURITY: another model can let everybody have everything.
+    await require_everything(request)
     await admin.writer.set_model(model, meta=meta, replaces=wanted.replaces)
     base = await admin.tenants.find(BASE_TENANT_ID)
     if base is not None:
