@@ -29,7 +29,7 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         Needs("tenant:write", "kasbah:tenant", "create", tenant=False, platform=True),
         seconds=None,
     ),
-    Route("GET", _T, admin_tenants.read_tenant, Needs("tenant:read", "kasbah:tenant", "read", base=True)),
+    Route("GET", _T, admin_tenants.read_tenant, Needs("tenant:read", "kasbah:tenant", "read", base=True, gone=True)),
     Route("GET", f"{_T}/rules", admin_rows.list_rules, Needs("policy:read", "kasbah:rule", "read", base=True)),
     Route(
         "POST",

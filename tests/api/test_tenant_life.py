@@ -2,12 +2,21 @@
 
 import asyncio
 import re
+from uuid import UUID
 
+import psycopg
 import pytest
 
 from service.all_routes import all_routes
+from service.keys import NODE
 from service.rights import DECISIONS
 from service.routes import ANY_METHOD, Needs
+from tenancy.audit import AuditChain
+from tenancy.audit_reader import AuditReader
+from tenancy.audit_verification import verify_chain
+from tenancy.database import open_sessions
+from tenancy.ids import TenantId
+from tenancy.purge import Purge
 from tests.support.administration import Service, rule
 
 pytestmark = pytest.mark.integration
@@ -178,3 +187,43 @@ async def test_the_other_node_follows(admin: Service, own_database_url: str) -> 
         await seen(answers, (True, 200))
         await admin.ask("DELETE", ACME)
         await seen(answers, (False, 403))
+
+
+async def test_of_a_removed_tenant_only_its_audit_is_left(admin: Service, own_database_url: str) -> None:
+    """Its keys lead nowhere, its name is unknown on every other route, its slug is taken; the chain still verifies."""
+    own = await admin.tenant("acme")
+    secret = "carol.danvers@example.com"
+    made = await admin.post("/v1/users", {"username": "carol", "email": secret}, key=own)
+    await admin.post(f"{ACME}/rules", {"add": [rule("user:alice", "doc:*")]}, key=own)
+    await admin.ask("DELETE", ACME)
+    with psycopg.connect(own_database_url, autocommit=True) as owner:
+        owner.execute("UPDATE tenants SET purge_after = clock_timestamp() WHERE slug = 'acme'")
+
+    class Forgets:
+        async def forget_tenant(self, _):
+            return True
+
+    await Purge(open_sessions(admin._engine), Forgets(), admin.app[NODE]).run()
+    assert (await admin.get(f"{ACME}/rules", key=own)).status == 401
+    assert (await admin.post("/v1/tenants", {"slug": "acme"})).problem == "slug-taken"
+    assert (await admin.get(ACME)).json["status"] == "deleted"
+    listed = (await admin.get("/v1/tenants")).json["tenants"]
+    assert [tenant["slug"] for tenant in listed] == []
+    assert [tenant["slug"] for tenant in (await admin.get("/v1/tenants?status=deleted")).json["tenants"]] == ["acme"]
+    for path in (f"{ACME}/rules", f"{ACME}/settings", f"{ACME}/keys", "/v1/users?tenant=acme"):
+        assert (await admin.get(path)).status == 404, path
+    for act in ("suspend", "reactivate", "restore"):
+        assert (await admin.post(f"{ACME}/{act}", {})).status == 404
+    events = (await admin.get("/v1/audit?tenant=acme&order=oldest&personal=true")).json["events"]
+    actions = [event["action"] for event in events]
+    assert actions[0] == "tenant.create"
+    assert actions[-3:] == ["tenant.delete", "tenant.end", "tenant.purge"]
+    assert f"user:{made.json['id']}" in {event.get("target") for event in events}
+    # What was personal was sealed, and its keys are gone: not in the answer, and not in the database at all.
+    exported = (await admin.get("/v1/audit/export?tenant=acme&personal=true")).body
+    assert secret.encode() not in exported
+    tenant_id = UUID((await admin.get(ACME)).json["id"])
+    reader = AuditReader(open_sessions(admin._engine))
+    head, chain = await reader.read(TenantId(tenant_id), AuditChain.TENANT, after=None, limit=1000)
+    assert len(chain) == len(events) + 1, "the export is told of"
+    assert verify_chain(head, chain) == []
