@@ -90,6 +90,14 @@ class PasswordHasher:
             return Wrong()
         return Verified(not self._is_current(known))
 
+    def require_room(self) -> None:
+        """Refuse at once what would be refused anyway, before anything is looked up for it.
+
+        Raises:
+            PasswordHashingBusyError: no place is free now; one that is may be taken by the time it is asked for.
+        """
+        self._pool.require_room()
+
     async def beside(self, work: Callable[[], T]) -> T:
         """Run what takes long in the pool, under its bounds; raises `PasswordHashingBusyError`."""
         future = asyncio.wrap_future(self._pool.submit(work))
@@ -135,12 +143,15 @@ class BoundedPool:
         self._done = 0
         self._refused = 0
 
+    def require_room(self) -> None:
+        """Raise `PasswordHashingBusyError` when a call would be refused now."""
+        with self._lock:
+            self._refuse_if_full()
+
     def submit(self, work: Callable[[], T]) -> "Future[T]":
         """Begin a call, or queue it; raises `PasswordHashingBusyError`."""
         with self._lock:
-            if self._held >= self._room:
-                self._refused += 1
-                raise PasswordHashingBusyError(f"{self._held} passwords are being hashed or wait for it")
+            self._refuse_if_full()
             self._held += 1
         try:
             future = self._executor.submit(work)
@@ -149,6 +160,11 @@ class BoundedPool:
             raise PasswordHashingBusyError("the service is ending") from None
         future.add_done_callback(self._leave)
         return future
+
+    def _refuse_if_full(self) -> None:
+        if self._held >= self._room:
+            self._refused += 1
+            raise PasswordHashingBusyError(f"{self._held} passwords are being hashed or wait for it")
 
     def totals(self) -> Mapping[str, int]:
         """Return how many calls ended, and how many were refused."""

@@ -62,6 +62,7 @@ class PasswordProofs:
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
         """
         normalize_password(password)
+        self._hasher.require_room()  # SECURITY: a flood costs no query of the database
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             held = await read_user(work, user_id)
             if held is None or held.user.status is not UserStatus.ACTIVE or held.password_hash is None:

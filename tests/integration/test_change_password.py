@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 
 import bcrypt
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from authn.change_password import ChangedMeanwhile, PasswordChanged, PasswordChanges
 from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tries, take_try
@@ -165,6 +167,21 @@ async def test_what_was_not_judged_does_not_count(accounts, jane, changes, monke
             await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
     monkeypatch.undo()
     assert isinstance(await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META), PasswordChanged)
+
+
+async def test_a_flood_reaches_no_database(accounts, jane, changes, monkeypatch):
+    """A full pool is told before anything is looked up, so decisions keep their connections."""
+    begun, held = [], threading.Event()
+    pool = accounts.hasher._pool
+    waiting = [pool.submit(held.wait) for _ in range(pool._room)]
+    monkeypatch.setattr(AsyncSession, "execute", lambda *_, **__: begun.append(1))
+    for _ in range(50):
+        with pytest.raises(PasswordHashingBusyError):
+            await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+    monkeypatch.undo()
+    held.set()
+    assert begun == []
+    assert len(waiting) == 17
 
 
 async def test_the_new_one_is_judged_by_the_tenants_rules(store, accounts, jane, changes):
