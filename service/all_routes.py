@@ -18,6 +18,7 @@ from service.http import (
     authzen,
     first_administrator,
     forward_auth,
+    pages,
 )
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
@@ -36,6 +37,7 @@ def all_routes() -> tuple[Route, ...]:
         *account_invitation.ROUTES,
         *account_links.ROUTES,
         *account_reset.ROUTES,
+        *pages.ROUTES,
         *admin_invitations.ROUTES,
         *admin_encryption.ROUTES,
         *admin_tenant_life.ROUTES,

@@ -92,6 +92,10 @@ class ResetNotPossibleError(EdgeError):
     """No link can be sent to this account now; told to administrators, who may read the account anyway."""
 
 
+class CrossSiteError(EdgeError):
+    """A form that no page of ours sent."""
+
+
 class TooManyRequestsError(EdgeError):
     """One address asked too often for what needs no credential; `retry_after` is in seconds."""
 

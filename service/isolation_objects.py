@@ -98,6 +98,11 @@ async def _any_path(_: Tenant) -> str:
     return "records/1"
 
 
+async def _page_word(_: Tenant) -> str:
+    """A word in the address of a page is the same for everybody."""
+    return "verify"
+
+
 MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
     {
         "key_id": _key,
@@ -106,6 +111,8 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
         "revision": _revision,
         "slug": _slug,
         "path": _any_path,
+        "purpose": _page_word,
+        "what": _page_word,
     }
 )
 """What is made for a variable of a path, by its name."""
@@ -118,6 +125,8 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),
         "path": lambda: "records/1",
+        "purpose": lambda: "verify",
+        "what": lambda: "verify",
     }
 )
 """The same, for what nobody has."""

@@ -88,6 +88,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.ResetNotPossibleError: Problem(
         "reset-not-possible", HTTPStatus.CONFLICT, "No link can be sent to this account"
     ),
+    edge_errors.CrossSiteError: Problem("cross-site", HTTPStatus.FORBIDDEN, "Not sent by one of our pages"),
     edge_errors.TooManyRequestsError: Problem("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
     edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),

@@ -102,19 +102,24 @@ async def complete(request: web.Request) -> web.Response:
     body = await read_json_body(request)
     async with admitted(request, LINK_LIMIT):
         wanted = read_struct(body, _new_password)
-        outcome = await complete_reset(
-            request.app[ACCOUNT_FLOWS],
-            request.app[NEW_PASSWORDS],
-            wanted.token,
-            wanted.password,
-            meta=meta_by_link(request),
-            named=named(request),
-        )
+        await completed(request, wanted.token, wanted.password)
+    return web.Response(status=204)
+
+
+async def completed(request: web.Request, token: str, password: str) -> None:
+    """Set a password by a link; raise what else came of it."""
+    outcome = await complete_reset(
+        request.app[ACCOUNT_FLOWS],
+        request.app[NEW_PASSWORDS],
+        token,
+        password,
+        meta=meta_by_link(request),
+        named=named(request),
+    )
     match outcome:
         case Done(head=head):
             await written(request, head)
             hurry_mails(request.app)
-            return web.Response(status=204)
         case PasswordRefused():
             raise refused(outcome, "/password")
         case LinkRefused():
