@@ -31,7 +31,7 @@ from service.keys import (
     TENANT,
     TENANTS,
 )
-from service.refusals import told_across_tenants
+from service.refusals import CROSS_USE, ESCALATION, told_of
 from service.rights import DECISIONS, judged
 from service.routes import Handler, Needs, Route, add_routes
 from service.tenant_of_request import TENANT_HEADER, TENANT_PARAMETER, named_tenant, own_tenant_of, tenant_of
@@ -178,10 +178,11 @@ def guarded(route: Route) -> Handler:
             request[CALLER] = caller
             structlog.contextvars.bind_contextvars(caller=caller.actor)
             if needs is not None:
-                async with told_across_tenants(request):
+                async with told_of(request, CROSS_USE):
                     await admit(request, caller, needs)
             forwarder = request.app.get(BULK) if route.bulk else None
-            return await (handler if forwarder is None else forwarder.forward)(request)
+            async with told_of(request, ESCALATION):
+                return await (handler if forwarder is None else forwarder.forward)(request)
 
     return open_handler if needs is None else keyed_handler
 

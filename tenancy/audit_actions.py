@@ -22,6 +22,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "policy.apply": "a tenant's policy files were applied",
         "policy.change": "rows of a tenant's policy were added or removed through the API",
         "policy.rollback": "a tenant's policy files were put back to an earlier revision",
+        "rights.refuse": "somebody was refused more rights than are theirs, to give or to have",
         "settings.change": "settings of a tenant changed",
         "tenant.cross_use": "a key of the tenant was used with another tenant's name, or with names that disagree",
         "tenant.create": "a tenant was entered",

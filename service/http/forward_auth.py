@@ -29,7 +29,7 @@ from service.http_settings import ForwardAuthSettings
 from service.keys import CALLER, CALLERS, HTTP_SETTINGS, METRICS, NODE, TENANT, TENANTS
 from service.metrics import outcome_of
 from service.recording import Ignored, log_decision
-from service.refusals import told_across_tenants
+from service.refusals import CROSS_USE, told_of
 from service.rights import require_service_key
 from service.routes import ANY_METHOD, OwnCredential, Route
 from service.tenant_of_request import TENANT_HEADER, named_tenant, tenant_of
@@ -91,7 +91,7 @@ async def _decide(request: web.Request) -> web.Response:
     caller = await app[CALLERS].authenticate(_only(headers.getall(settings.key_header, [])) or "")
     request[CALLER] = caller
     require_service_key(caller, "decision:check")
-    async with told_across_tenants(request):
+    async with told_of(request, CROSS_USE):
         named = headers.getall(TENANT_HEADER, [])
         name = named_tenant(headers=named, parameters=(), host=(), base_domain=None, path=None)
         tenant_id = await tenant_of(caller, name, app[TENANTS])

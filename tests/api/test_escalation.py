@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.administration import Service
+from authz.request import Ref
+from authz.rules import RoleLink
+from tests.support.administration import Service, link
+from tests.support.persons import People
 
 KEYS = "/v1/tenants/acme/keys"
 
@@ -54,3 +57,35 @@ async def test_a_tenants_key_reaches_nothing_of_the_platform_whatever_its_scopes
             ("POST", "/v1/tenants/_platform/keys", {"name": "x"}),
         ):
             assert (await admin.ask(method, path, body, key=token)).status == 403, (method, path)
+
+
+async def test_the_audit_tells_of_who_wanted_more_than_theirs(admin: Service) -> None:
+    """Once a minute for each key, since a refusal costs its caller nothing; what was wanted did not happen."""
+    people = People(admin)
+    await people.base()
+    ann = await people.person("acme", "ann", "role:user-admin")
+    body = {"add": [link(ann.ref, "role:tenant-admin")]}
+    for _ in range(3):
+        assert (await admin.post("/v1/tenants/acme/memberships", body, key=ann.key)).status == 403
+    await admin.post(KEYS, {"name": "x", "scopes": ["metrics:read"]}, key=await admin.tenant("acme", "key:write"))
+    found = (await admin.get("/v1/audit?tenant=acme&action=rights.refuse")).json["events"]
+    said = [(event["outcome"], event["actor"].partition(":")[0], event["detail"]["refusal"]) for event in found]
+    assert sorted(said) == [("refused", "key", "KeyScope"), ("refused", "user", "GrantRefused")]
+
+
+async def test_a_right_that_was_taken_gives_nothing_any_more(admin: Service) -> None:
+    """The gate looks at the revision that it writes to, however old what the node remembers is."""
+    people = People(admin)
+    await people.base()
+    role = "role:user-admin"
+    ann, bob = await people.person("acme", "ann", role), await people.person("acme", "bob")
+    body = {"add": [link(bob.ref, "role:member")]}
+    given = [RoleLink(ann.ref, Ref(role))]
+    for _ in range(5):
+        least = {"Kasbah-Min-Revision": str((await admin.get("/v1/tenants/acme")).json["revision"])}
+        warm = await admin.post("/v1/tenants/acme/memberships", {"add": []}, key=ann.key, headers=least)
+        assert warm.status == 200, warm.body
+        await people.take(ann.tenant_id, given)  # behind the node's back
+        refused = await admin.post("/v1/tenants/acme/memberships", body, key=ann.key)
+        assert refused.status == 403, refused.body
+        await people.write(ann.tenant_id, given)

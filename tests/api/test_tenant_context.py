@@ -132,7 +132,7 @@ async def test_a_minute_later_it_is_told_how_many_there_were(admin: Service) -> 
     found = found_key()
     caller = Caller(found.key_id, "0badc0de", tenant_id, "acme", frozenset())
     for now in (0.0, 1.0, QUIET_SECONDS - 1, QUIET_SECONDS, QUIET_SECONDS + 1):  # noqa: B007 - the clock
-        await refusals.note(caller, ChangeMeta("key:0badc0de"), "/v1/x", ValueError())
+        await refusals.note("tenant.cross_use", caller, ChangeMeta("key:0badc0de"), "/v1/x", ValueError())
     assert [event["detail"]["not_told_of"] for event in await events_of(admin)] == [0, 2]
     assert REMEMBERED < 100_000
     assert len(refusals._told) == 1
