@@ -101,8 +101,9 @@ loadtest: $(INSTALLED_DEV) ## Drive a running service with a realistic mix, boun
 
 check: lint types test ## What must hold before a commit lands
 
-docs: $(INSTALLED_DEV) ## Write docs/configuration.md from the settings
+docs: $(INSTALLED_DEV) ## Write docs/configuration.md from the settings, and the events of docs/audit.md
 	$(BIN)/python -m service.settings_page
+	$(BIN)/python -m service.audit_page
 
 lock: $(INSTALLED_DEV) ## Resolve the dependencies anew into requirements/*.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
