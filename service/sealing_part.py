@@ -10,7 +10,7 @@ from service.answer_seal import AnswerSeal
 from service.app import Part
 from service.jobs import Job
 from service.key_encryption import opened_keys
-from service.keys import ANSWER_SEAL, JOBS, KEY_RING, KEY_ROTATOR, PAGE_TOKENS, SESSIONS
+from service.keys import ANSWER_SEAL, JOBS, KEY_RING, KEY_ROTATOR, METRICS, PAGE_TOKENS, SESSIONS
 from service.page_tokens import PageTokens
 from service.settings import Settings
 from tenancy.database import open_engine, open_sessions
@@ -42,6 +42,7 @@ def sealing(settings: Settings) -> Part:
             ring = app[KEY_RING] = KeyRing(
                 open_sessions(own), keks, cache_keys=held.cache_keys, cache_seconds=held.cache_seconds
             )
+            app[METRICS].add_source(ring.totals)
             rotator = app[KEY_ROTATOR] = KeyRotator(app[SESSIONS], ring, KeyMaker(app[SESSIONS], keks))
             app[JOBS].add(Job("key-rotation", ROTATION_SECONDS, rotator.run))
             node = KeyNode(app[SESSIONS], keks)

@@ -12,6 +12,7 @@ import base64
 import binascii
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
@@ -79,6 +80,11 @@ class KeyRing:
         self._maker = KeyMaker(sessions, keks)
         self._columns = frozenset((column.table, column.column) for column in columns)
         self._held = UnwrappedKeys(cache_keys, cache_seconds, now)
+        self._totals = Counter({"data_keys_unwrapped": 0, "data_keys_refused": 0})
+
+    def totals(self) -> Mapping[str, int]:
+        """Return what happened so far: data keys that were unwrapped, and that could not be."""
+        return self._totals
 
     async def seal(self, work: TenantUnitOfWork, place: Place, plaintext: bytes) -> bytes:
         """Return `plaintext` sealed for one place of the tenant; as for `seal_all`."""
@@ -188,7 +194,14 @@ class KeyRing:
 
     async def _unwrapped(self, tenant_id: TenantId, stored: WrappedKey) -> EnvelopeKey:
         async def unwrap() -> bytes:
-            return await self._maker.keks.get(stored.kek_id).unwrap(stored.wrapped, bound_key(tenant_id, stored.key_id))
+            try:
+                kek = self._maker.keks.get(stored.kek_id)
+                key = await kek.unwrap(stored.wrapped, bound_key(tenant_id, stored.key_id))
+            except EncryptionUnavailableError:
+                self._totals["data_keys_refused"] += 1
+                raise
+            self._totals["data_keys_unwrapped"] += 1
+            return key
 
         return await self._held.get(tenant_id, stored.key_id, unwrap)
 

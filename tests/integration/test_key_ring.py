@@ -12,7 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from service.jobs import Jobs
-from service.keys import JOBS, KEY_RING, SESSIONS
+from service.keys import JOBS, KEY_RING, METRICS, SESSIONS
+from service.metrics import Metrics
 from service.sealing_part import sealing
 from service.settings import Settings
 from service.vault_transit import VaultAddress, VaultTransit
@@ -91,7 +92,7 @@ async def test_keys_are_made_while_all_connections_are_held_by_those_who_need_on
     engine = open_engine(own_database_url, settings.database)
     app = web.Application()
     sessions = app[SESSIONS] = open_sessions(engine)
-    app[JOBS] = Jobs()
+    app[JOBS], app[METRICS] = Jobs(), Metrics()
     opened = sealing(settings)(app)
     await anext(opened)
     heads = [
@@ -167,6 +168,8 @@ async def test_an_unknown_key_encryption_key_fails_the_operation_and_no_other(st
             await lacking.open(work, PLACE, sealed)
         with pytest.raises(UnknownKeyError):
             await lacking.seal(work, PLACE, b"more")
+        assert lacking.totals() == {"data_keys_unwrapped": 0, "data_keys_refused": 2}
+        assert ring.totals() == {"data_keys_unwrapped": 1, "data_keys_refused": 0}
         assert (await work.session.execute(text("SELECT 1"))).scalar_one() == 1
 
 
