@@ -68,9 +68,7 @@ PROBLEMS: Mapping[str, Words] = {
     "cross-site": Words(
         "This form cannot be sent from here", "Open the link in your mail again, and use the page it opens."
     ),
-    "too-many-requests": Words(
-        "Please wait", "There were too many requests from your network. Try again in some minutes."
-    ),
+    "too-many-requests": Words("Please wait", "There are too many requests right now. Try again in some minutes."),
     "4": Words("That did not work", "The request could not be understood. Open the link in your mail again."),
     "5": Words(
         "Please try again", "The service cannot answer right now. Nothing was changed or lost; try again in a moment."

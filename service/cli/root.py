@@ -54,12 +54,20 @@ KEY_COMMANDS = {
     "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
     "revoke": Lazy("service.cli.keys:revoke", "Revoke an API key on every node."),
 }
+INVITATION_COMMANDS = {
+    "create": Lazy("service.cli.invitation:create", "Invite a person by mail."),
+    "list": Lazy("service.cli.invitation:list_", "List invitations."),
+    "resend": Lazy("service.cli.invitation:resend", "Send an invitation anew."),
+    "revoke": Lazy("service.cli.invitation:revoke", "Revoke an invitation."),
+}
 USER_COMMANDS = {
     "create": Lazy("service.cli.user:create", "Create an account."),
     "list": Lazy("service.cli.user:list_", "List accounts, or those whose names begin with something."),
     "show": Lazy("service.cli.user:show", "Show an account with its roles."),
     "update": Lazy("service.cli.user:update", "Change an account's names, address or demands."),
     "disable": Lazy("service.cli.user:disable", "Disable an account: it may do nothing from now on."),
+    "reset-password": Lazy("service.cli.invitation:reset_password", "Mail a link to choose a new password."),
+    "verify": Lazy("service.cli.invitation:verify", "Mail a link that verifies the account's address."),
     "enable": Lazy("service.cli.user:enable", "Enable a disabled account."),
     "import": Lazy("service.cli.user_import:import_", "Import accounts from CSV or JSON lines."),
     "export": Lazy("service.cli.user_import:export", "Write all accounts as JSON lines, without secrets."),
@@ -155,6 +163,7 @@ which is found by KASBAH_URL and KASBAH_API_KEY, or by the `.kasbah/dev.json` of
 
 root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("kasbah", ROOT_COMMANDS, ROOT_HELP))
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
+root.add_command(LazyGroup("invitation", INVITATION_COMMANDS, "Invite people to accounts."))
 root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))

@@ -7,6 +7,7 @@ POST spends. After that the browser is sent elsewhere (303), so that going back 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -67,7 +68,12 @@ def page(handler: Handler) -> Handler:
             return await handler(request)
         except (EdgeError, AuthnError, AuthzError, TenancyError) as error:
             rendered = problems.render_error(error)
-            words = PROBLEMS.get(problems.problem_of(error).slug) or PROBLEMS[str(rendered.status // 100)]
+            slug = (
+                "too-many-requests"
+                if rendered.status == HTTPStatus.TOO_MANY_REQUESTS
+                else problems.problem_of(error).slug
+            )
+            words = PROBLEMS.get(slug) or PROBLEMS[str(rendered.status // 100)]
             response = render(
                 request.app[HTTP_SETTINGS], "told.html", status=rendered.status, words=words, alert=True, next=None
             )
