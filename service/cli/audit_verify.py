@@ -114,7 +114,9 @@ async def _verify_on_server(client: Client, wanted: _Wanted) -> tuple[list[str],
     if wanted.everything:
         if wanted.tenant is not None:
             raise click.UsageError("--all and --tenant exclude each other")
-        slugs = ["_platform", "_base", *[entry["slug"] async for entry in client.pages("/v1/tenants", "tenants")]]
+        slugs = ["_platform", "_base"]
+        for status in (None, "deleted"):
+            slugs += [entry["slug"] async for entry in client.pages("/v1/tenants", "tenants", status=status)]
     chains = [wanted.chain] if wanted.chain is not None else [kind.value for kind in AuditChain]
     book = CheckpointBook({})
     if wanted.checkpoint is not None:

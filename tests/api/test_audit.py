@@ -202,3 +202,64 @@ async def test_a_deleted_tenants_audit_stays(admin: Service, own_database_url: s
     assert len(await events(admin)) == 2
     assert (await admin.get("/v1/tenants/acme/rules")).status == 404
     assert json.loads((await admin.get("/v1/audit/export?tenant=acme")).body.splitlines()[0])["type"] == "begin"
+
+
+async def test_no_secret_of_a_documented_request_or_answer_is_in_any_event(admin: Service) -> None:
+    """Every example of every operation is sent; what is named like a secret, asked or answered, stands in no event."""
+    import yaml
+
+    from tests.support.paths import ROOT
+
+    secrets: set[str] = {admin.platform}
+
+    def collect(value) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if isinstance(inner, str) and any(word in name for word in ("password", "token", "secret", "hash")):
+                    secrets.add(inner)
+                collect(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                collect(inner)
+
+    secrets.add(await admin.tenant("acme"))
+    document = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text("utf-8"))
+    for path, item in document["paths"].items():
+        for method in {"post", "put", "patch", "delete"} & item.keys():
+            media = item[method].get("requestBody", {}).get("content", {}).get("application/json", {})
+            for example in media.get("examples", {}).values():
+                collect(example["value"])
+                route = path.replace("{tenant}", "acme")
+                answer = await admin.ask(method.upper(), route, example["value"], headers={"X-Tenant-ID": "acme"})
+                if answer.headers.get("Content-Type", "").startswith("application/json"):
+                    collect(answer.json)
+    long_enough = {secret for secret in secrets if len(secret) >= 8}
+    assert len(long_enough) > 5
+    lines = ""
+    for slug in ("acme", "_platform", "_base"):
+        for chain in ("tenant", "sign_in"):
+            lines += (await admin.get(f"/v1/audit/export?tenant={slug}&chain={chain}")).body.decode()
+    assert lines.count('"type":"event"') > 10
+    assert {secret for secret in long_enough if secret in lines} == set()
+
+
+async def test_who_may_read_accounts_reads_who_it_was_about(admin: Service) -> None:
+    """Opened on demand, recorded when it is taken out; gone when the account is deleted, and the chain holds."""
+    key = await admin.tenant("acme")
+    made = await admin.post("/v1/users", {"username": "canary-name", "email": "canary@example.com"}, key=key)
+    assert made.status == 201, made.body
+    user = made.json["id"]
+    [sealed] = (await admin.get("/v1/audit?action=user.create", key=key)).json["events"]
+    assert sealed["target"] == f"user:{user}"
+    assert set(sealed["personal"]) == {"subject"}
+    assert b"canary" not in (await admin.get("/v1/audit/export", key=key)).body
+    [opened] = (await admin.get("/v1/audit?action=user.create&personal=true", key=key)).json["events"]
+    assert "canary-name" in opened["personal"]["fields"].values()
+    assert b"canary-name" in (await admin.get("/v1/audit/export?personal=true", key=key)).body
+    assert len((await admin.get("/v1/audit?action=audit.export", key=key)).json["events"]) == 1
+    gone = await admin.ask("DELETE", f"/v1/users/{user}?reason=left", {"reason": "left"}, key=key)
+    assert gone.status in {200, 204}, gone.body
+    [erased] = (await admin.get("/v1/audit?action=user.create&personal=true", key=key)).json["events"]
+    assert erased["personal"] == {"subject": user, "fields": None}
+    *_, last = lines = [read_line(line) for line in (await admin.get("/v1/audit/export", key=key)).body.splitlines()]
+    assert verify_chain(last, lines[1:-1]) == []
