@@ -156,9 +156,9 @@ class Report:
 
     def __enter__(self) -> Self:
         if self._path is not None:
-            # What was written after the last batch that counts comes again.
-            self._file = self._path.open("r+b" if self._known and self._path.exists() else "wb")
-            self._file.truncate(self._known)
+            known = min(self._known, self._path.stat().st_size) if self._path.exists() else 0
+            self._file = self._path.open("r+b" if known else "wb")
+            self._file.truncate(known)  # what was written after the last batch that counts comes again
             self._file.seek(0, os.SEEK_END)
         return self
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from service.cli import user_import
 from service.cli.root import root
+from service.cli.user_files import Progress, file_digest, save_progress
 from service.client import UnavailableError
 from tests.support.administration import Answer, Service
 
@@ -229,6 +230,8 @@ async def test_an_import_that_was_broken_off_goes_on(admin: Service, run, tmp_pa
     assert len(await exported(admin, key)) == 27
     refused = await run(*arguments)
     assert (refused.exit_code, "--resume" in refused.output) == (2, True)
+    with (tmp_path / "bad.jsonl").open("a") as file:
+        file.write('{"line": 9')  # of the batch that was not noted
     done = await run(*arguments, "--resume")
     assert done.exit_code == 1
     assert "36 created, 9 there already, 5 refused" in done.output
@@ -236,6 +239,18 @@ async def test_an_import_that_was_broken_off_goes_on(admin: Service, run, tmp_pa
     report = [json.loads(line)["line"] for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert report == [4, 14, 24, 34, 44]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "people.jsonl"]
+
+
+async def test_a_report_that_is_gone_begins_anew(admin: Service, run, tmp_path) -> None:
+    """It was moved away between two runs: no hole is left in its place."""
+    await admin.tenant("acme")
+    people = tmp_path / "people.jsonl"
+    people.write_text('{"username": "ada"}\n{"username": "bad name"}\n')
+    state = Progress(file_digest(people), "jsonl", "acme", records=1, created=1, report_bytes=500)
+    save_progress(tmp_path / "people.jsonl.acme.progress", state)
+    done = await run("import", "people.jsonl", "--tenant", "acme", "--resume", "--report", "bad.jsonl")
+    assert "1 created, 0 there already, 1 refused" in done.output
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["line"] == 2
 
 
 async def test_another_file_does_not_go_on_where_this_one_ended(admin: Service, run, tmp_path, monkeypatch) -> None:
