@@ -25,6 +25,9 @@ MAX_USERNAME_LENGTH = 64
 """Code points."""
 
 MAX_DISPLAY_NAME_LENGTH = 200
+MAX_FOLDED = 256
+"""Characters that searches compare: at most 1,024 bytes, of the 2,704 that a B-tree takes."""
+
 MAX_MARKS = 4
 """Combining marks in a row, of which no two alike follow each other (Unicode TR 39, section 5.4)."""
 
@@ -154,8 +157,11 @@ def normalize_display_name(text: str) -> tuple[str, str]:
 
 
 def fold(text: str) -> str:
-    """Return what a search compares: compatible forms and case do not count (Unicode, D147)."""
-    return _same_letters(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()))
+    """Return what a search compares: compatible forms and case do not count (Unicode, D147).
+
+    It is cut: one character may stand for eighteen, and an index takes no more than so many.
+    """
+    return _same_letters(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()))[:MAX_FOLDED]
 
 
 def _same_letters(text: str) -> str:

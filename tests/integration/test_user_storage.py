@@ -1,6 +1,7 @@
 """Accounts on PostgreSQL: found by name, unique by key, locked, bound to their tenant."""
 
 import asyncio
+import random
 from datetime import UTC, datetime
 
 import psycopg
@@ -156,6 +157,20 @@ async def test_lists_find_by_the_beginning_of_a_name(store, acme, users):
     rest = await users.list(acme.tenant_id, limit=2, after=first.cursor)
     assert [*first.users, *rest.users] == made
     assert rest.cursor is None
+
+
+async def test_names_of_the_longest_forms_are_stored_and_found(store, acme, users):
+    """Some characters stand for eighteen in what is searched, and an index has its limit."""
+    rng = random.Random(0)
+    wide = "".join(rng.choice("\ufdfa\ufdfb\u33a5\u3316\u32cf\u3300") for _ in range(200))
+    long = "\U0001d4d0" * 200
+    local = "\u00e9" * 30
+    for number, name in enumerate((wide, long)):
+        made = await enter(store, acme, person(f"u{number}", f"{local}{number}@example.com", name))
+        assert made.display_name == name
+        for search in (name[:3], name):
+            found = await users.list(acme.tenant_id, search=search)
+            assert [user.id for user in found.users] == [made.id], number
 
 
 async def test_a_tombstone_has_nothing_personal(store, acme):

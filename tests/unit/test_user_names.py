@@ -143,6 +143,12 @@ def test_names_of_people():
             normalize_display_name(text)
 
 
+def test_what_searches_compare_is_bounded():
+    """One character may stand for eighteen; an index takes 2,704 bytes."""
+    shown, compared = normalize_display_name("\ufdfa" * 200)
+    assert (len(shown), len(compared)) == (200, 256)
+
+
 def test_the_subject_of_an_account_has_one_spelling():
     """Another spelling of the same id is another subject, of which no account is known."""
     ref = "user:01890a5d-ac96-774b-bcce-b302099a8057"
