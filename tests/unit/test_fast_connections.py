@@ -336,6 +336,10 @@ async def suspended(bench: Bench) -> None:
     bench.edge.suspend(bench.tenant)
 
 
+async def deleting(bench: Bench) -> None:
+    bench.edge.suspend(bench.tenant, TenantStatus.DELETING)
+
+
 async def deleted(bench: Bench) -> None:
     bench.edge.suspend(bench.tenant, TenantStatus.DELETED)
     del bench.edge.node.tenants[bench.tenant]
@@ -387,6 +391,7 @@ async def unconfirmed(bench: Bench) -> None:
         (revoked, b"401"),
         (revoked_elsewhere, b"401"),
         (suspended, b'"tenant_suspended"'),
+        (deleting, b'"tenant_suspended"'),
         (disabled, b'"account_disabled"'),
         (deleted, b"401"),
         (made_anew, b"401"),
