@@ -15,6 +15,8 @@ from urllib.parse import quote
 from service.openapi import METHODS
 
 REFUSALS = frozenset({400, 401, 403, 404})
+BUSY = frozenset({429, 503})
+"""Nothing was judged: the caller asked too often, or the service cannot answer now."""
 
 IGNORED_HEADERS = frozenset({"date", "x-request-id", "kasbah-request-id", "connection", "keep-alive", "content-length"})
 """What differs between two answers that say the same. The length is compared with the body."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.isolation_cases import Operation, Side, cases_of, fault_of, operations_of
+from service.isolation_cases import BUSY, Operation, Side, cases_of, fault_of, operations_of
 from service.isolation_objects import CheckStoppedError, Send, ask, nobodys, side_of
 from service.openapi import read_openapi
 
@@ -27,6 +27,8 @@ class Report:
     statuses: dict[int, int] = field(default_factory=dict)
     """How often the other tenant's was answered with which status."""
     faults: list[Fault] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    """Cases that were not judged, because the service was busy: they say nothing."""
 
 
 def described() -> tuple[Operation, ...]:
@@ -76,6 +78,9 @@ async def check(
             foreign, unknown = await send(case.foreign), await send(case.unknown)
             report.cases += 1
             report.statuses[foreign.status] = report.statuses.get(foreign.status, 0) + 1
+            if {foreign.status, unknown.status} & BUSY:
+                report.unanswered.append(str(case))
+                continue
             said = fault_of(case, foreign, unknown, other.secrets)
             if said is not None:
                 report.faults.append(Fault(str(case), said))
@@ -119,17 +124,23 @@ def shown(report: Report) -> Iterator[str]:
     """Yield the report as lines of text."""
     answers = ", ".join(f"{count} x {status}" for status, count in sorted(report.statuses.items()))
     yield f"{report.operations} operations, {report.cases} cases: {answers}"
+    for case in report.unanswered:
+        yield f"not answered: {case}"
     for fault in report.faults:
         yield f"LEAK {fault.case}: {fault.said}"
-    yield "isolated" if not report.faults else f"{len(report.faults)} leaks"
+    if report.faults:
+        yield f"{len(report.faults)} leaks"
+    else:
+        yield "not known: ask again later" if report.unanswered else "isolated"
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report for programs."""
     return {
-        "isolated": not report.faults,
+        "isolated": not report.faults and not report.unanswered,
         "operations": report.operations,
         "cases": report.cases,
         "statuses": {str(status): count for status, count in sorted(report.statuses.items())},
+        "unanswered": report.unanswered,
         "faults": [{"case": fault.case, "said": fault.said} for fault in report.faults],
     }

@@ -24,9 +24,6 @@ _WRITE = text(
     "ON CONFLICT (tenant_id) DO UPDATE SET settings = excluded.settings"
 )
 
-SettingsCheck = Callable[[TenantSettings], None]
-"""A package's own check of the part that it uses; raises `InvalidSettingsError`."""
-
 Change = Callable[[Mapping[str, Any]], Any]
 """Returns the document that is wanted, given the whole one that is."""
 
@@ -51,14 +48,12 @@ class TenantSettingsStore:
         self,
         sessions: Sessions,
         limits: TenantLimits,
-        checks: tuple[SettingsCheck, ...] = (),
         *,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """Keep where units of work come from, the platform's bounds, and what else a change must pass."""
+        """Keep where units of work come from, and the platform's bounds."""
         self._sessions = sessions
         self._limits = limits
-        self._checks = checks
         self._seconds = request_seconds
 
     async def read(self, tenant_id: TenantId) -> tuple[TenantHead, TenantSettings]:
@@ -98,8 +93,6 @@ class TenantSettingsStore:
             before = await read_settings(work, self._limits)
             after = parse_settings(wanted(show_settings(before)), defaults)
             require_within(after, self._limits)
-            for check in self._checks:
-                check(after)
             if after == before:
                 return head, before
             stored = msgspec.json.encode(differences(after, defaults)).decode()

@@ -7,13 +7,12 @@ import click
 from service.cli.asking import asked
 from service.cli.output import ExitCode, emit, fail, output_option
 from service.client import Client
-from service.isolation_cases import Question, Reply
+from service.isolation_cases import BUSY, Question, Reply
 from service.isolation_check import Report, as_json, check_service, shown
 from service.isolation_objects import CheckStoppedError
 
-BUSY = frozenset({429, 503})
 TRIES = 6
-LONGEST_WAIT_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 60.0
 
 
 @click.command("isolation-check")
@@ -38,6 +37,8 @@ def isolation_check(base_domain: str | None, output: str) -> None:
     emit(output, as_json(report), lambda: click.echo("\n".join(shown(report))))
     if report.faults:
         raise SystemExit(ExitCode.FINDINGS)
+    if report.unanswered:
+        raise SystemExit(ExitCode.REFUSED)
 
 
 async def _send(client: Client, question: Question) -> Reply:
