@@ -14,14 +14,16 @@ from contextlib import contextmanager, suppress
 import msgspec
 from aiohttp import web
 
-from authz.errors import StorageUnavailableError
+from authz.errors import AuthzError
 from authz.ports import TenantHead
 from service.app import add_headers
 from service.callers import bearer_token
-from service.edge_errors import InvalidRequestError, NotAuthenticatedError, OverloadedError
+from service.edge_errors import EdgeError, InvalidRequestError, OverloadedError
 from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
 from service.http.admin_history import shown_change
-from service.keys import CALLERS, DRAINING, REQUEST_ID, TENANT
+from service.keys import CALLERS, DRAINING, REQUEST_ID, ROUTE, TENANT
+from service.rights import judged
+from service.routes import Needs
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
 
@@ -113,7 +115,10 @@ async def _events(request: web.Request, revision: int, news: asyncio.Event) -> A
 
 
 async def _still_admitted(request: web.Request) -> None:
-    """End the stream once its key no longer holds (one that cannot be checked does not), or the service stops."""
+    """End the stream once its key or its owner's right no longer holds (what cannot be checked does not).
+
+    Also when the service stops.
+    """
     if request.app[DRAINING].is_set():
         raise StreamEndedError
     try:
@@ -121,7 +126,10 @@ async def _still_admitted(request: web.Request) -> None:
         caller = await request.app[CALLERS].authenticate(token)
         if request.app[CALLERS].is_suspended(caller):
             raise StreamEndedError
-    except (NotAuthenticatedError, StorageUnavailableError, OverloadedError):
+        access = request[ROUTE].access
+        if isinstance(access, Needs):
+            await judged(request, caller, access)
+    except (EdgeError, AuthzError):
         raise StreamEndedError from None
 
 

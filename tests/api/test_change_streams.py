@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from uuid import uuid4
 
 import pytest
 
@@ -81,3 +82,18 @@ async def test_one_tenant_cannot_take_all_streams(edge):
         head, _, writer = await edge.stream("beta", edge.key(edge.beta))
         stack.callback(writer.close)
         assert head.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_stream_ends_with_the_right_of_who_reads_it():
+    """A person's key still holds; the role is gone."""
+    ann = uuid4()
+    edge = StreamingEdge()
+    acme = edge.tenant("gamma", f"base p role:auditor kasbah:policy read\ng user:{ann} role:auditor")
+    async with edge.serving():
+        head, reader, writer = await edge.stream("gamma", edge.key(acme, owner=ann))
+        assert head.startswith(b"HTTP/1.1 200")
+        edge.node.tenants[acme].records = {}
+        async with asyncio.timeout(5):
+            rest = await reader.readuntil(b"0\r\n\r\n")
+        assert b"connected" in rest
+        writer.close()
