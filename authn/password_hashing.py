@@ -9,10 +9,12 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from authn.errors import PasswordHashingBusyError
@@ -20,6 +22,7 @@ from authn.password_hash_forms import read_password_hash
 from authn.password_hashes import Argon2Cost, Argon2Hash, PasswordHash, compute_argon2
 from authn.password_settings import PasswordSettings
 from authn.password_text import encode_password, normalize_password
+from tenancy.ids import TenantId
 
 SALT_BYTES = 16
 TAG_BYTES = 32
@@ -75,8 +78,13 @@ class PasswordHasher:
         )
         return str(made)
 
-    async def verify(self, password: str, stored: str | None) -> Verification:
+    async def verify(self, password: str, stored: str | None, *, tenant_id: TenantId | None = None) -> Verification:
         """Compare a password with a stored hash. Without one, an account that is not there costs the same.
+
+        Args:
+            password: As it was typed.
+            stored: What the database has, or None.
+            tenant_id: On whose account it is: half of the places are one tenant's at most.
 
         Raises:
             UnusablePasswordError, PasswordHashingBusyError: as in `hash`.
@@ -85,22 +93,22 @@ class PasswordHasher:
         """
         secret = encode_password(normalize_password(password))
         known = self._nobody if stored is None else read_password_hash(stored)
-        right = await self.beside(lambda: known.matches(secret, self._peppers))
+        right = await self.beside(lambda: known.matches(secret, self._peppers), tenant_id=tenant_id)
         if stored is None or not right:
             return Wrong()
         return Verified(not self._is_current(known))
 
-    def require_room(self) -> None:
+    def require_room(self, tenant_id: TenantId | None = None) -> None:
         """Refuse at once what would be refused anyway, before anything is looked up for it.
 
         Raises:
             PasswordHashingBusyError: no place is free now; one that is may be taken by the time it is asked for.
         """
-        self._pool.require_room()
+        self._pool.require_room(tenant_id)
 
-    async def beside(self, work: Callable[[], T]) -> T:
+    async def beside(self, work: Callable[[], T], *, tenant_id: TenantId | None = None) -> T:
         """Run what takes long in the pool, under its bounds; raises `PasswordHashingBusyError`."""
-        future = asyncio.wrap_future(self._pool.submit(work))
+        future = asyncio.wrap_future(self._pool.submit(work, tenant_id))
         try:
             async with asyncio.timeout(self._seconds):
                 return await future
@@ -138,31 +146,39 @@ class BoundedPool:
     def __init__(self, threads: int, queue: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_give_way)
         self._room = threads + queue
+        self._share = max(1, self._room // 2)
+        self._held_by: Counter[Hashable | None] = Counter()
         self._lock = threading.Lock()
         self._held = 0
         self._done = 0
         self._refused = 0
 
-    def require_room(self) -> None:
+    def require_room(self, owner: Hashable | None = None) -> None:
         """Raise `PasswordHashingBusyError` when a call would be refused now."""
         with self._lock:
-            self._refuse_if_full()
+            self._refuse_if_full(owner)
 
-    def submit(self, work: Callable[[], T]) -> "Future[T]":
-        """Begin a call, or queue it; raises `PasswordHashingBusyError`."""
+    def submit(self, work: Callable[[], T], owner: Hashable | None = None) -> "Future[T]":
+        """Begin a call, or queue it; raises `PasswordHashingBusyError`.
+
+        Args:
+            work: What to call in a thread.
+            owner: Who may hold half of the places and no more, so that others find one; None is nobody in particular.
+        """
         with self._lock:
-            self._refuse_if_full()
+            self._refuse_if_full(owner)
             self._held += 1
+            self._held_by[owner] += 1
         try:
             future = self._executor.submit(work)
         except RuntimeError:  # closed
-            self._leave(None)
+            self._leave(owner, None)
             raise PasswordHashingBusyError("the service is ending") from None
-        future.add_done_callback(self._leave)
+        future.add_done_callback(partial(self._leave, owner))
         return future
 
-    def _refuse_if_full(self) -> None:
-        if self._held >= self._room:
+    def _refuse_if_full(self, owner: Hashable | None) -> None:
+        if self._held >= self._room or (owner is not None and self._held_by[owner] >= self._share):
             self._refused += 1
             raise PasswordHashingBusyError(f"{self._held} passwords are being hashed or wait for it")
 
@@ -175,9 +191,12 @@ class BoundedPool:
         """End the threads when their call is done."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _leave(self, future: "Future[T] | None") -> None:
+    def _leave(self, owner: Hashable | None, future: "Future[T] | None") -> None:
         with self._lock:
             self._held -= 1
+            self._held_by[owner] -= 1
+            if not self._held_by[owner]:
+                del self._held_by[owner]
             if future is not None and not future.cancelled():
                 self._done += 1
 

@@ -62,7 +62,7 @@ class PasswordProofs:
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
         """
         normalize_password(password)
-        self._hasher.require_room()  # SECURITY: a flood costs no query of the database
+        self._hasher.require_room(tenant_id)  # SECURITY: a flood costs no query of the database
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             held = await read_user(work, user_id)
             if held is None or held.user.status is not UserStatus.ACTIVE or held.password_hash is None:
@@ -71,12 +71,12 @@ class PasswordProofs:
                 settings = await read_settings(work, self._limits)
                 taken = await take_try(work, user_id, settings.sign_in)
         if held is None or taken is None:
-            await self._hasher.verify(password, None)  # SECURITY: takes as long as a real one
+            await self._hasher.verify(password, None, tenant_id=tenant_id)  # SECURITY: takes as long as a real one
             return NoPassword()
         if not isinstance(taken, TryTaken):
             return taken
         try:
-            found = await self._hasher.verify(password, held.password_hash)
+            found = await self._hasher.verify(password, held.password_hash, tenant_id=tenant_id)
         except PasswordHashingBusyError:
             async with tenant_unit_of_work(self._sessions, tenant_id) as work:
                 await give_back_try(work, user_id)

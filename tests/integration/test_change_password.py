@@ -105,10 +105,10 @@ async def test_parallel_guesses_are_judged_no_more_often_than_the_limit(accounts
     """Two nodes, forty guesses at once: five are free and one more is judged before all must wait."""
     judged = []
 
-    async def watched(self, password, stored):
+    async def watched(self, password, stored, **more):
         judged.append(password)
         await asyncio.sleep(0)
-        return await real(self, password, stored)
+        return await real(self, password, stored, **more)
 
     real = PasswordHasher.verify
     monkeypatch.setattr(PasswordHasher, "verify", watched)
@@ -152,7 +152,7 @@ async def test_waits_grow_and_end_in_a_lock(store, accounts, jane):
 async def test_what_was_not_judged_does_not_count(accounts, jane, changes, monkeypatch):
     """A pool that is full is no guess; what cannot be a password is told before anything."""
 
-    async def busy(*_):
+    async def busy(*_, **__):
         raise PasswordHashingBusyError("full")
 
     for password in ("", "x" * 5000):
@@ -233,9 +233,9 @@ async def test_who_has_no_password_to_prove_looks_like_a_wrong_one(accounts, jan
     computed = []
     real = PasswordHasher.verify
 
-    async def watched(self, password, stored):
+    async def watched(self, password, stored, **more):
         computed.append(stored)
-        return await real(self, password, stored)
+        return await real(self, password, stored, **more)
 
     monkeypatch.setattr(PasswordHasher, "verify", watched)
     user_id = jane.id

@@ -153,6 +153,27 @@ async def test_what_overflows_is_refused_at_once(hasher_with):
     pool.close()
 
 
+async def test_one_tenant_leaves_room_for_others():
+    """Half of the places at most, whatever it sends; and they are free again when its calls end."""
+    pool, gate = BoundedPool(1, 5), Gate()
+    held = [pool.submit(gate, "acme") for _ in range(3)]
+    for _ in range(5):
+        with pytest.raises(PasswordHashingBusyError):
+            pool.submit(gate, "acme")
+        with pytest.raises(PasswordHashingBusyError):
+            pool.require_room("acme")
+    pool.require_room("globex")
+    held += [pool.submit(gate, "globex"), pool.submit(gate), pool.submit(gate)]
+    with pytest.raises(PasswordHashingBusyError):
+        pool.require_room("initech")
+    gate.open.set()
+    for future in held:
+        await asyncio.wrap_future(future)
+    await asyncio.wrap_future(pool.submit(gate, "acme"))
+    assert not pool._held_by
+    pool.close()
+
+
 async def test_who_gives_up_frees_its_place_and_no_memory_is_counted_twice():
     """What waits is dropped; what runs keeps its place until it ends."""
     pool, gate = BoundedPool(1, 2), Gate()
