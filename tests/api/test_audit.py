@@ -13,12 +13,12 @@ from tests.support.administration import Service, link, rule
 pytestmark = pytest.mark.integration
 
 
-async def changed(admin: Service, key: str, count: int) -> None:
+async def changed(admin: Service, key: str, count: int, slug: str = "acme") -> None:
     """Grant a role to `count` subjects, one request each."""
     for number in range(count):
         body = {"add": [link(f"user:{number}", "role:r")], "reason": f"reason {number}"}
         answer = await admin.post(
-            "/v1/tenants/acme/memberships", body, key=key, headers={"X-Request-ID": f"r-{number}"}
+            f"/v1/tenants/{slug}/memberships", body, key=key, headers={"X-Request-ID": f"r-{number}"}
         )
         assert answer.status == 200
 

@@ -231,12 +231,12 @@ FORBIDDEN = (
 )
 
 
-@pytest.mark.parametrize("statement", FORBIDDEN)
-async def test_the_service_cannot_alter_the_audit(store, acme, statement):
+async def test_the_service_cannot_alter_the_audit(store, acme):
     """Whatever it sends; what it may is to add and to read."""
-    with pytest.raises(DBAPIError, match="permission denied|must be owner"):
-        async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
-            await work.session.execute(text(statement))
+    for statement in FORBIDDEN:
+        with pytest.raises(DBAPIError, match="permission denied|must be owner"):
+            async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+                await work.session.execute(text(statement))
     assert len(assert_whole(store, acme.tenant_id)) == 1
 
 
