@@ -50,6 +50,14 @@ sealed in the database."""
                 raise ValueError(message)
         return value
 
+    @field_validator("sink_ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            message = "no such file"
+            raise ValueError(message)
+        return value
+
     @field_validator("sink")
     @classmethod
     def _url(cls, value: str | None) -> str | None:

@@ -209,5 +209,6 @@ def _lines(reports: Iterable[ChainReport]) -> Iterator[str]:
         elif not report.faults:
             yield f"{name}: {report.rows} events hold, {report.first_seq} to {report.last_seq}{against}"
         else:
-            yield f"{name}: {len(report.faults)} faults in {report.rows} events"
+            many = len(report.faults)
+            yield f"{name}: {many} {'fault' if many == 1 else 'faults'} in {report.rows} events"
             yield from (f"  {printable(sentence)}" for sentence in shown(report.faults))

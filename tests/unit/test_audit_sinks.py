@@ -222,6 +222,8 @@ def test_settings_say_where_and_with_which_key():
     for sink in BAD:
         with pytest.raises(ValidationError):
             AuditSettings(sink=sink)
+    with pytest.raises(ValidationError, match="no such file"):
+        AuditSettings(sink=GOOD[1], sink_ca_file=Path("/nowhere.pem"))
     for key in ("short", "AAAA", "!" * 44):
         with pytest.raises(ValidationError) as raised:
             AuditSettings(signing_key=key)
