@@ -6,21 +6,19 @@ again on the next start.
 
 import asyncio
 import contextlib
-import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from service.demo import OWN_SERVER, bring_in_people, call, has_people, still_good
 from service.processes import Child, StartError, open_private, require_port, spawn, wait_until
 from service.settings import PREFIX, host_in_url, postgres_url_fault, redis_url_fault
 from service.state_directory import StateDirectory
@@ -30,8 +28,6 @@ APPLY_TIMEOUT_SECONDS = 300
 ATTENTION_SECONDS = 0.2
 NOT_A_TENANT = ("_", ".")
 """First characters of directories that hold no tenant: `_base`, and hidden ones."""
-OWN_SERVER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks our own server, whatever proxy the environment names for others."""
 
 
 class StoppedError(BaseException):
@@ -75,6 +71,8 @@ class Development:
     state: StateDirectory = field(init=False)
     platform_key: str = field(init=False, default="")
     tenant_keys: dict[str, str] = field(init=False, default_factory=dict)
+    people: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    """Accounts of the first sample tenant, by username."""
     children: list[Child] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -105,6 +103,8 @@ class Development:
             with progress.step(f"applying the sample policies ({', '.join(slugs)})"):
                 self._apply_samples()
             self._hold(samples_loaded=True)
+        if slugs:
+            self._gather_people(slugs[0])
 
     def wait(self) -> str:
         """Return why we should end: a line about a child that died. A signal raises `StoppedError` instead."""
@@ -125,13 +125,7 @@ class Development:
 
     def ask(self, slug: str, question: Mapping[str, Any]) -> Any:
         """Ask the running server a question as a tenant's key; returns the answer's JSON value."""
-        request = urllib.request.Request(  # noqa: S310 - our own server
-            f"{self.settings.base_url}/access/v1/evaluation",
-            json.dumps(question).encode(),
-            {"Content-Type": "application/json", "Authorization": f"Bearer {self.tenant_keys[slug]}"},
-        )
-        with OWN_SERVER.open(request, timeout=10) as response:
-            return json.load(response)
+        return call(self.settings.base_url, self.tenant_keys[slug], "POST", "/access/v1/evaluation", question)
 
     def _start_servers(self) -> tuple[str, str]:
         from service.embedded import start_postgres, start_valkey
@@ -164,6 +158,8 @@ class Development:
             "KASBAH_SECRET_KEY": self._secret_key(),
             "PROMETHEUS_MULTIPROC_DIR": str(self.state.path / "metrics"),
         }
+        if not any(name.startswith(f"{PREFIX}MAIL__") for name in environment):
+            environment[f"{PREFIX}MAIL__OUTBOX_DIR"] = str(self.outbox)
         child = spawn(
             "the server",
             [sys.executable, "-m", "service", "serve"],
@@ -202,7 +198,28 @@ class Development:
             platform_key=self.platform_key,
             tenant_keys=self.tenant_keys,
             samples_loaded=bool(held.get("samples_loaded")) if is_same else prepared.was_applied,
+            **({} if is_same else {"people": None}),
         )
+
+    def _gather_people(self, slug: str) -> None:
+        """Take the accounts of the sample tenant, or bring them in where the tenant has none at all."""
+        base_url, key, held = self.settings.base_url, self.tenant_keys[slug], self._held().get("people")
+        if isinstance(held, dict):
+            self.people = still_good(base_url, held)
+        elif self.outbox.is_dir() and not has_people(base_url, key):
+            with self.progress.step(f"inviting people to {slug}"):
+                self.people = bring_in_people(base_url, key, slug, self.outbox)
+            self._hold(people=self.people)
+
+    @property
+    def people_of(self) -> str:
+        """The tenant of `people`."""
+        return next(iter(self.tenant_keys), "")
+
+    @property
+    def outbox(self) -> Path:
+        """Where the server leaves mails, unless it has a mail server."""
+        return self.state.path / "mail"
 
     def _ready(self) -> bool:
         with (
@@ -240,7 +257,10 @@ class Development:
                 "base_url": self.settings.base_url,
                 "pid": os.getpid(),
                 "platform_key": self.platform_key,
-                "tenants": {slug: {"api_key": key} for slug, key in self.tenant_keys.items()},
+                "tenants": {
+                    slug: {"api_key": key} | ({"people": self.people} if number == 0 and self.people else {})
+                    for number, (slug, key) in enumerate(self.tenant_keys.items())
+                },
             },
         )
 

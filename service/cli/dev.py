@@ -170,7 +170,11 @@ def say_welcome(running: "Development") -> None:
     if running.tenant_keys:
         slug = EXAMPLE_TENANT if EXAMPLE_TENANT in running.tenant_keys else next(iter(running.tenant_keys))
         echo(f"  API key       {running.tenant_keys[slug]}  (tenant {slug})")
+    for name, account in running.people.items():
+        echo(f"  {name:<12}  {account['role']} of {running.people_of}; password and personal key in dev.json")
     echo(f"  all keys      {running.state.path / 'dev.json'}")
+    if running.outbox.is_dir():
+        echo(f"  mails         {running.outbox}")
     echo(f"  server log    {running.state.path / 'serve.log'}")
     for example in EXAMPLES:
         if example.slug in running.tenant_keys:

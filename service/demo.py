@@ -1,0 +1,149 @@
+"""People of a development server: an administrator and two users of the first sample tenant.
+
+They come as everybody's people do: an administrator's key invites them, the mail with the link arrives in the outbox,
+and the link makes the account, with a password that nobody but this machine's state directory holds.
+"""
+
+import email
+import email.policy
+import json
+import re
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from service.processes import StartError
+
+MAIL_TIMEOUT_SECONDS = 30
+ANSWER_TIMEOUT_SECONDS = 30
+PASSWORD_BYTES = 18
+OWN_SERVER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks our own server, whatever proxy the environment names for others."""
+
+_TOKEN = re.compile(r"/account/invitation\?token=([A-Za-z0-9_-]{43})")
+_MET_PAUSE_SECONDS = 0.1
+_NOT_AUTHENTICATED = 401
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody to invite."""
+
+    username: str
+    display_name: str
+    role: str
+
+
+PEOPLE = (
+    Person("ada", "Ada Administrator", "role:tenant-admin"),
+    Person("ben", "Ben Editor", "role:editor"),
+    Person("cleo", "Cleo Viewer", "role:viewer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person's account and what proves it. `api_key` is None when it is no longer good."""
+
+    id: str
+    email: str
+    password: str
+    role: str
+    api_key: str | None
+
+
+def call(base_url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """Ask our own server; returns the answer's JSON value, or None when it has none.
+
+    Raises:
+        urllib.error.HTTPError: a refusal.
+        OSError: no answer.
+    """
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{base_url}{path}", data, headers, method=method)  # noqa: S310 - our own server
+    with OWN_SERVER.open(request, timeout=ANSWER_TIMEOUT_SECONDS) as response:
+        text = response.read()
+    return json.loads(text) if text else None
+
+
+def has_people(base_url: str, key: str) -> bool:
+    """Whether the tenant of a key has any account."""
+    return bool(call(base_url, key, "GET", "/v1/users?limit=1")["users"])
+
+
+def bring_in_people(base_url: str, key: str, slug: str, outbox: Path) -> dict[str, dict[str, Any]]:
+    """Invite everybody of `PEOPLE` and accept for them; returns their accounts by username.
+
+    Args:
+        base_url: Of the running server.
+        key: Of the tenant; may invite and grant.
+        slug: The tenant's; stands in the addresses.
+        outbox: Where the server leaves mails.
+
+    Raises:
+        StartError: one of them could not be brought in.
+    """
+    try:
+        return {person.username: asdict(_bring_in(base_url, key, slug, outbox, person)) for person in PEOPLE}
+    except urllib.error.HTTPError as error:
+        raise StartError(f"the people of {slug} were not made: {error.read().decode('utf-8', 'replace')}") from error
+    except OSError as error:
+        raise StartError(f"the people of {slug} were not made: {error}") from error
+
+
+def still_good(base_url: str, people: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return accounts without those keys that ended since they were written down."""
+    return {name: dict(account) | {"api_key": _live(base_url, account)} for name, account in people.items()}
+
+
+def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) -> Account:
+    address = f"{person.username}@{slug}.example"
+    invitation = {"email": address, "roles": [person.role], "display_name": person.display_name}
+    call(base_url, key, "POST", "/v1/invitations", invitation)
+    password = secrets.token_urlsafe(PASSWORD_BYTES)
+    acceptance = {
+        "token": _token_of(outbox, address),
+        "username": person.username,
+        "display_name": person.display_name,
+        "password": password,
+        "key_name": "development key",
+    }
+    made = call(base_url, None, "POST", "/v1/account/invitation", acceptance)
+    return Account(made["id"], address, password, person.role, made.get("key_token"))
+
+
+def _token_of(outbox: Path, address: str) -> str:
+    """Return the token of the invitation that was mailed to an address, once it arrives."""
+    ends = time.monotonic() + MAIL_TIMEOUT_SECONDS
+    while time.monotonic() < ends:
+        for path in outbox.glob("*.eml"):
+            mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+            found = _TOKEN.search(_text_of(mail))
+            if found is not None and str(mail["To"]).endswith(address):
+                return found.group(1)
+        time.sleep(_MET_PAUSE_SECONDS)
+    raise StartError(f"the invitation of {address} did not arrive in {outbox}")
+
+
+def _text_of(mail: "email.message.EmailMessage") -> str:
+    body = mail.get_body(("plain",))
+    return "" if body is None else str(body.get_content())
+
+
+def _live(base_url: str, account: Mapping[str, Any]) -> str | None:
+    key = account.get("api_key")
+    if not isinstance(key, str):
+        return None
+    try:
+        call(base_url, key, "GET", "/v1/keys/self")
+    except urllib.error.HTTPError as error:
+        return None if error.code == _NOT_AUTHENTICATED else key
+    except OSError:
+        return key
+    return key
