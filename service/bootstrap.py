@@ -21,8 +21,9 @@ from tenancy.audit import AuditEntry
 from tenancy.audit_log import append_audit
 from tenancy.create_tenant import create_tenant
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.errors import SlugTakenError
 from tenancy.heads import lock_head
-from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId, TenantStatus
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
@@ -108,9 +109,11 @@ class Bootstrap:
         return await self._tenants.was_changed_by(tenant_id, "apply")
 
     async def ensure_tenant(self, slug: str, display_name: str, *, meta: ChangeMeta) -> TenantId:
-        """Return the tenant with this slug, created if there is none."""
+        """Return the tenant with this slug, created if there is none; raises `SlugTakenError` when it was deleted."""
         tenant = await self._tenants.find_by_slug(slug)
         if tenant is not None:
+            if tenant.head.status in {TenantStatus.DELETING, TenantStatus.DELETED}:
+                raise SlugTakenError(slug)
             return tenant.head.tenant_id
         return (await create_tenant(slug, display_name, meta=meta, tenants=self._tenants)).tenant_id
 
@@ -147,11 +150,15 @@ async def begin(database_url: str, key_name: str | None, *, administrator_again:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The keys of a development server, and whether policy files were ever applied to one of its tenants."""
+    """The keys of a development server, and whether policy files were ever applied to one of its tenants.
+
+    `administrator` is a one-time token where the platform has no administrator yet.
+    """
 
     platform_key: str
     tenant_keys: dict[str, str]
     was_applied: bool
+    administrator: BootstrapToken | None
 
 
 async def prepare_development(
@@ -167,9 +174,12 @@ async def prepare_development(
         keys = {}
         was_applied = False
         for slug in slugs:
-            tenant_id = await bootstrap.ensure_tenant(slug, slug.replace("-", " ").title(), meta=DEVELOPMENT)
+            try:
+                tenant_id = await bootstrap.ensure_tenant(slug, slug.replace("-", " ").title(), meta=DEVELOPMENT)
+            except SlugTakenError:
+                continue  # somebody tried deletion
             keys[slug] = await bootstrap.keep_key(tenant_id, "development key", held_keys.get(slug), meta=DEVELOPMENT)
             was_applied = was_applied or await bootstrap.was_applied(tenant_id)
-        return Prepared(platform_key, keys, was_applied)
+        return Prepared(platform_key, keys, was_applied, await bootstrap.administrator_token(meta=DEVELOPMENT))
     finally:
         await engine.dispose()

@@ -73,6 +73,8 @@ class Development:
     tenant_keys: dict[str, str] = field(init=False, default_factory=dict)
     people: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
     """Accounts of the first sample tenant, by username."""
+    administrator_token: str | None = field(init=False, default=None)
+    """Makes the first administrator of the platform, once; None where there is one."""
     children: list[Child] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,8 +105,8 @@ class Development:
             with progress.step(f"applying the sample policies ({', '.join(slugs)})"):
                 self._apply_samples()
             self._hold(samples_loaded=True)
-        if slugs:
-            self._gather_people(slugs[0])
+        if self.tenant_keys:
+            self._gather_people(self.people_of)
 
     def wait(self) -> str:
         """Return why we should end: a line about a child that died. A signal raises `StoppedError` instead."""
@@ -192,6 +194,7 @@ class Development:
         except (AuthnError, TenancyError, InvalidSlugError) as error:
             raise StartError(f"the sample tenants and their keys were not made: {error}") from error
         self.platform_key, self.tenant_keys = prepared.platform_key, prepared.tenant_keys
+        self.administrator_token = None if prepared.administrator is None else prepared.administrator.token
         # A key that the database does not know is of another one: what was loaded there says nothing about this.
         is_same = prepared.platform_key == held.get("platform_key")
         self._hold(
@@ -257,6 +260,7 @@ class Development:
                 "base_url": self.settings.base_url,
                 "pid": os.getpid(),
                 "platform_key": self.platform_key,
+                "administrator_token": self.administrator_token,
                 "tenants": {
                     slug: {"api_key": key} | ({"people": self.people} if number == 0 and self.people else {})
                     for number, (slug, key) in enumerate(self.tenant_keys.items())

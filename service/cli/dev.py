@@ -170,6 +170,10 @@ def say_welcome(running: "Development") -> None:
     if running.tenant_keys:
         slug = EXAMPLE_TENANT if EXAMPLE_TENANT in running.tenant_keys else next(iter(running.tenant_keys))
         echo(f"  API key       {running.tenant_keys[slug]}  (tenant {slug})")
+    if running.administrator_token is not None:
+        echo(
+            f"  first admin   {running.administrator_token}  (of the platform: POST /v1/bootstrap, once, within a day)"
+        )
     for name, account in running.people.items():
         echo(f"  {name:<12}  {account['role']} of {running.people_of}; password and personal key in dev.json")
     echo(f"  all keys      {running.state.path / 'dev.json'}")
