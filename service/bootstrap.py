@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from authn.api_keys import SCOPES, hash_token, new_api_key
-from authn.bootstrap import BootstrapToken, is_administrated, make_bootstrap_token
+from authn.bootstrap import BootstrapToken, is_administrated, is_good, make_bootstrap_token
 from authn.storage import ApiKeyStore
 from authz.storage_write import PostgresPolicyWriter
 from authz.write_ports import ChangeKind
@@ -104,6 +104,14 @@ class Bootstrap:
             await append_audit(work, meta, [AuditEntry("bootstrap.token", detail=detail)])
             return made
 
+    async def keep_administrator_token(self, held: str | None, *, meta: ChangeMeta) -> str | None:
+        """Return `held` while it still makes the first administrator, or a new one; None where there is one."""
+        async with tenant_unit_of_work(self._sessions, PLATFORM_TENANT_ID) as work:
+            if held is not None and not await is_administrated(work) and await is_good(work, held):
+                return held
+        made = await self.administrator_token(meta=meta)
+        return None if made is None else made.token
+
     async def was_applied(self, tenant_id: TenantId) -> bool:
         """Whether policy files were ever applied to this tenant."""
         return await self._tenants.was_changed_by(tenant_id, "apply")
@@ -152,24 +160,31 @@ async def begin(database_url: str, key_name: str | None, *, administrator_again:
 class Prepared:
     """The keys of a development server, and whether policy files were ever applied to one of its tenants.
 
-    `administrator` is a one-time token where the platform has no administrator yet.
+    `administrator_token` works once, where the platform has no administrator yet.
     """
 
     platform_key: str
     tenant_keys: dict[str, str]
     was_applied: bool
-    administrator: BootstrapToken | None
+    administrator_token: str | None
 
 
-async def prepare_development(
-    database_url: str, slugs: Sequence[str], held_platform_key: str | None, held_keys: dict[str, str]
-) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an earlier start of the development server was given."""
+
+    platform_key: str | None
+    tenant_keys: dict[str, str]
+    administrator_token: str | None
+
+
+async def prepare_development(database_url: str, slugs: Sequence[str], held: Held) -> Prepared:
     """Create the sample tenants and the keys of a development server, where they are missing."""
     engine = open_engine(database_url, PATIENT)
     try:
         bootstrap = Bootstrap(engine)
         platform_key = await bootstrap.keep_key(
-            PLATFORM_TENANT_ID, "development platform key", held_platform_key, meta=DEVELOPMENT
+            PLATFORM_TENANT_ID, "development platform key", held.platform_key, meta=DEVELOPMENT
         )
         keys = {}
         was_applied = False
@@ -178,8 +193,11 @@ async def prepare_development(
                 tenant_id = await bootstrap.ensure_tenant(slug, slug.replace("-", " ").title(), meta=DEVELOPMENT)
             except SlugTakenError:
                 continue  # somebody tried deletion
-            keys[slug] = await bootstrap.keep_key(tenant_id, "development key", held_keys.get(slug), meta=DEVELOPMENT)
+            keys[slug] = await bootstrap.keep_key(
+                tenant_id, "development key", held.tenant_keys.get(slug), meta=DEVELOPMENT
+            )
             was_applied = was_applied or await bootstrap.was_applied(tenant_id)
-        return Prepared(platform_key, keys, was_applied, await bootstrap.administrator_token(meta=DEVELOPMENT))
+        token = await bootstrap.keep_administrator_token(held.administrator_token, meta=DEVELOPMENT)
+        return Prepared(platform_key, keys, was_applied, token)
     finally:
         await engine.dispose()

@@ -161,6 +161,7 @@ class Development:
             "PROMETHEUS_MULTIPROC_DIR": str(self.state.path / "metrics"),
         }
         if not any(name.startswith(f"{PREFIX}MAIL__") for name in environment):
+            self.outbox.mkdir(mode=0o700, exist_ok=True)
             environment[f"{PREFIX}MAIL__OUTBOX_DIR"] = str(self.outbox)
         child = spawn(
             "the server",
@@ -182,24 +183,25 @@ class Development:
 
     def _make_keys(self, database_url: str, slugs: list[str]) -> None:
         from authn.errors import AuthnError
-        from service.bootstrap import prepare_development
+        from service.bootstrap import Held, prepare_development
         from tenancy.errors import TenancyError
         from tenancy.ids import InvalidSlugError
 
         held = self._held()
         keys = held.get("tenant_keys")
-        held_keys = keys if isinstance(keys, dict) else {}
+        given = Held(held.get("platform_key"), keys if isinstance(keys, dict) else {}, held.get("administrator_token"))
         try:
-            prepared = asyncio.run(prepare_development(database_url, slugs, held.get("platform_key"), held_keys))
+            prepared = asyncio.run(prepare_development(database_url, slugs, given))
         except (AuthnError, TenancyError, InvalidSlugError) as error:
             raise StartError(f"the sample tenants and their keys were not made: {error}") from error
         self.platform_key, self.tenant_keys = prepared.platform_key, prepared.tenant_keys
-        self.administrator_token = None if prepared.administrator is None else prepared.administrator.token
+        self.administrator_token = prepared.administrator_token
         # A key that the database does not know is of another one: what was loaded there says nothing about this.
         is_same = prepared.platform_key == held.get("platform_key")
         self._hold(
             platform_key=self.platform_key,
             tenant_keys=self.tenant_keys,
+            administrator_token=self.administrator_token,
             samples_loaded=bool(held.get("samples_loaded")) if is_same else prepared.was_applied,
             **({} if is_same else {"people": None}),
         )

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 
 import pytest
@@ -73,6 +74,50 @@ def test_dev_json_is_private_and_complete(dev):
     assert description["pid"] == dev.process.pid
     assert description["platform_key"].startswith("kasbah_")
     assert description["tenants"]
+
+
+def test_people_of_the_sample_tenant_can_act_and_are_what_they_were_invited_as(dev):
+    """Ada administers Acme by her own key, Cleo does not; nobody has a password that others know."""
+    people = dev.description()["tenants"]["acme"]["people"]
+    assert {name: person["role"] for name, person in people.items()} == {
+        "ada": "role:tenant-admin",
+        "ben": "role:editor",
+        "cleo": "role:viewer",
+    }
+    assert len({person["password"] for person in people.values()}) == 3
+    assert statuses(dev, "/v1/users", *(person["api_key"] for person in people.values())) == [200, 403, 403]
+    assert statuses(dev, "/v1/users/me", people["cleo"]["api_key"]) == [200]
+    assert list((dev.state / "mail").glob("*.eml"))
+
+
+def test_the_token_it_prints_makes_the_first_administrator_once(dev):
+    """The platform has no account before."""
+    token = dev.description()["administrator_token"]
+    assert token in dev.output()
+    body = {"token": token, "username": "olga", "email": "olga@platform.example", "password": "seven umbrellas borrow"}
+    address = f"http://127.0.0.1:{dev.port}/v1/bootstrap"
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        key = json.load(response)["key"]["token"]
+    assert statuses(dev, "/v1/tenants", key) == [200]
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=20):
+        pass
+    assert refused.value.code == 403
+
+
+def statuses(dev, path: str, *keys: str) -> list[int]:
+    """Return what each key is answered."""
+    answers = []
+    for key in keys:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{dev.port}{path}", headers={"Authorization": f"Bearer {key}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                answers.append(response.status)
+        except urllib.error.HTTPError as error:
+            answers.append(error.code)
+    return answers
 
 
 def test_a_second_one_on_the_same_directory_is_refused(dev, tmp_path):
@@ -212,6 +257,7 @@ def test_samples_are_loaded_where_they_are_missing_and_nowhere_twice(other, empt
     assert other.end() == 0
     other.start(**own)
     assert "applying the sample policies" in other.output()
+    assert set(other.description()["tenants"]["acme"]["people"]) == {"ada", "ben", "cleo"}
     assert '# answers "decision":true' in other.output()
     assert other.end() == 0
     another = RunningDev(other.directory, state_name="another")
