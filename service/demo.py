@@ -92,7 +92,9 @@ def bring_in_people(base_url: str, key: str, slug: str, outbox: Path) -> dict[st
     try:
         return {person.username: asdict(_bring_in(base_url, key, slug, outbox, person)) for person in PEOPLE}
     except urllib.error.HTTPError as error:
-        raise StartError(f"the people of {slug} were not made: {error.read().decode('utf-8', 'replace')}") from error
+        with error:
+            said = error.read().decode("utf-8", "replace")
+        raise StartError(f"the people of {slug} were not made: {said}") from error
     except OSError as error:
         raise StartError(f"the people of {slug} were not made: {error}") from error
 
@@ -144,7 +146,8 @@ def _live(base_url: str, account: Mapping[str, Any]) -> str | None:
     try:
         call(base_url, key, "GET", "/v1/keys/self")
     except urllib.error.HTTPError as error:
-        return None if error.code == _NOT_AUTHENTICATED else key
+        with error:
+            return None if error.code == _NOT_AUTHENTICATED else key
     except OSError:
         return key
     return key

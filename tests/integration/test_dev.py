@@ -102,7 +102,8 @@ def test_the_token_it_prints_makes_the_first_administrator_once(dev):
     assert statuses(dev, "/v1/tenants", key) == [200]
     with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=20):
         pass
-    assert refused.value.code == 403
+    with refused.value as answer:
+        assert answer.code == 403
 
 
 def statuses(dev, path: str, *keys: str) -> list[int]:
@@ -116,7 +117,8 @@ def statuses(dev, path: str, *keys: str) -> list[int]:
             with urllib.request.urlopen(request, timeout=20) as response:
                 answers.append(response.status)
         except urllib.error.HTTPError as error:
-            answers.append(error.code)
+            with error:
+                answers.append(error.code)
     return answers
 
 
