@@ -107,3 +107,11 @@ def test_only_routes_of_platform_keys_are_marked_so():
 
 def _is_platforms(route: Route) -> bool:
     return isinstance(route.access, Needs) and route.access.platform
+
+
+def test_the_page_about_rights_names_every_role():
+    """Of the shipped base, once each in its table."""
+    text = (ROOT / "docs" / "rights.md").read_text("utf-8")
+    rows = [line.split("|")[1].strip(" `") for line in text.splitlines() if line.startswith("| `role:")]
+    named = [row for row in rows if not row.startswith("role:editor")]
+    assert sorted(named) == sorted({rule.subject for rule in read_directory(ROOT / "policies").base.rules})
