@@ -16,7 +16,9 @@ from aiohttp import web
 
 from service.keys import JOBS, METRICS
 from service.metrics import Metrics
+from tenancy.audit_sinks import AuditSinkError
 from tenancy.cluster_lock import once_in_cluster as once_in_cluster  # noqa: PLC0414 - part of what jobs are made of
+from tenancy.errors import TenancyError
 
 _log = structlog.get_logger()
 
@@ -87,7 +89,9 @@ class Jobs:
                 outcome = "done"
             except Exception as error:  # noqa: BLE001 - a supervisor: the next run may succeed
                 outcome = "failed"
-                _log.warning("job.failed", job=job.name, error=str(error) or type(error).__name__, exc_info=True)
+                # An outage fails every run; a traceback is for what nobody expected.
+                known = isinstance(error, TenancyError | AuditSinkError | TimeoutError)
+                _log.warning("job.failed", job=job.name, error=str(error) or type(error).__name__, exc_info=not known)
             metrics.count_job(job.name, outcome, time.perf_counter() - started)
             with suppress(TimeoutError):
                 async with asyncio.timeout(job.every_seconds):

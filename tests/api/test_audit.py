@@ -68,6 +68,8 @@ async def test_filters_find_what_they_say_and_nothing_else(admin: Service) -> No
         "&action=policy.change&request_id=r-2": [5],
         "&action=key.create&request_id=r-2": [],
         "&actor=user:nobody": [],
+        "&target=" + quote("' OR 1=1 --"): [],
+        "&request_id=" + quote("r-1') OR ('1'='1"): [],
         "&chain=sign_in": [],
     }
     for query, numbers in expected.items():
