@@ -10,9 +10,11 @@ from typing import Protocol
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from tenancy.audit import AuditEntry
 from tenancy.audit_log import append_audit
+from tenancy.errors import TenancyError
 from tenancy.heads import find_head, raise_head, record_change
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId, TenantStatus
 from tenancy.tenant import ChangeMeta, TenantHead
@@ -106,9 +108,20 @@ class Purge:
         self._batch = batch
 
     async def run(self) -> None:
-        """Remove every tenant that is due; one that cannot be now is left for the next time."""
+        """Remove every tenant that is due; one that cannot be now is left for the next time, and holds up no other.
+
+        Raises:
+            TenancyError, SQLAlchemyError: what kept the last of those that were left.
+        """
+        kept: Exception | None = None
         for tenant_id in await self._due():
-            await self.remove(tenant_id)
+            try:
+                await self.remove(tenant_id)
+            except (TenancyError, SQLAlchemyError) as error:
+                _log.warning("tenancy.purge.failed", tenant_id=str(tenant_id), error=str(error))
+                kept = error
+        if kept is not None:
+            raise kept
 
     async def remove(self, tenant_id: TenantId) -> bool:
         """Remove one tenant as far as it is due; whether nothing of it is left."""

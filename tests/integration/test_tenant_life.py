@@ -292,3 +292,24 @@ async def test_a_purge_removes_the_keys_of_a_tenant(store, acme):
     quiet = Quiet()
     await Purge(store.sessions, quiet, quiet).run()
     assert await ApiKeyStore(store.sessions).find_by_hash(hash_token(token)) is None
+
+
+async def test_a_tenant_that_cannot_be_removed_holds_up_no_other(store, acme):
+    """A row that something outside refers to: the others go all the same, and the failure is told."""
+    other = await create_tenant("rival", None, meta=META, tenants=TenantStore(store.sessions))
+    for head in (acme, other):
+        await deleted(store, head.tenant_id)
+    with store.owner() as owner:
+        owner.execute(
+            "CREATE TABLE outside (tenant_id uuid, revision bigint, FOREIGN KEY (tenant_id, revision) REFERENCES changes)"
+        )
+        owner.execute("INSERT INTO outside VALUES (%s, 1)", [acme.tenant_id])
+    quiet = Quiet()
+    with pytest.raises(DBAPIError):
+        await Purge(store.sessions, quiet, quiet).run()
+    assert quiet.forgotten == [other.tenant_id]
+    assert rows_of(store.url, other.tenant_id)["changes"] == 0
+    with store.owner() as owner:
+        owner.execute("DROP TABLE outside")
+    await Purge(store.sessions, quiet, quiet).run()
+    assert rows_of(store.url, acme.tenant_id)["changes"] == 0
