@@ -137,7 +137,7 @@ def writes(draw):
 
 
 @pytest.mark.parametrize("person", [True, False])
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(write=writes())
 def test_what_passes_the_gate_gives_nobody_what_the_writer_lacks(person, write):
     """Every question about administration, for everybody, before and after, at every moment and in every context."""

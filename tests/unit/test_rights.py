@@ -7,10 +7,12 @@ import pytest
 
 from authz.errors import StaleError, StorageUnavailableError
 from service.callers import Caller
+from service.fast_path import FastHandler
 from service.http import admin_routes, authzen
 from service.http.admin import json_answer
 from service.keys import CALLER
 from service.routes import Needs, Route
+from service.server import DeadlineHandler
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tests.support.edge import Edge
 
@@ -162,6 +164,22 @@ async def test_a_personal_key_asserts_nothing_beyond_its_owner(edge):
     asserted = QUESTION | {"subject": QUESTION["subject"] | {"properties": {"level": "top"}}}
     assert (await edge.post("/access/v1/evaluation", asserted, edge.key(tenant))).json["decision"] is True
     assert (await edge.post("/access/v1/evaluation", asserted, edge.key(tenant, owner=ANN))).json["decision"] is False
+
+
+@pytest.mark.parametrize("handler", [DeadlineHandler, FastHandler])
+async def test_both_ways_judge_a_personal_key_each_time(handler):
+    """On one connection, with the same bytes: what the role allowed a moment ago is refused when it is gone."""
+    edge = Edge()
+    edge.handler_class = handler
+    async with edge.serving():
+        tenant = acme(edge)
+        key = edge.key(tenant, owner=ANN)
+        for _ in range(4):
+            assert (await edge.post("/access/v1/evaluation", QUESTION, key)).status == 200
+        edge.node.tenants[tenant].records = {}
+        edge.node.changes.count += 1
+        for _ in range(4):
+            assert (await edge.post("/access/v1/evaluation", QUESTION, key)).status == 403
 
 
 def test_the_fast_way_takes_no_personal_key_on_its_scopes_word():
