@@ -329,6 +329,8 @@ def invitations(world: World, actor: Actor) -> Sequence[Attempt]:
     ]
 
 
+PAGES = harmless("a page without a key: what it posts is what `/v1/account/…` takes, and is tried there")
+
 ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("POST", "/access/v1/evaluation"): READS,
     ("POST", "/access/v1/evaluations"): READS,
@@ -337,6 +339,10 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("POST", "/access/v1/search/action"): READS,
     ("POST", "/v1/tenants/{tenant}/policy/plan"): READS,
     ("POST", "/v1/model/plan"): READS,
+    ("POST", "/account/{purpose}"): PAGES,
+    ("POST", "/account/invitation"): PAGES,
+    ("POST", "/account/password-reset"): PAGES,
+    ("POST", "/account/password-reset-request"): PAGES,
     ("POST", "/v1/account/verification"): links("/v1/account/verification"),
     ("POST", "/v1/account/address-confirmation"): links("/v1/account/address-confirmation"),
     ("POST", "/v1/account/address-undo"): links("/v1/account/address-undo"),
