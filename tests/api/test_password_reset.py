@@ -10,6 +10,7 @@ from authn.account_flows import AccountFlows
 from authn.password_hashing import Verified
 from service.http.account_links import ERRANDS
 from service.keys import PASSWORDS
+from tenancy.ids import PLATFORM_TENANT_ID
 from tests.support.people import PostOffice
 
 pytestmark = pytest.mark.integration
@@ -187,6 +188,15 @@ async def test_the_same_name_in_another_tenant_is_another_account(post):
     assert (await reset(post, await post.token("alice@beta.example"))).status == 204
     assert post.account(here.id, "password_hash") == (None,)
     assert await is_password(post, there, GOOD)
+
+
+async def test_people_of_the_platform_reset_theirs_as_everybody(post):
+    """Their organization is `_platform`; the mail says the platform's name."""
+    post.tenants["_platform"] = PLATFORM_TENANT_ID
+    root = await post.person("root", tenant="_platform")
+    await ask(post, "root", tenant="_platform")
+    assert (await reset(post, await post.token("root@example.org"))).status == 204
+    assert await is_password(post, root, GOOD)
 
 
 async def test_an_administrator_starts_a_reset_and_sees_nothing_of_it(post):
