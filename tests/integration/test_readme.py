@@ -107,6 +107,27 @@ def test_a_tenant_and_a_key_are_made(outputs):
     assert "reporting" in output
 
 
+def test_an_invitation_is_mailed(outputs):
+    """The link stands in a file."""
+    output = output_of(outputs, ".kasbah/mail/*.eml")
+    assert re.search(r"^http://127\.0\.0\.1:\d+/account/invitation\?token=[\w-]{43}$", output, re.MULTILINE), output
+
+
+def test_people_are_imported_and_one_is_disabled(outputs):
+    """The list shows who came, and in what state."""
+    output = output_of(outputs, "kasbah user list --tenant globex")
+    assert re.search(r"^hal .* disabled ", output, re.MULTILINE), output
+    assert re.search(r"^ida .* active ", output, re.MULTILINE), output
+
+
+def test_the_audit_tells_it_and_holds(outputs):
+    """What the tour did stands in the chain, which verifies to a signed checkpoint."""
+    output = output_of(outputs, "kasbah audit verify --tenant globex")
+    for action in ("tenant.create", "key.create", "invitation.create", "user.create", "user.disable"):
+        assert action in output, output
+    assert re.search(r"globex/tenant: \d+ events hold", output), output
+
+
 def test_the_two_commands_are_the_makefile_s():
     """The README names targets that exist."""
     for target in re.findall(r"`?make ([a-z-]+)`?", README):
