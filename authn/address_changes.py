@@ -44,13 +44,13 @@ _DROP = text(f"DELETE FROM address_changes WHERE {_OF_USER}")  # noqa: S608 - co
 
 @dataclass(frozen=True, slots=True)
 class AddressChange:
-    """A change of address: from one (shown, key), if there was one, to another. `was_made`: it was confirmed."""
+    """A change of address: from one (shown, key), if there was one, to another, or to none. `was_made`: it happened."""
 
     change_id: UUID
     user_id: UserId
     old: tuple[str, str] | None
     old_verified_at: datetime | None
-    new: tuple[str, str]
+    new: tuple[str, str] | None
     was_made: bool = False
 
 
@@ -67,8 +67,8 @@ async def insert_change(work: TenantUnitOfWork, change: AddressChange) -> None:
             "old_email": None if change.old is None else change.old[0],
             "old_email_key": None if change.old is None else change.old[1],
             "old_verified_at": change.old_verified_at,
-            "new_email": change.new[0],
-            "new_email_key": change.new[1],
+            "new_email": None if change.new is None else change.new[0],
+            "new_email_key": None if change.new is None else change.new[1],
             "state": "confirmed" if change.was_made else "pending",
         },
     )
@@ -103,6 +103,6 @@ def _change(row: Row[Any] | None, *, was_made: bool = False) -> AddressChange | 
         UserId(row.user_id),
         None if row.old_email is None else (row.old_email, row.old_email_key),
         row.old_verified_at,
-        (row.new_email, row.new_email_key),
+        None if row.new_email is None else (row.new_email, row.new_email_key),
         was_made,
     )

@@ -81,8 +81,10 @@ async def _send_both(work: TenantUnitOfWork, flows: AccountFlows, stored: Stored
     await tell(work, flows.ring, MailKind.ADDRESS_CONFIRM, stored, to=email[0], link=confirm)
 
 
-async def note_set_address(work: TenantUnitOfWork, ring: KeyRing, before: StoredUser, email: tuple[str, str]) -> None:
-    """Tell a verified address that an administrator gave its account another one, with a way back for 72 hours."""
+async def note_set_address(
+    work: TenantUnitOfWork, ring: KeyRing, before: StoredUser, email: tuple[str, str] | None
+) -> None:
+    """Tell a verified address that an administrator gave its account another one, or none; with a way back."""
     user = before.user
     if user.email is None or before.email_key is None or user.email_verified_at is None:
         return
@@ -147,7 +149,8 @@ async def undo_address(
 async def _changed(
     work: TenantUnitOfWork, flows: AccountFlows, change: AddressChange, action: str, meta: ChangeMeta
 ) -> Done:
-    fields = {"new_email": change.new[0]} | ({} if change.old is None else {"old_email": change.old[0]})
+    addresses = {"new_email": change.new, "old_email": change.old}
+    fields = {name: address[0] for name, address in addresses.items() if address is not None}
     personal = await flows.ring.seal_personal(work, change.user_id, fields)
     head = await raise_head(work)
     target = subject_ref(change.user_id)

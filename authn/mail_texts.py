@@ -83,7 +83,7 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
     MailKind.ADDRESS_SET: (
         "The address of your account at $tenant was changed",
         (
-            "An administrator gave the account $username at $tenant another address than this one.\n\n"
+            "An administrator took this address away from the account $username at $tenant, or gave it another one.\n\n"
             "If that is not right, take it back here:\n\n$link\n\n"
             "That works until $until: this address is the account's again, and everyone who is signed in is signed out."
         ),

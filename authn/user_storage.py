@@ -26,7 +26,7 @@ from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
 from authn.password_storage import forget_passwords
 from authn.subject_policy import SubjectPolicy
-from authn.user_edits import UserChange, UserEdit, change_of, personal_of
+from authn.user_edits import Unchanged, UserChange, UserEdit, change_of, personal_of
 from authn.user_reads import REQUEST_SECONDS, UserReader
 from authn.user_reads import UserPage as UserPage  # noqa: PLC0414 - what this store answers
 from authn.user_rows import USER_COLUMNS, taken, user_of
@@ -182,7 +182,7 @@ class UserStore(UserReader):
             if not change.fields:
                 return UserResult(head, stored.user)
             user = await _changed(work, user_id, change)
-            if isinstance(edit.email, tuple) and "email" in change.columns:
+            if not isinstance(edit.email, Unchanged) and "email" in change.columns:
                 await note_set_address(work, self._ring, stored, edit.email)
             personal = await self._ring.seal_personal(work, user_id, change.personal) if change.personal else None
             entry = AuditEntry(
