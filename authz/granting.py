@@ -13,8 +13,9 @@ from typing import Protocol
 
 from authz.errors import GrantRefusedError, StaleError, TargetTooPowerfulError
 from authz.evaluate import EvaluationNode, StateView
-from authz.grants import Gate, Holder, Own, held_by, require_power
+from authz.grants import Gate, Holder, held_by, require_power
 from authz.key_scopes import key_scopes
+from authz.own_rights import Own
 from authz.ports import TenantHead
 from authz.request import Ref
 from authz.rights import EVERYTHING, Catalogue, Right, Rights, held_rights, index_rows

@@ -6,36 +6,35 @@ row of what changes, so a small change of a large policy costs little.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
-from authz.errors import GrantRefusedError, OwnRightsError, TargetTooPowerfulError
+from authz.errors import GrantRefusedError, TargetTooPowerfulError
 from authz.hierarchy import Hierarchy
+from authz.own_rights import Own, OwnRights
 from authz.ports import Grant, SubjectRecord
 from authz.request import Ref
 from authz.rights import (
     ANY,
     EVERYTHING,
+    LASTING,
     Catalogue,
     Right,
     Rights,
     administrative_rows,
+    asks_for,
     first_excess,
     gained_rights,
     held_rights,
+    matches,
     permission_right,
     role_right,
-    uses_attributes,
 )
 from authz.row_changes import RowChanges, describe
 from authz.rules import HIERARCHY_PREFIXES, Effect, EntityKind, RoleLink, Row, Rule, StoredEntity
 from authz.served_model import PolicyEffect
 from authz.served_names import is_platform_resource
 from authz.snapshot import Snapshot
-
-_LASTING = 2.0**62
-"""Epoch seconds after every expiry: only links without one are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,6 @@ class Holder:
             if found is not None:
                 return found
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """A person who writes: what they go by in the policy that is written."""
-
-    subject: Ref
-    record: SubjectRecord
 
 
 def names_of(snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: float) -> set[str]:
@@ -98,7 +89,7 @@ def require_power(
         TargetTooPowerfulError: the target has a right or a role that the holder may not give.
     """
     names = names_of(snapshot, target, record.grants, now.timestamp())
-    lasting = names_of(snapshot, target, record.grants, _LASTING)
+    lasting = names_of(snapshot, target, record.grants, LASTING)
     wanted = gained_rights(administrative_rows(snapshot), names, lasting, snapshot.model.effect)
     excess = holder.lacks(wanted, catalogue)
     if excess is not None:
@@ -148,7 +139,7 @@ class Gate:
         for row in lost:
             self._judge_loss(row)
         if self._own is not None:
-            _OwnRights(self._snapshot, self._hierarchy, self._own, self._now).judge(gained, lost)
+            OwnRights(self._snapshot, self._hierarchy, self._own, self._now).judge(gained, lost)
 
     def judge_roles(self, roles: Iterable[Ref]) -> None:
         """Raise `GrantRefusedError` unless the holder may give every one of these roles to somebody."""
@@ -202,7 +193,7 @@ class Gate:
         names, _ = self._hierarchy.closure(role, (), self._now)
         for name in sorted(names):
             self._require_role(name, row)
-        lasting, _ = self._hierarchy.closure(role, (), _LASTING)
+        lasting, _ = self._hierarchy.closure(role, (), LASTING)
         rows = administrative_rows(self._snapshot)
         self._require(gained_rights(rows, names, lasting, self._snapshot.model.effect), row)
         self._given.add(role)
@@ -235,7 +226,7 @@ class Gate:
         if entity.kind in self._attributes:
             return
         for rule in self._snapshot.rules:
-            if rule.condition is not None and _asks_for(self._snapshot, rule, entity.kind):
+            if rule.condition is not None and asks_for(self._snapshot, rule, entity.kind):
                 if is_platform_resource(rule.resource):
                     self._require(Rights(frozenset((Right(rule.resource, rule.action),))), entity)
                 else:
@@ -260,94 +251,6 @@ class Gate:
         return Hierarchy([*(link for link in links if (link.base, link.key) not in gone), *more])
 
 
-class _OwnRights:
-    """Whether a person's own rights would grow: names, rules, denies and attributes that reach them."""
-
-    def __init__(self, snapshot: Snapshot, after: Hierarchy, own: Own, now: float) -> None:
-        self._snapshot = snapshot
-        self._after = after
-        self._own = own
-        self._now = now
-        self._before = snapshot.hierarchy.closure(own.subject, own.record.grants, now)[0]
-        self._lasting = snapshot.hierarchy.closure(own.subject, own.record.grants, _LASTING)[0]
-        self._rules: list[Rule] | None = None
-
-    def judge(self, gained: Sequence[Row], lost: Sequence[Row]) -> None:
-        """Raise `OwnRightsError` for the first row by which the person would get more."""
-        lost_keys = {(row.base, row.key) for row in lost if isinstance(row, RoleLink)}
-        mine = [row for row in gained if isinstance(row, RoleLink) and row.member == self._own.subject]
-        kept = [
-            grant for grant in self._own.record.grants if (False, ("g", self._own.subject, grant.role)) not in lost_keys
-        ]
-        grants = [*kept, *(Grant(link.role, link.expires_at) for link in mine)]
-        names = self._after.closure(self._own.subject, grants, self._now)[0]
-        for row in gained:
-            match row:
-                case RoleLink(kind="g") if row.member in names:
-                    self._refuse_more_names(row)
-                case Rule(effect=Effect.ALLOW) if self._reaches(row, names):
-                    self._refuse_more_rights(row)
-                case StoredEntity():
-                    self._refuse_attributes(row, names, gained)
-                case Rule() | RoleLink():
-                    pass
-        for row in lost:
-            match row:
-                case Rule(effect=Effect.DENY) if self._reaches(row, self._before):
-                    raise OwnRightsError(f"{describe(row)}: it denies something to you, so it is not yours to remove")
-                case StoredEntity():
-                    self._refuse_attributes(row, names, gained)
-                case Rule() | RoleLink():
-                    pass
-        gone = self._before - names
-        if gone:
-            for rule in self._snapshot.rules:
-                if rule.effect is Effect.DENY and rule.subject in gone:
-                    raise OwnRightsError(f"you would lose what denies you something: {describe(rule)}")
-
-    def _refuse_more_names(self, link: RoleLink) -> None:
-        if not self._after.closure(link.role, (), self._now)[0] <= self._lasting:
-            raise OwnRightsError(f"{describe(link)}: it gives you a role, or one for longer")
-
-    def _refuse_more_rights(self, rule: Rule) -> None:
-        right = Right(rule.resource, rule.action)
-        if self._rules is None:
-            self._rules = [old for old in self._snapshot.rules if self._reaches(old, self._lasting)]
-        held = any(
-            Right(old.resource, old.action).covers(right)
-            for old in self._rules
-            if old.effect is Effect.ALLOW and old.condition is None
-        )
-        if not held or self._snapshot.model.effect is PolicyEffect.PRIORITY:
-            raise OwnRightsError(f"{describe(rule)}: it allows you more than you may")
-
-    def _refuse_attributes(self, entity: StoredEntity, names: AbstractSet[str], gained: Sequence[Row]) -> None:
-        if entity.kind is EntityKind.SUBJECT and entity.ref != self._own.subject:
-            return
-        new = (row for row in gained if isinstance(row, Rule))
-        for rule in (*self._snapshot.rules, *new):
-            if rule.condition is None or not self._reaches(rule, names | self._before):
-                continue
-            about = entity.kind is EntityKind.SUBJECT or self._may_concern(rule, entity.ref)
-            if about and _asks_for(self._snapshot, rule, entity.kind):
-                raise OwnRightsError(f"{describe(entity)}: what you may depends on them, by {describe(rule)}")
-
-    def _may_concern(self, rule: Rule, resource: Ref) -> bool:
-        model = self._snapshot.model
-        whole = model.residual is not None or model.resource.roles is not None
-        return whole or matches(rule.resource, resource)
-
-    def _reaches(self, rule: Rule, names: AbstractSet[str]) -> bool:
-        if not self._snapshot.model.subject.indexed:
-            return True
-        return rule.subject in names or matches(rule.subject, self._own.subject)
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern with `*` at its end means a name; a name without one is no pattern."""
-    return pattern.endswith(ANY) and name.startswith(pattern[:-1])
-
-
 def _gained(changes: RowChanges, effect: PolicyEffect) -> Iterator[Row]:
     yield from changes.added.values()
     for _, new in changes.updated.values():
@@ -370,11 +273,6 @@ def _lasts_longer(new: RoleLink, old: RoleLink) -> bool:
 
 def _links(rows: Iterable[Row]) -> list[RoleLink]:
     return [row for row in rows if isinstance(row, RoleLink) and row.kind == "g" and not row.is_membership]
-
-
-def _asks_for(snapshot: Snapshot, rule: Rule, kind: EntityKind) -> bool:
-    of_subject, of_resource = uses_attributes(snapshot, rule)
-    return of_subject if kind is EntityKind.SUBJECT else of_resource
 
 
 def _ordinary_denies(snapshot: Snapshot) -> list[Rule]:

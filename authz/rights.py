@@ -9,13 +9,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from authz.conditions import Condition
-from authz.rules import Effect, Rule
+from authz.rules import Effect, EntityKind, Rule
 from authz.served_model import PolicyEffect
 from authz.served_names import is_platform_resource
 from authz.snapshot import Snapshot
 
 ANY = "*"
 GRANT = "grant"
+LASTING = 2.0**62
+"""Epoch seconds after every expiry: only links without one are left."""
+
 _ROWS = "rights.rows"
 
 
@@ -211,3 +214,14 @@ def uses_attributes(snapshot: Snapshot, rule: Rule) -> tuple[bool, bool]:
 
 def _right(rule: Rule) -> Right:
     return Right(rule.resource, rule.action)
+
+
+def asks_for(snapshot: Snapshot, rule: Rule, kind: EntityKind) -> bool:
+    """Return whether a rule's condition asks for attributes of this kind of entity."""
+    of_subject, of_resource = uses_attributes(snapshot, rule)
+    return of_subject if kind is EntityKind.SUBJECT else of_resource
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern with `*` at its end means a name; a name without one is no pattern."""
+    return pattern.endswith(ANY) and name.startswith(pattern[:-1])

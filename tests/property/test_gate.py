@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from authz.errors import GrantRefusedError, OwnRightsError, TargetTooPowerfulError
-from authz.grants import Gate, Holder, Own, held_by, require_power
+from authz.grants import Gate, Holder, held_by, require_power
 from authz.offline import OfflinePolicy
+from authz.own_rights import Own
 from authz.ports import SubjectRecord
 from authz.request import Action, Entity, EvaluationRequest, Ref, parse_ref
 from authz.rights import Catalogue, Right

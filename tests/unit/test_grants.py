@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from authz.errors import GrantRefusedError, OwnRightsError, TargetTooPowerfulError
-from authz.grants import Gate, Holder, Own, held_by, require_power
+from authz.grants import Gate, Holder, held_by, require_power
 from authz.offline import OfflinePolicy
+from authz.own_rights import Own
 from authz.ports import SubjectRecord
 from authz.request import Ref
 from authz.rights import EVERYTHING, Catalogue, Right, Rights, first_excess, permission_right, role_right
