@@ -405,8 +405,8 @@ async def test_tenants_scopes_and_unknown_names(admin: Service) -> None:
         assert other.body == unknown.body
         assert (await admin.ask(method, path.format(t="nobody"), body)).status == 404
         # The platform has people, and nothing else that a tenant has.
-        own = 200 if path.endswith("/memberships") else 404
-        assert (await admin.ask(method, path.format(t="_platform"), body)).status == own
+        there = 200 if path.endswith("/memberships") else 404
+        assert (await admin.ask(method, path.format(t="_platform"), body)).status == there
         assert (await admin.ask(method, path.format(t="acme"), body, key="")).status == 401
     for method, path, body in (
         ("GET", "/v1/tenants", None),
