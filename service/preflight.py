@@ -5,9 +5,12 @@ import os
 import re
 from dataclasses import dataclass, replace
 from importlib import resources
+from ipaddress import ip_address
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import text
 
@@ -54,7 +57,7 @@ async def check(settings: Settings) -> Findings:
     return Findings(
         tuple(fault for one in found for fault in one.faults),
         tuple(one_more for one in found for one_more in one.unreachable),
-        tuple(warning for one in found for warning in one.warnings),
+        (*unverified_servers(settings), *(warning for one in found for warning in one.warnings)),
     )
 
 
@@ -62,6 +65,35 @@ async def _check_database(settings: Settings) -> Findings:
     url = settings.database_url.get_secret_value()
     found = await check_postgres(url, settings.database)
     return found if found.faults or found.unreachable else await check_wrapped_keys(url, settings)
+
+
+def unverified_servers(settings: Settings) -> tuple[str, ...]:
+    """Say which servers are asked over a network without TLS that proves who they are.
+
+    A warning and no fault: a mesh or a tunnel may do the same below.
+    """
+    found = []
+    postgres = make_url(settings.database_url.get_secret_value())
+    host = str(postgres.query.get("host") or postgres.host or "/")
+    if not _is_this_machine(host) and postgres.query.get("sslmode") != "verify-full":
+        found.append(
+            "KASBAH_DATABASE_URL: PostgreSQL may be anybody on the network: add `sslmode=verify-full` and `sslrootcert`"
+        )
+    valkey = urlsplit(settings.redis_url.get_secret_value())
+    careless = {"ssl_cert_reqs", "ssl_check_hostname"} & parse_qs(valkey.query).keys()
+    if not _is_this_machine(valkey.hostname or "/") and (valkey.scheme == "redis" or careless):
+        found.append(
+            "KASBAH_REDIS_URL: Valkey may be anybody on the network: use `rediss://`, with its certificate verified"
+        )
+    return tuple(found)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a host is a socket in the file system, or a loopback address (RFC 6890)."""
+    try:
+        return host.startswith("/") or host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def check_wrapped_keys(database_url: str, settings: Settings) -> Findings:

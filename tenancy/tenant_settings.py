@@ -97,7 +97,7 @@ class TenantLimits:
     deletion_grace_seconds: float = 30 * 86_400
     """How long a deleted tenant can be restored before everything of it is removed."""
     min_password_length: int = 15
-    """Least `password.min_length` of a tenant."""
+    """Least `password.min_length` of a tenant; 15 or more (NIST SP 800-63B-4 section 3.1.1.2)."""
     min_password_length_with_mfa: int = 8
     """Least `password.min_length_with_mfa` of a tenant."""
     mfa_required: bool = False
@@ -131,7 +131,7 @@ class TenantLimits:
 
 _RANGES = (
     ("deletion_grace_seconds", 0, 10 * 365 * 86_400),
-    ("min_password_length", 8, 64),
+    ("min_password_length", 15, 64),
     ("min_password_length_with_mfa", 8, 64),
     ("max_idle_seconds", 60, 30 * 86_400),
     ("max_absolute_seconds", 300, 30 * 86_400),

@@ -233,6 +233,21 @@ async def test_every_route_that_needs_a_key_refuses_without_one(edge):
             assert "aiohttp" not in response.headers["Server"]
 
 
+async def test_no_other_site_is_let_in(edge):
+    """A browser reads no answer for a page of another origin, asks no leave for one, and is given nothing to send."""
+    browser = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for route in all_routes():
+        path = re.sub(r"\{\w+:?(\w*)[^}]*\}", lambda found: found[1] or "1", route.path.replace("{tenant}", "acme"))
+        asked = "GET" if route.method == ANY_METHOD else route.method
+        for method in (asked, "OPTIONS"):
+            async with edge.client.request(method, path, data=b"{}", headers=browser) as response:
+                assert not [name for name in response.headers if name.lower().startswith("access-control-")], path
+                assert "Set-Cookie" not in response.headers, path
+                assert response.headers["X-Content-Type-Options"] == "nosniff", path
+                if method == "OPTIONS" and route.method != ANY_METHOD:
+                    assert response.status == 405, path
+
+
 async def test_a_path_has_one_spelling(edge):
     """Variants are other paths."""
     for path in ("//access/v1/evaluation", "/access/v1/evaluation/", "/ACCESS/v1/evaluation", "/access//v1/evaluation"):

@@ -180,6 +180,16 @@ def test_bounds_that_make_no_sense_are_refused_at_start():
         TenantLimits(min_password_length=65)
 
 
+def test_no_platform_goes_below_what_a_password_alone_must_have():
+    """NIST SP 800-63B-4 section 3.1.1.2: 15 code points where it signs in alone, 8 beside a second factor."""
+    with pytest.raises(ValueError, match="`min_password_length` must be from 15"):
+        TenantLimits(min_password_length=14)
+    with pytest.raises(ValueError, match="`min_password_length_with_mfa` must be from 8"):
+        TenantLimits(min_password_length_with_mfa=7)
+    least = tightened(DEFAULTS, TenantLimits(min_password_length=15, min_password_length_with_mfa=8)).password
+    assert (least.min_length, least.min_length_with_mfa) == (15, 8)
+
+
 @pytest.mark.parametrize(
     ("target", "patch", "result"),
     [
