@@ -31,6 +31,10 @@ class KeyTenantNotFoundError(AuthnError):
     """No tenant has the id that a key was to be made for."""
 
 
+class KeyMakerEndedError(AuthnError):
+    """The key that was to make another one has ended meanwhile."""
+
+
 class KeyLimitExceededError(AuthnError):
     """The tenant has as many live keys as it may have."""
 

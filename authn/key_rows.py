@@ -3,11 +3,12 @@
 import secrets
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row, text
 
 from authn.api_keys import PERSONAL_LIFE, SCOPES, ApiKey, ApiKeyId, new_api_key
-from authn.errors import KeyLimitExceededError, UserNotFoundError
+from authn.errors import KeyLimitExceededError, KeyMakerEndedError, UserNotFoundError
 from authn.users import UserId
 from tenancy.audit import AuditEntry
 from tenancy.ids import TenantId
@@ -31,6 +32,28 @@ _INSERT_PERSONAL = text(
     f"{_INSERT}, owner_id, owner_epoch) SELECT {_VALUES}, user_id, auth_epoch FROM users "  # noqa: S608 - constants
     "WHERE tenant_id = :tenant_id AND user_id = :owner_id AND status = 'active' RETURNING 1"
 )
+
+# What `find_api_key` says of a key, inside the tenant and under its lock.
+_MAKER_LIVES = text(
+    "SELECT 1 FROM api_keys AS k LEFT JOIN users AS u ON u.tenant_id = k.tenant_id AND u.user_id = k.owner_id "
+    "WHERE k.tenant_id = :tenant_id AND k.key_id = :key_id AND k.revoked_at IS NULL "
+    "AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp()) "
+    "AND (k.owner_id IS NULL OR (u.status = 'active' AND u.auth_epoch = k.owner_epoch))"
+)
+
+
+async def require_maker(work: TenantUnitOfWork, key_id: UUID) -> None:
+    """Refuse a key that ended since its request was admitted; whoever calls holds the tenant's lock.
+
+    SECURITY: a key of a person is of the epoch that its owner is in *now*. Without this, whoever stole one makes keys
+    without pause, and the one that is made just after the owner ended all sign-ins lives on.
+
+    Raises:
+        KeyMakerEndedError: the tenant has no live key with this id.
+    """
+    found = await work.session.execute(_MAKER_LIVES, {"tenant_id": work.tenant_id, "key_id": key_id})
+    if found.one_or_none() is None:
+        raise KeyMakerEndedError(f"the key `{key_id}` has ended")
 
 
 async def require_room(work: TenantUnitOfWork, limit: int, owner_id: UserId | None = None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from authn.api_keys import ApiKey, ApiKeyId
 from authn.users import UserId
@@ -39,11 +40,18 @@ class ApiKeys(Protocol):
         """Return the key with this hash, also an expired or revoked one: the caller checks `is_live`."""
 
     async def create(
-        self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
+        self,
+        key: ApiKey,
+        key_hash: bytes,
+        *,
+        meta: ChangeMeta,
+        once: Once[TenantHead] | None = None,
+        maker: UUID | None = None,
     ) -> TenantHead:
         """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 
-        With `once`, it acts once for its request.
+        With `once`, it acts once for its request. With `maker`, a key of the same tenant, only while that one lives;
+        else raises `KeyMakerEndedError`.
         """
 
     async def find(self, tenant_id: TenantId, key_id: ApiKeyId) -> ApiKey | None:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from authn.api_keys import ApiKey, ApiKeyId
 from authn.errors import ApiKeyNotFoundError, KeyStorageUnavailableError, KeyTenantNotFoundError
-from authn.key_rows import KEY_COLUMNS, created_entry, insert_key, key_of, require_room
+from authn.key_rows import KEY_COLUMNS, created_entry, insert_key, key_of, require_maker, require_room
 from authn.ports import ApiKeyPage, FoundKey
 from authn.users import UserId
 from tenancy.audit import AuditEntry
@@ -43,13 +43,20 @@ class ApiKeyStore:
         return await self._bounded(lambda: self._find_by_hash(key_hash))
 
     async def create(
-        self, key: ApiKey, key_hash: bytes, *, meta: ChangeMeta, once: Once[TenantHead] | None = None
+        self,
+        key: ApiKey,
+        key_hash: bytes,
+        *,
+        meta: ChangeMeta,
+        once: Once[TenantHead] | None = None,
+        maker: UUID | None = None,
     ) -> TenantHead:
         """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 
-        With `once`, it acts once for its request.
+        With `once`, it acts once for its request. With `maker`, a key of the same tenant, only while that one lives;
+        else raises `KeyMakerEndedError`.
         """
-        return await self._bounded(lambda: self._create(key, key_hash, meta, once))
+        return await self._bounded(lambda: self._create(key, key_hash, meta, once, maker))
 
     async def find(self, tenant_id: TenantId, key_id: ApiKeyId) -> ApiKey | None:
         """Return a key of a tenant, also one that ended."""
@@ -84,11 +91,13 @@ class ApiKeyStore:
         return None if row is None else FoundKey(key_of(row), Slug(row.slug), head_of(row), row.owner_lives)
 
     async def _create(
-        self, key: ApiKey, key_hash: bytes, meta: ChangeMeta, once: Once[TenantHead] | None
+        self, key: ApiKey, key_hash: bytes, meta: ChangeMeta, once: Once[TenantHead] | None, maker: UUID | None
     ) -> TenantHead:
         async with tenant_unit_of_work(self._sessions, key.tenant_id) as work:
             await claim(work, once)
             await _lock(work)
+            if maker is not None:
+                await require_maker(work, maker)
             if key.owner_id is None:
                 await require_room(work, self._max_live_keys)
             head = await raise_head(work, keys=True)

@@ -25,6 +25,7 @@ from service.keys import (
     HTTP_SETTINGS,
     JOBS,
     METRICS,
+    READMIT,
     REQUEST_ID,
     ROUTE,
     ROUTES,
@@ -163,28 +164,35 @@ def guarded(route: Route) -> Handler:
     """Return the route's handler behind what its access says."""
     access = route.access
     handler = route.handler
-    needs = access if isinstance(access, Needs) else None
 
     async def open_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
         async with answered_in_time(request, route.seconds):
             return await handler(request)
 
+    if not isinstance(access, Needs):
+        return open_handler
+
     async def keyed_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
         async with answered_in_time(request, route.seconds):
-            token = bearer_token(request.headers.getall("Authorization", []))
-            caller = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
-            request[CALLER] = caller
-            structlog.contextvars.bind_contextvars(caller=caller.actor)
-            if needs is not None:
-                async with told_of(request, CROSS_USE):
-                    await admit(request, caller, needs)
+            await authenticate_and_admit(request, access)
+            request[READMIT] = lambda: authenticate_and_admit(request, access)
             forwarder = request.app.get(BULK) if route.bulk else None
             async with told_of(request, ESCALATION):
                 return await (handler if forwarder is None else forwarder.forward)(request)
 
-    return open_handler if needs is None else keyed_handler
+    return keyed_handler
+
+
+async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
+    """Find who calls, and refuse whoever may not use the route; raises what `Callers.authenticate` and `admit` do."""
+    token = bearer_token(request.headers.getall("Authorization", []))
+    caller = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
+    request[CALLER] = caller
+    structlog.contextvars.bind_contextvars(caller=caller.actor)
+    async with told_of(request, CROSS_USE):
+        await admit(request, caller, access)
 
 
 async def admit(request: web.Request, caller: Caller, access: Needs) -> None:

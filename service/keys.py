@@ -1,6 +1,7 @@
 """What lives in the application and in a request: typed keys, nothing by string."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -68,3 +69,5 @@ ROUTE: web.RequestKey[Route] = web.RequestKey("ROUTE")
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("REQUEST_ID")
 CALLER: web.RequestKey[Caller] = web.RequestKey("CALLER")
 TENANT: web.RequestKey[TenantId] = web.RequestKey("TENANT")
+READMIT: web.RequestKey[Callable[[], Awaitable[None]]] = web.RequestKey("READMIT")
+"""Asks anew who calls and whether they may, once a body is there that was not when this was first asked."""

@@ -52,6 +52,7 @@ STORAGE_UNAVAILABLE = Problem(
 ENCRYPTION_UNAVAILABLE = Problem(
     "encryption-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Keys are not available", tells=False
 )
+NOT_AUTHENTICATED = Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated", tells=False)
 TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
 REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on")
 
@@ -59,7 +60,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidRequestError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantConflictError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
-    edge_errors.NotAuthenticatedError: Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated"),
+    edge_errors.NotAuthenticatedError: NOT_AUTHENTICATED,
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
     edge_errors.MissingRightError: Problem("missing-right", HTTPStatus.FORBIDDEN, "Missing right"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),
@@ -135,6 +136,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.KeyLifeError: Problem("key-life", HTTPStatus.BAD_REQUEST, "Personal keys end"),
     authn_errors.ApiKeyNotFoundError: Problem("key-not-found", HTTPStatus.NOT_FOUND, "Key not found", tells=False),
     authn_errors.KeyTenantNotFoundError: TENANT_NOT_FOUND,
+    authn_errors.KeyMakerEndedError: NOT_AUTHENTICATED,
     authn_errors.KeyLimitExceededError: Problem(
         "key-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many live keys"
     ),

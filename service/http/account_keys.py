@@ -66,7 +66,8 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
     def answer(head: TenantHead) -> web.Response:
         return json_answer(shown_key(key) | {"token": token}, status=201, head=head)
 
-    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once_for(answer))
+    once = once_for(answer)
+    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once, maker=caller.key_id)
     await written(request, head)
     return answer(head)
 

@@ -412,6 +412,8 @@ def test_the_heavy_routes_are_marked():
         f"GET {policy}/export",
         "PUT /v1/model",
         "POST /v1/model/plan",
+        "POST /v1/users/import",
+        "GET /v1/users/export",
     }
 
 
