@@ -47,7 +47,7 @@ class RoleGrants(Protocol):
         """Whether the inviter may grant these roles now."""
 
     async def prepare(self, work: TenantUnitOfWork, subject: str, roles: Sequence[str]) -> PreparedRoles:
-        """Return the grants of a subject that has none, to be written in this transaction."""
+        """Return the grants that a subject lacks, to be written in this transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Change of an account's address: the new one confirms it, the old one can take it back for 72 hours."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, home_of, lock_active, new_id, tell
@@ -9,6 +10,7 @@ from authn.errors import EmailTakenError, UserNotFoundError
 from authn.links import Holder, LinkPurpose, hash_link_token, issue_link, spend_link
 from authn.mail_queue import queue_mail
 from authn.mails import Mail, MailKind
+from authn.throttles import Limit, count_attempt
 from authn.user_rows import find_by_email_key, lock_user, raise_auth_epoch, set_email
 from authn.users import StoredUser, UserStatus, subject_ref
 from tenancy.audit import AuditEntry
@@ -19,6 +21,9 @@ from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
+ACCOUNT_LIMIT = Limit("address-change-account", 10, timedelta(hours=1))
+"""Requests of one account: each mails to an address of its choice."""
+
 
 async def ask_to_change_address(
     flows: AccountFlows,
@@ -28,10 +33,11 @@ async def ask_to_change_address(
     *,
     meta: ChangeMeta,
     auth_epoch: int | None = None,
-) -> None:
+) -> timedelta | None:
     """Mail a link to the new address and a notice with a way back to the old one; nothing changes yet.
 
-    That the new address is another account's is told to that account alone.
+    That the new address is another account's is told to that account alone. Returns how long to wait when the account
+    asked too often, and nothing was sent: any address could be flooded by whoever has an account.
 
     Args:
         flows: What it works with.
@@ -45,11 +51,16 @@ async def ask_to_change_address(
         UserNotFoundError: no such account, or one that is not active.
     """
     async with tenant_unit_of_work(flows.sessions, tenant_id) as work:
-        stored = await lock_user(work, user_id)
+        # The tenant's lock first: who confirms or undoes a change has that one's row before the account's.
+        locked = await lock_active(work)
+        stored = None if locked is None else await lock_user(work, user_id)
         if stored is None or stored.user.status is not UserStatus.ACTIVE:
             raise UserNotFoundError(f"the tenant has no active account `{user_id}`")
         if stored.email_key == email[1] or auth_epoch not in {None, stored.auth_epoch}:
-            return
+            return None
+        wait = await count_attempt(work, ACCOUNT_LIMIT, str(user_id))
+        if wait is not None:
+            return wait
         personal = await flows.ring.seal_personal(work, user_id, {"email": email[0]})
         await append_audit(
             work,
@@ -61,8 +72,9 @@ async def ask_to_change_address(
             if owner.email is not None:  # as it is stored: another spelling may be another mailbox
                 values = {"username": owner.username or ""}
                 await queue_mail(work, flows.ring, Mail(MailKind.ADDRESS_TAKEN, owner.email, values, owner.id))
-            return
+            return None
         await _send_both(work, flows, stored, email)
+        return None
 
 
 async def _send_both(work: TenantUnitOfWork, flows: AccountFlows, stored: StoredUser, email: tuple[str, str]) -> None:
@@ -134,20 +146,41 @@ async def undo_address(
             change = None if link is None or link.about_id is None else await undo_change(work, link.about_id)
             if link is None or change is None:
                 return LinkRefused()
+            freed: list[AuditEntry] = []
             if change.was_made:
+                freed = await _free(work, change)
                 await set_email(work, change.user_id, change.old, verified_at=change.old_verified_at)
             else:
                 await raise_auth_epoch(work, change.user_id)
             stored = await lock_user(work, change.user_id)
             if stored is not None:
                 await tell(work, flows.ring, MailKind.ADDRESS_UNDONE, stored)
-            return await _changed(work, flows, change, "user.address_undo", by_link(change.user_id, link.link_id, meta))
+            by = by_link(change.user_id, link.link_id, meta)
+            return await _changed(work, flows, change, "user.address_undo", by, more=freed)
     except EmailTakenError:
         return LinkRefused()
 
 
+async def _free(work: TenantUnitOfWork, change: AddressChange) -> list[AuditEntry]:
+    """Take the old address from an account that was given it meanwhile, and never proved it.
+
+    SECURITY: whoever sets other people's addresses could else keep one from being taken back by giving it away.
+    """
+    owner = None if change.old is None else await find_by_email_key(work, change.old[1])
+    if owner is None or owner.id == change.user_id or owner.email_verified_at is not None:
+        return []
+    await set_email(work, owner.id, None, verified_at=None)
+    return [AuditEntry("user.update", owner.ref, detail={"fields": ["email"]})]
+
+
 async def _changed(
-    work: TenantUnitOfWork, flows: AccountFlows, change: AddressChange, action: str, meta: ChangeMeta
+    work: TenantUnitOfWork,
+    flows: AccountFlows,
+    change: AddressChange,
+    action: str,
+    meta: ChangeMeta,
+    *,
+    more: Sequence[AuditEntry] = (),
 ) -> Done:
     addresses = {"new_email": change.new, "old_email": change.old}
     fields = {name: address[0] for name, address in addresses.items() if address is not None}
@@ -155,5 +188,6 @@ async def _changed(
     head = await raise_head(work)
     target = subject_ref(change.user_id)
     entry = AuditEntry(action, target=target, personal=personal)
-    await record_change(work.session, head, "user", meta, audit=[entry], touched=[target])
+    touched = [target, *(other.target for other in more if other.target is not None)]
+    await record_change(work.session, head, "user", meta, audit=[entry, *more], touched=touched)
     return Done(head, change.user_id)

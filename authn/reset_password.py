@@ -72,15 +72,19 @@ async def request_reset(
     SECURITY: the caller has its answer already; nothing that happens here reaches it.
     """
     user = await users.find_by_identifier(tenant_id, identifier)
+    if user is None:
+        return
     async with tenant_unit_of_work(flows.sessions, tenant_id) as work:
         head = await find_head(work.session, tenant_id)
         if head is None or head.status is not TenantStatus.ACTIVE:
             return
-        if await count_attempt(work, TENANT_LIMIT, "") is not None or user is None:
-            return
         stored = await lock_user(work, user.id)
-        if stored is not None and await count_attempt(work, ACCOUNT_LIMIT, str(user.id)) is None:
-            await _send(work, flows, stored, meta=meta)
+        if stored is None or await count_attempt(work, ACCOUNT_LIMIT, str(user.id)) is not None:
+            return
+        # SECURITY: only what would be mailed uses up the tenant's share, or strangers with made-up names would.
+        if can_be_mailed(stored) and await count_attempt(work, TENANT_LIMIT, "") is not None:
+            return
+        await _send(work, flows, stored, meta=meta)
 
 
 async def start_reset(

@@ -13,7 +13,7 @@ from authz.policy_limits import PolicyLimits
 from authz.request import Ref
 from authz.row_changes import RowChanges
 from authz.rules import Owner, RoleLink, row_id
-from authz.storage_tables import write_changes, write_items
+from authz.storage_tables import read_rows, write_changes, write_items
 from tenancy.ids import TenantId
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
@@ -70,8 +70,15 @@ class PolicyRoleGrants:
         return True
 
     async def prepare(self, work: TenantUnitOfWork, subject: str, roles: Sequence[str]) -> NewRoles:
-        """Return the grants of a subject that has none; raises `LimitExceededError`."""
-        links = [RoleLink(Ref(subject), Ref(role), owner=Owner.API) for role in roles]
+        """Return the grants that a subject lacks; raises `LimitExceededError`.
+
+        Its id is told with the invitation, so somebody may have granted it roles before there is an account.
+        """
+        wanted = [RoleLink(Ref(subject), Ref(role), owner=Owner.API) for role in roles]
+        present = {
+            found async for found, _ in read_rows(work, "memberships", ids=[row_id(link.key) for link in wanted])
+        }
+        links = [link for link in wanted if row_id(link.key) not in present]
         held = (await work.session.execute(_ROOM, {"tenant_id": work.tenant_id})).one()
         if held.users_count >= self._limits.users:
             raise LimitExceededError(f"the tenant may have {self._limits.users} accounts")

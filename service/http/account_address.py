@@ -1,5 +1,6 @@
 """Addresses of accounts: people ask to change their own, administrators have a link sent that verifies one."""
 
+from math import ceil
 from typing import assert_never
 from uuid import UUID
 
@@ -51,9 +52,11 @@ async def change_own(request: web.Request) -> web.Response:
     user_id = require_person(caller)
     email = normalize_email(wanted.email)
     held = await _proven(request, user_id, wanted.current_password)
-    await ask_to_change_address(
+    wait = await ask_to_change_address(
         request.app[ACCOUNT_FLOWS], caller.home, user_id, email, meta=meta_of(request), auth_epoch=held.auth_epoch
     )
+    if wait is not None:
+        raise TooManyTriesError("too many changes of address were asked for", ceil(wait.total_seconds()))
     return _accepted(request)
 
 

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from authn.account_flows import holder_of
-from authn.change_address import ask_to_change_address
+from authn.account_flows import holder_of, lock_active
+from authn.address_changes import confirm_change
+from authn.change_address import ACCOUNT_LIMIT, ask_to_change_address
 from authn.links import LIFETIMES, LinkPurpose, hash_link_token, issue_link
-from authn.user_rows import lock_user, raise_auth_epoch
+from authn.user_rows import lock_user, raise_auth_epoch, set_email
 from authn.users import normalize_email
 from authn.verify_address import ask_to_verify
 from service.keys import SESSIONS
@@ -311,3 +312,63 @@ async def test_only_json_and_only_what_is_known_is_read(post, path):
         assert answer.status == 400
     for body in (b"{}", b'{"token": 1}', b'{"token": "a", "token": "b"}', b'{"token": "a", "user": "b"}', b"[]"):
         assert (await post.post(path, body, key="")).status == 400
+
+
+async def test_giving_an_address_away_does_not_keep_it_from_being_taken_back(post):
+    """To an account that never proved it; that one is left without an address, and the audit says so."""
+    user = await post.person("alice")
+    key = post.keys["acme"]
+    body = {"email": "other@example.org", "reason": "mine now"}
+    assert (await post.ask("PATCH", f"/v1/users/{user.id}", body, key=key)).status == 200
+    token = await post.token("alice@example.org")
+    squatter = await post.post("/v1/users", {"username": "squatter", "email": "Alice@example.org"}, key=key)
+    assert squatter.status == 201
+    assert (await spend(post, "/v1/account/address-undo", token)).status == 204
+    assert post.account(user.id, "email, email_verified_at IS NOT NULL") == ("alice@example.org", True)
+    assert post.account(UUID(squatter.json["id"]), "email, email_verified_at, auth_epoch") == (None, None, 2)
+    told = post.query("SELECT event->>'action', event->>'target' FROM audit_events ORDER BY seq DESC LIMIT 2")
+    assert told == [("user.update", squatter.json["subject"]), ("user.address_undo", f"user:{user.id}")]
+
+
+async def test_an_address_that_its_holder_proved_since_is_not_taken_from_them(post):
+    """Who reads its mails has it in another account, and keeps it there."""
+    user = await post.person("alice")
+    body = {"email": "other@example.org", "reason": "x"}
+    assert (await post.ask("PATCH", f"/v1/users/{user.id}", body, key=post.keys["acme"])).status == 200
+    token = await post.token("alice@example.org")
+    other = await post.person("alice-again", email="alice@example.org")
+    assert (await spend(post, "/v1/account/address-undo", token)).status == 410
+    assert post.account(other.id, "email, email_verified_at IS NOT NULL") == ("alice@example.org", True)
+
+
+async def test_who_asks_for_another_address_waits_for_whoever_confirms_one(post):
+    """They lock in one order: neither fails, however they meet."""
+    user = await post.person("alice")
+    await change(post, user, "first@example.org")
+    ((change_id,),) = post.query("SELECT change_id FROM address_changes")
+    async with tenant_unit_of_work(post.app[SESSIONS], post.tenants["acme"]) as work:
+        # As `confirm_address` does, stopped half way.
+        await lock_active(work)
+        assert await confirm_change(work, change_id) is not None
+        asking = asyncio.create_task(change(post, user, "second@example.org"))
+        async with asyncio.timeout(10):
+            while not post.query("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - PostgreSQL changes
+                await asyncio.sleep(0.02)
+        await set_email(work, user.id, normalize_email("first@example.org"), verified_at=None)
+    await asking
+    assert post.query("SELECT new_email FROM address_changes WHERE state = 'pending'") == [("second@example.org",)]
+
+
+async def test_an_account_cannot_flood_addresses_of_others(post):
+    """Each request mails to an address of the asker's choice: so many an hour, then none is sent."""
+    user = await post.person("alice")
+    for number in range(ACCOUNT_LIMIT.most):
+        await change(post, user, f"victim+{number}@example.net")
+    wait = await ask_to_change_address(
+        post.flows, post.tenants["acme"], user.id, normalize_email("victim@example.net"), meta=META
+    )
+    assert wait is not None
+    assert await post.mails("victim@example.net") == []
+    other = await post.person("bob")
+    await change(post, other, "bob2@example.net")
+    assert len(await post.mails("bob2@example.net")) == 1

@@ -339,3 +339,15 @@ async def test_there_is_no_self_registration(post):
     for token in (secrets.token_urlsafe(32), "", "null"):
         assert (await accept(post, token)).status == 410
     assert (await post.post("/v1/users", {"username": "eve"}, key="")).status == 401
+
+
+async def test_roles_that_the_account_was_granted_before_it_was_made_stay(post):
+    """Its id is known from the invitation on; what both say is there once, and counted once."""
+    made = await invite(post, roles=["role:editor", "role:reader"])
+    subject = f"user:{made.json['user_id']}"
+    row = {"add": [link(subject, "role:editor")]}
+    assert (await post.post("/v1/tenants/acme/memberships", row, key=post.keys["acme"])).status == 200
+    assert (await accept(post, await post.token("carol@example.org"))).status == 201
+    rows = post.query("SELECT role FROM memberships WHERE subject = %s ORDER BY role", subject)
+    assert rows == [("role:editor",), ("role:reader",)]
+    assert post.query("SELECT memberships_count FROM tenants WHERE slug = 'acme'") == [(2,)]

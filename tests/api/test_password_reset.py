@@ -2,10 +2,12 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 
 import psycopg
 import pytest
 
+from authn import reset_password
 from authn.account_flows import AccountFlows
 from authn.password_hashing import Verified
 from service.http.account_links import ERRANDS
@@ -248,3 +250,14 @@ async def test_too_much_at_once_is_refused_before_it_is_known_what_it_is_about(p
     answers = [await ask(post, name) for name in ("alice", "nobody")]
     gate.set()
     assert {(answer.status, answer.problem) for answer in answers} == {(503, "overloaded")}
+
+
+async def test_made_up_names_do_not_use_up_a_tenants_resets(post, monkeypatch):
+    """Only what would be mailed counts: strangers without a known name keep nobody from a reset."""
+    await post.person("alice")
+    await post.person("bob", verified=False)
+    monkeypatch.setattr(reset_password, "TENANT_LIMIT", replace(reset_password.TENANT_LIMIT, most=1))
+    for identifier in ("nobody", "nobody@example.org", "bob", "alice", "alice"):
+        await ask(post, identifier)
+        await post.app[ERRANDS].settled()
+    assert len(await post.mails("alice@example.org")) == 1
