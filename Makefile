@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 REPORTS := reports
+# Each has servers of its own; most tests wait more than they compute.
+TEST_PROCESSES ?= 2
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3` chooses another.
 PYTHON ?= $(shell for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -59,10 +61,10 @@ types: $(INSTALLED_DEV) ## Check types
 	$(BIN)/mypy
 
 test: $(INSTALLED_DEV) tools ## Test everything but the nightly runs; starts its own PostgreSQL and Valkey
-	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -q --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(PYTEST_OPTIONS)
 
 test-all: $(INSTALLED_DEV) tools ## Test everything, also what takes hours
-	$(BIN)/python -m pytest -q --nightly
+	$(BIN)/python -m pytest -q --numprocesses=$(TEST_PROCESSES) --dist=loadfile --nightly
 
 # Tools that only the system's package manager has; a test that needs a missing one is skipped and says so.
 tools:
