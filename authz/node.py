@@ -334,8 +334,9 @@ class Node:
                 if record is None:
                     continue
                 facts = state.snapshot.facts(ref, record, now)
-                state.subjects[ref] = facts
+                # Charged first: a turn of the generations must leave the new entry in the young one.
                 self._budget.charge(facts_bytes(facts), self._states.values())
+                state.subjects[ref] = facts
             else:
                 self.member_hits += 1
             found[ref] = facts
@@ -352,8 +353,8 @@ class Node:
                     properties = fetched.resources.get(ref)
                 if properties is None:
                     continue
-                state.resources[ref] = properties
                 self._budget.charge(resource_bytes(ref, properties), self._states.values())
+                state.resources[ref] = properties
             else:
                 self.member_hits += 1
             found[ref] = properties
