@@ -4,7 +4,8 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -12,10 +13,11 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
+from authz.errors import AuthzError
 from service.app import add_headers
-from service.edge_errors import InvalidRequestError, MissingRightError, OverloadedError
+from service.edge_errors import EdgeError, InvalidRequestError, MissingRightError, OverloadedError
 from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
-from service.keys import AUDIT_KEYS, KEY_RING, REQUEST_ID, SESSIONS, TENANT
+from service.keys import AUDIT_KEYS, KEY_RING, READMIT, REQUEST_ID, SESSIONS, TENANT
 from service.rights import may
 from service.routes import Needs, Route
 from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditEntry, AuditOutcome
@@ -25,20 +27,36 @@ from tenancy.audit_log import append_audit
 from tenancy.audit_personal import PERSONAL_MEMBERS, Opened, open_events
 from tenancy.audit_reader import AuditFilter, AuditReader
 from tenancy.errors import TenancyError
+from tenancy.ids import TenantId
 from tenancy.unit_of_work import tenant_unit_of_work
 
 AUDIT: web.AppKey[AuditReader] = web.AppKey("AUDIT")
-EXPORTS: web.AppKey[Counter[str]] = web.AppKey("EXPORTS")
-"""How many exports are under way, under the one name there is."""
+EXPORTS: web.AppKey[Counter[TenantId]] = web.AppKey("EXPORTS")
+"""How many exports are under way, of each tenant."""
 
 MAX_EXPORTS = 8
-"""Of one process: each reads page after page, and others want the database, too."""
+"""Of one process: each reads page after page, and others want the database, too. One tenant has half of them."""
 
 EXPORT_PAGE = 500
 SEND_SECONDS = 30.0
 
 _log = structlog.get_logger()
 _Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+@contextmanager
+def export_place(request: web.Request) -> Iterator[None]:
+    """Hold one of the places for exports; raises `OverloadedError` when all are taken, or the tenant's share is."""
+    exports, tenant_id = request.app[EXPORTS], request[TENANT]
+    if exports.total() >= MAX_EXPORTS or exports[tenant_id] >= max(1, MAX_EXPORTS // 2):
+        raise OverloadedError
+    exports[tenant_id] += 1
+    try:
+        yield
+    finally:
+        exports[tenant_id] -= 1
+        if not exports[tenant_id]:
+            del exports[tenant_id]
 
 
 class Order(StrEnum):
@@ -71,11 +89,7 @@ async def export(request: web.Request) -> web.StreamResponse:
     """GET a whole chain, oldest first, in lines that can be verified."""
     chain = _choice(request, "chain", AuditChain, AuditChain.TENANT)
     opening = await _may_open(request)
-    exports = request.app[EXPORTS]
-    if exports.total() >= MAX_EXPORTS:
-        raise OverloadedError
-    exports["audit"] += 1
-    try:
+    with export_place(request):
         if opening:
             await _record_opening(request, chain)
         lines = _lines(request, chain, opening=opening)
@@ -86,16 +100,15 @@ async def export(request: web.Request) -> web.StreamResponse:
         try:
             await response.write(first)
             async for line in lines:
+                await request[READMIT]()  # who reads slowly reads no longer than they may
                 async with asyncio.timeout(SEND_SECONDS):  # who does not read must not hold its place
                     await response.write(line)
-        except (ConnectionError, TimeoutError, TenancyError) as error:
+        except (ConnectionError, TimeoutError, TenancyError, EdgeError, AuthzError) as error:
             # Half an answer must not look like a whole one; without its last line it cannot be verified either.
             _log.warning("audit.export_ended", error=str(error) or type(error).__name__)
             if request.transport is not None:
                 request.transport.abort()
         return response
-    finally:
-        exports["audit"] -= 1
 
 
 async def _lines(request: web.Request, chain: AuditChain, *, opening: bool) -> AsyncIterator[bytes]:

@@ -13,13 +13,14 @@ from authn.errors import AuthnError
 from authn.import_users import MAX_BATCH, UserImports
 from authn.user_import import BadLine, ImportedUser, read_record
 from authn.user_storage import UserStore
+from authz.errors import AuthzError
 from service.app import add_headers
-from service.edge_errors import InvalidRequestError, OverloadedError
+from service.edge_errors import EdgeError, InvalidRequestError
 from service.http.admin import ADMINISTRATION, json_answer, meta_of, parameter, written
-from service.http.admin_audit import EXPORTS, MAX_EXPORTS
+from service.http.admin_audit import export_place
 from service.http.admin_users import USERS, shown
 from service.json_body import parse_json
-from service.keys import REQUEST_ID, SESSIONS, TENANT
+from service.keys import READMIT, REQUEST_ID, SESSIONS, TENANT
 from service.request_body import read_json_body
 from service.routes import Needs, Route
 from tenancy.audit import AuditEntry
@@ -90,17 +91,11 @@ def _read_line(number: int, line: bytes) -> ImportedUser | BadLine:
 
 async def export_users(request: web.Request) -> web.StreamResponse:
     """GET every account of the tenant but deleted ones, one JSON object a line, by age; no secrets."""
-    exports = request.app[EXPORTS]
-    if exports.total() >= MAX_EXPORTS:
-        raise OverloadedError
-    exports["users"] += 1
-    try:
+    with export_place(request):
         async with tenant_unit_of_work(request.app[SESSIONS], request[TENANT]) as work:
             entry = AuditEntry("user.export", target=f"tenant:{request[TENANT]}")
             await append_audit(work, meta_of(request, parameter(request, "reason")), [entry])
         return await _streamed(request, _pages(request.app[USERS], request))
-    finally:
-        exports["users"] -= 1
 
 
 async def _streamed(request: web.Request, pages: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -111,9 +106,10 @@ async def _streamed(request: web.Request, pages: AsyncIterator[bytes]) -> web.St
     try:
         await response.write(first)
         async for page in pages:
+            await request[READMIT]()  # who reads slowly reads no longer than they may
             async with asyncio.timeout(SEND_SECONDS):
                 await response.write(page)
-    except (ConnectionError, TimeoutError, TenancyError, AuthnError) as error:
+    except (ConnectionError, TimeoutError, TenancyError, AuthnError, EdgeError, AuthzError) as error:
         # Half a directory must not look like a whole one.
         _log.warning("users.export_ended", error=str(error) or type(error).__name__)
         if request.transport is not None:

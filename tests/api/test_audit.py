@@ -2,12 +2,17 @@
 
 import json
 from urllib.parse import quote
+from uuid import UUID
 
+import aiohttp
 import pytest
 
+from service.http.admin_audit import AUDIT, EXPORTS
+from service.http.admin_users import USERS
 from tenancy.audit_chain import NO_HASH, AuditEvent, ChainHead, hash_of
 from tenancy.audit_lines import Begin, read_line
 from tenancy.audit_verification import verify_chain
+from tenancy.ids import TenantId
 from tests.support.administration import Service, link, rule
 
 pytestmark = pytest.mark.integration
@@ -161,6 +166,45 @@ async def test_too_many_exports_at_once_are_put_off(admin: Service, monkeypatch)
     monkeypatch.setattr("service.http.admin_audit.MAX_EXPORTS", 1)
     for _ in range(2):
         assert (await admin.get("/v1/audit/export", key=key)).status == 200
+
+
+async def test_one_tenant_does_not_hold_all_places_for_exports(admin: Service, monkeypatch) -> None:
+    """Half of them are left to others."""
+    mine, other = await admin.tenant("acme"), await admin.tenant("beta")
+    monkeypatch.setattr("service.http.admin_audit.MAX_EXPORTS", 2)
+    acme = TenantId(UUID((await admin.get("/v1/tenants/acme")).json["id"]))
+    admin.app[EXPORTS][acme] = 1
+    for path in ("/v1/audit/export", "/v1/users/export"):
+        assert (await admin.get(path, key=mine)).status == 503
+        assert (await admin.get(path, key=other)).status == 200
+    assert dict(admin.app[EXPORTS]) == {acme: 1}
+
+
+@pytest.mark.parametrize("path", ["/v1/audit/export", "/v1/users/export"])
+async def test_an_export_ends_with_the_right_of_who_reads_it(admin: Service, monkeypatch, path: str) -> None:
+    """Its key is revoked between two pages: nothing of the next one is sent, and the answer breaks off."""
+    key = await admin.tenant("acme")
+    own = (await admin.get("/v1/keys/self", key=key)).json["id"]
+    for name in ("ada", "bob", "cyd"):
+        assert (await admin.post("/v1/users", {"username": name}, key=key)).status == 201
+    monkeypatch.setattr("service.http.admin_audit.EXPORT_PAGE", 1)
+    monkeypatch.setattr("service.http.admin_user_import.EXPORT_PAGE", 1)
+    part, name = (admin.app[AUDIT], "read") if "audit" in path else (admin.app[USERS], "list")
+    read, pages = getattr(part, name), 0
+
+    async def revoking(*args, **more):
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            assert (await admin.ask("DELETE", f"/v1/tenants/acme/keys/{own}")).status == 204
+        return await read(*args, **more)
+
+    monkeypatch.setattr(part, name, revoking)
+    async with admin.client.get(path, headers={"Authorization": f"Bearer {key}"}) as answer:
+        assert answer.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await answer.read()
+    assert pages == 2
 
 
 async def test_personal_fields_need_a_right_of_their_own(admin: Service) -> None:
