@@ -152,11 +152,13 @@ async def _insert(work: TenantUnitOfWork, records: Sequence[ImportedUser], meta:
     """Enter accounts under fresh ids, in one statement; return what rules call them."""
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     now = datetime.now(UTC)
-    for record in records:
+    # Sorted, so that lists by id show a batch in the order of its lines.
+    fresh = sorted(make_uuid7(now, secrets.token_bytes(10)) for _ in records)
+    for record, user_id in zip(records, fresh, strict=True):
         new = record.new
         email, display_name = new.email or (None, None), new.display_name or (None, None)
         row = (
-            make_uuid7(now, secrets.token_bytes(10)),
+            user_id,
             *new.username,
             *email,
             *display_name,

@@ -19,12 +19,15 @@ RESERVED_SLUGS = frozenset({"admin", "api", "base", "kasbah", "login", "platform
 """No directory of policies and no tenant has these names."""
 
 NEVER_GIVEN = RESERVED_SLUGS | frozenset(
-    {"access", "account", "accounts", "app", "assets", "auth", "autoconfig", "autodiscover", "billing", "cdn", "docs"}
-    | {"dns", "ftp", "health", "healthz", "help", "hydra", "id", "identity", "imap", "internal", "isatap", "localhost"}
-    | {"mail", "metrics", "mta-sts", "mx", "ns", "oauth", "oidc", "openid", "pop", "readyz", "root", "security"}
-    | {"signin", "signup", "smtp", "sso", "status", "support", "tenant", "tenants", "token", "well-known", "wpad"}
+    {"access", "account", "accounts", "assets", "auth", "autoconfig", "autodiscover", "cdn", "dns", "ftp", "healthz"}
+    | {"hydra", "identity", "imap", "internal", "isatap", "localhost", "mail", "metrics", "mta-sts", "mx", "ns"}
+    | {"oauth", "oidc", "openid", "pop", "readyz", "root", "security", "signin", "signup", "smtp", "sso"}
+    | {"well-known", "wpad"}
 )
 """Nor is a new tenant called so: as a subdomain it would pose as the platform, or be found by clients on their own."""
+
+_POSED_AS = frozenset({"accounts", "admin", "kasbah", "login", "platform", "security", "signin", "system"})
+"""What a name with digits for letters could be taken for, and nobody's product or region is called."""
 
 _LOOK_ALIKE = str.maketrans("013457l", "oieasti")
 _DIGITS_ONLY = re.compile(r"[0-9-]+\Z")
@@ -62,8 +65,8 @@ def parse_new_slug(text: str) -> Slug:
     """Return `text` as the slug of a tenant to come: stricter than `parse_slug`, which knows those that are there.
 
     Raises:
-        InvalidSlugError: no slug; one that poses as the platform, also written with digits for letters or hyphens
-            between them; one that people or programs would read as an id, a number or an address.
+        InvalidSlugError: no slug; one that poses as the platform, also written with digits for letters; one that
+            people or programs would read as an id, a number or an address.
     """
     slug = parse_slug(text)
     # SECURITY: hyphens at the third and fourth place mark encoded labels (RFC 5891 section 4.2.3.1): `xn--…` is shown
@@ -74,14 +77,14 @@ def parse_new_slug(text: str) -> Slug:
         raise InvalidSlugError(f"`{text}` would be read as a number: have a letter in it")
     if _LIKE_A_UUID.match(text) is not None:
         raise InvalidSlugError(f"`{text}` would be read as an id")
-    if _skeleton(text) in _NEVER_GIVEN_SKELETONS:
+    if text in NEVER_GIVEN or _skeleton(text) in _POSED_AS_SKELETONS:
         raise InvalidSlugError(f"`{text}` is reserved, or looks like what is")
     return slug
 
 
 def _skeleton(text: str) -> str:
-    """Return what is left of a name when look-alikes are one character and hyphens nothing."""
-    return text.replace("-", "").translate(_LOOK_ALIKE)
+    """Return what is left of a name when look-alikes are one character."""
+    return text.translate(_LOOK_ALIKE)
 
 
-_NEVER_GIVEN_SKELETONS = frozenset(_skeleton(slug) for slug in NEVER_GIVEN)
+_POSED_AS_SKELETONS = frozenset(_skeleton(slug) for slug in _POSED_AS)

@@ -6,7 +6,11 @@ from tenancy.ids import NEVER_GIVEN, InvalidSlugError, parse_new_slug, parse_slu
 
 
 @pytest.mark.parametrize(
-    "slug", ["acme", "a", "7up", "globex-2", "a-b-c", "x" * 63, "acme-admin", "team-api", "deadbeef"]
+    "slug",
+    (
+        "x" * 63
+        + " acme a 7up globex-2 a-b-c acme-admin team-api deadbeef tenant tenant-5 tenant5 ap1 billing support t0 admin-2"
+    ).split(),
 )
 def test_a_plain_name_is_taken(slug):
     """A DNS label with a letter in it."""
@@ -46,12 +50,9 @@ def test_what_is_no_label_is_no_slug(slug):
     [
         *sorted(NEVER_GIVEN),
         "adm1n",
-        "ad-min",
-        "a-p-i",
         "l0gin",
         "1ogin",
         "p1atform",
-        "pub1ic",
         "kasb4h",
         "5ystem",
         "xn--acme-9ta",
@@ -73,4 +74,4 @@ def test_a_name_that_poses_as_something_else_is_not_given(slug):
 def test_a_tenant_that_has_such_a_name_already_keeps_it():
     """The rules for new names came after some tenants."""
     assert parse_slug("127") == "127"
-    assert parse_slug("billing") == "billing"
+    assert parse_slug("mail") == "mail"
