@@ -195,7 +195,7 @@ async def _rules(flows: AccountFlows, invitation: Invitation, new: NewUser) -> P
         created_by=invitation.created_by,
     )
     async with tenant_unit_of_work(flows.sessions, invitation.tenant_id) as work:
-        return await read_password_rules(work, account)
+        return await read_password_rules(work, account, limits=flows.limits)
 
 
 def _with_password(new: NewUser, stored: str) -> NewUser:

@@ -18,6 +18,7 @@ from tenancy.heads import lock_head
 from tenancy.ids import TenantStatus
 from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta, TenantHead
+from tenancy.tenant_settings import TenantLimits
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, unbound_session
 from tenancy.uuid7 import make_uuid7
 
@@ -31,6 +32,8 @@ class AccountFlows:
 
     sessions: Sessions
     ring: KeyRing
+    limits: TenantLimits | None = None
+    """The platform's bounds on settings; None for the defaults."""
 
 
 @dataclass(frozen=True, slots=True)

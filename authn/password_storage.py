@@ -47,8 +47,8 @@ async def read_password_rules(
     work: TenantUnitOfWork,
     user: User,
     *,
+    limits: TenantLimits | None,
     settings: TenantSettings | None = None,
-    limits: TenantLimits | None = None,
     present: str | None = None,
 ) -> PasswordRules:
     """Return the rules for a password of this account.
@@ -56,8 +56,8 @@ async def read_password_rules(
     Args:
         work: Bound to the account's tenant.
         user: Whose password; of an invitation, the account that it will make.
+        limits: The platform's bounds, which every way to a new password goes by; None for the defaults.
         settings: If they were read in this transaction already.
-        limits: The platform's bounds, to read them by.
         present: The stored hash that would be replaced.
     """
     settings = settings or await read_settings(work, limits)

@@ -189,4 +189,4 @@ async def _rules(flows: AccountFlows, tenant_id: TenantId, token: str) -> Passwo
         stored = None if link is None or link.user_id is None else await lock_user(work, link.user_id)
         if stored is None:
             return None
-        return await read_password_rules(work, stored.user, present=stored.password_hash)
+        return await read_password_rules(work, stored.user, limits=flows.limits, present=stored.password_hash)

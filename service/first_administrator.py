@@ -20,6 +20,7 @@ from tenancy.ids import PLATFORM_TENANT_ID
 from tenancy.key_ring import KeyRing
 from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta, TenantHead
+from tenancy.tenant_settings import TenantLimits
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
 KEY_NAME = "first administrator"
@@ -55,7 +56,14 @@ class TokenRefused:
 
 
 async def make_first_administrator(
-    candidate: Candidate, *, sessions: Sessions, passwords: NewPasswords, ring: KeyRing, now: datetime, meta: ChangeMeta
+    candidate: Candidate,
+    *,
+    sessions: Sessions,
+    passwords: NewPasswords,
+    ring: KeyRing,
+    limits: TenantLimits | None,
+    now: datetime,
+    meta: ChangeMeta,
 ) -> Administrator | TokenRefused | PasswordRefused:
     """Spend a bootstrap token.
 
@@ -68,7 +76,7 @@ async def make_first_administrator(
         # SECURITY: without a good token nobody makes this process hash passwords, or learns which names are taken.
         if not await is_good(work, candidate.token):
             return TokenRefused()
-        settings = await read_settings(work)
+        settings = await read_settings(work, limits)
     username, email = normalize_username(candidate.username), normalize_email(candidate.email)
     shown = None if candidate.display_name is None else normalize_display_name(candidate.display_name)
     chosen = await passwords.choose(

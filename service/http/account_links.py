@@ -18,7 +18,7 @@ from service.errands import Errands
 from service.http.admin import written
 from service.http.policy_wire import read_struct
 from service.http_settings import HttpSettings
-from service.keys import HTTP_SETTINGS, KEY_RING, NODE, POLICY_LIMITS, REQUEST_ID, SESSIONS
+from service.keys import HTTP_SETTINGS, KEY_RING, NODE, POLICY_LIMITS, REQUEST_ID, SESSIONS, TENANT_LIMITS
 from service.request_body import read_json_body
 from service.role_grants import PolicyRoleGrants
 from service.routes import Public, Route
@@ -54,7 +54,7 @@ _spent = msgspec.json.Decoder(Spent)
 
 async def accounts_by_link(app: web.Application) -> AsyncIterator[None]:
     """Part of the application: opens after the key ring, closes when what was begun is done."""
-    app[ACCOUNT_FLOWS] = AccountFlows(app[SESSIONS], app[KEY_RING])
+    app[ACCOUNT_FLOWS] = AccountFlows(app[SESSIONS], app[KEY_RING], app.get(TENANT_LIMITS))
     app[USER_READER] = UserReader(app[SESSIONS])
     app[ROLE_GRANTS] = PolicyRoleGrants(app[SESSIONS], app[NODE], app.get(POLICY_LIMITS) or PolicyLimits())
     app[ERRANDS] = Errands()

@@ -12,7 +12,7 @@ from service.first_administrator import Administrator, Candidate, TokenRefused, 
 from service.http.account_password import refused
 from service.http.admin import ADMINISTRATION, json_answer, written
 from service.http.policy_wire import read_struct
-from service.keys import KEY_RING, NEW_PASSWORDS, REQUEST_ID, SESSIONS
+from service.keys import KEY_RING, NEW_PASSWORDS, REQUEST_ID, SESSIONS, TENANT_LIMITS
 from service.request_body import read_json_body
 from service.routes import Public, Route
 from service.throttling import LINK_LIMIT, admitted
@@ -46,6 +46,7 @@ async def make(request: web.Request) -> web.Response:
             sessions=request.app[SESSIONS],
             passwords=request.app[NEW_PASSWORDS],
             ring=request.app[KEY_RING],
+            limits=request.app.get(TENANT_LIMITS),
             now=request.app[ADMINISTRATION].node.now(),
             meta=ChangeMeta("bootstrap", request_id=request[REQUEST_ID], address=address_of(request)),
         )

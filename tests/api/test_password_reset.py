@@ -13,7 +13,8 @@ from authn.password_hashing import Verified
 from service.http.account_links import ERRANDS
 from service.keys import PASSWORDS
 from tenancy.ids import PLATFORM_TENANT_ID
-from tests.support.people import PostOffice
+from tenancy.tenant_settings import TenantLimits
+from tests.support.people import PostOffice, post_office
 
 pytestmark = pytest.mark.integration
 
@@ -261,3 +262,26 @@ async def test_made_up_names_do_not_use_up_a_tenants_resets(post, monkeypatch):
         await ask(post, identifier)
         await post.app[ERRANDS].settled()
     assert len(await post.mails("alice@example.org")) == 1
+
+
+async def test_every_way_to_a_password_keeps_the_platforms_bounds(own_database_url):
+    """A reset, an invitation and the first administrator ask for what the platform asks for, not for the default."""
+    async with post_office(own_database_url, limits=TenantLimits(min_password_length=40)) as post:
+        await post.person("alice")
+        await ask(post, "alice")
+        invited = await post.post("/v1/invitations", {"email": "bob@example.org"}, key=post.keys["acme"])
+        assert invited.status == 201
+        first = await post.bootstrap.administrator_token()
+        accept = {"token": await post.token("bob@example.org"), "username": "bob"}
+        begin = {"token": first.token, "username": "root1", "email": "root@example.org"}
+        long = f"{GOOD}, and many more of them"
+        assert len(GOOD) < 40 <= len(long)
+        for path, body, done in (
+            (RESET, {"token": await post.token("alice@example.org")}, 204),
+            ("/v1/account/invitation", accept, 201),
+            ("/v1/bootstrap", begin, 201),
+        ):
+            refused = await post.post(path, body | {"password": GOOD}, key="")
+            assert (refused.status, refused.problem) == (422, "password-refused"), path
+            assert [reason["code"] for reason in refused.json["reasons"]] == ["too_short"], path
+            assert (await post.post(path, body | {"password": long}, key="")).status == done, path

@@ -49,6 +49,7 @@ from service.keys import (
     READER,
     READINESS,
     SESSIONS,
+    TENANT_LIMITS,
     TENANTS,
 )
 from service.mail_part import mailing
@@ -65,6 +66,7 @@ from tenancy.key_maker import KeyMaker
 from tenancy.key_ring import KeyRing
 from tenancy.rotate_keys import KeyRotator
 from tenancy.tenant import ChangeMeta
+from tenancy.tenant_settings import TenantLimits
 from tests.support.documented import check_documented
 
 META = ChangeMeta("key:test")
@@ -125,7 +127,9 @@ class Service:
         mail: MailSettings | None = None,
         audit: AuditSettings | None = None,
         http: HttpSettings | None = None,
+        limits: TenantLimits | None = None,
     ) -> None:
+        self._limits = limits
         self._http = http or HttpSettings()
         self._mail = mail or MailSettings()
         self._audit = audit or AuditSettings()
@@ -164,6 +168,8 @@ class Service:
     def _app(self, settings: HttpSettings) -> web.Application:
         async def parts(app: web.Application) -> AsyncIterator[None]:
             app[SESSIONS] = open_sessions(self._engine)
+            if self._limits is not None:
+                app[TENANT_LIMITS] = self._limits
             reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
             quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
             node = app[NODE] = Node(reader, NoCache(), compile_model, quick)

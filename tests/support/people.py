@@ -17,6 +17,7 @@ from service.mail_part import MAILS_JOB
 from tenancy.audit import AuditEntry
 from tenancy.heads import lock_head, raise_head, record_change
 from tenancy.ids import TenantId
+from tenancy.tenant_settings import TenantLimits
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.administration import META, Service
 from tests.support.smtp_server import Received, SmtpServer, smtp_server
@@ -25,11 +26,11 @@ from tests.support.smtp_server import Received, SmtpServer, smtp_server
 class PostOffice(Service):
     """The whole application on a database, with tenants `acme` and `beta` and a mail server."""
 
-    def __init__(self, database_url: str, server: SmtpServer) -> None:
+    def __init__(self, database_url: str, server: SmtpServer, *, limits: TenantLimits | None = None) -> None:
         settings = MailSettings(
             host="127.0.0.1", port=server.port, tls="none", per_minute=10_000, tenant_per_minute=10_000
         )
-        super().__init__(database_url, mail=settings)
+        super().__init__(database_url, mail=settings, limits=limits)
         self.database_url = database_url
         self.server = server
         self.tenants: dict[str, TenantId] = {}
@@ -92,9 +93,9 @@ class PostOffice(Service):
 
 
 @contextlib.asynccontextmanager
-async def post_office(database_url: str) -> AsyncIterator[PostOffice]:
+async def post_office(database_url: str, *, limits: TenantLimits | None = None) -> AsyncIterator[PostOffice]:
     """Serve on a free port of loopback."""
-    async with smtp_server() as server, PostOffice(database_url, server).serving() as running:
+    async with smtp_server() as server, PostOffice(database_url, server, limits=limits).serving() as running:
         assert isinstance(running, PostOffice)
         await running.open_tenants()
         yield running
