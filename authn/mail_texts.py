@@ -101,6 +101,10 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
         "Your password for $tenant was changed",
         f"The password of your account $username at $tenant was changed on $when.\n{_NOT_YOU}",
     ),
+    MailKind.USERNAME_CHANGED: (
+        "Your username at $tenant was changed",
+        f"On $when your account at $tenant was given another username: $username.\n{_NOT_YOU}",
+    ),
     MailKind.FACTOR_CHANGED: (
         "How you sign in to $tenant was changed",
         f"A second factor of your account $username at $tenant was added, changed or removed on $when.\n{_NOT_YOU}",

@@ -33,6 +33,7 @@ class MailKind(StrEnum):
     ADDRESS_UNDONE = "address-undone"
     WELCOME = "welcome"
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind of mail
+    USERNAME_CHANGED = "username-changed"
     FACTOR_CHANGED = "factor-changed"
     KEY_CHANGED = "key-changed"
     SIGN_IN_REFUSED = "sign-in-refused"

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from authn.api_keys import ApiKey, ApiKeyId
 from authn.errors import ApiKeyNotFoundError, KeyStorageUnavailableError, KeyTenantNotFoundError
+from authn.key_notices import tell_of_keys
 from authn.key_rows import KEY_COLUMNS, created_entry, insert_key, key_of, require_maker, require_room
 from authn.ports import ApiKeyPage, FoundKey
 from authn.users import UserId
@@ -16,6 +17,7 @@ from tenancy.errors import DatabaseUnavailableError
 from tenancy.heads import head_of, lock_head, raise_head, record_change
 from tenancy.ids import Slug, TenantId
 from tenancy.kept_answers import claim, keep
+from tenancy.key_ring import KeyRing
 from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session, within
@@ -31,10 +33,20 @@ class ApiKeyStore:
     """`ApiKeys` on PostgreSQL. Creating and revoking raise the tenant's `revision` and `keys_revision`."""
 
     def __init__(
-        self, sessions: Sessions, *, request_seconds: float = REQUEST_SECONDS, max_live_keys: int = MAX_LIVE_KEYS
+        self,
+        sessions: Sessions,
+        ring: KeyRing | None = None,
+        *,
+        request_seconds: float = REQUEST_SECONDS,
+        max_live_keys: int = MAX_LIVE_KEYS,
     ) -> None:
-        """Keep where units of work come from, how long a call may take, and how many keys a tenant may hold."""
+        """Keep where units of work come from, how long a call may take, and how many keys a tenant may hold.
+
+        `ring` seals what people are told of their keys; without it nobody is told: where keys are looked up only, or
+        are those of services.
+        """
         self._sessions = sessions
+        self._ring = ring
         self._seconds = request_seconds
         self._max_live_keys = max_live_keys
 
@@ -102,6 +114,7 @@ class ApiKeyStore:
                 await require_room(work, self._max_live_keys)
             head = await raise_head(work, keys=True)
             await insert_key(work, key, key_hash, created_by=key.created_by or meta.actor)
+            await self._tell_owner(work, key.owner_id)
             await record_change(work.session, head, "key", meta, added=1, audit=[created_entry(key)])
             await keep(work, once, head)
             return head
@@ -134,7 +147,7 @@ class ApiKeyStore:
             parameters = {"tenant_id": tenant_id, "key_id": key_id}
             found = await work.session.execute(
                 text(
-                    "SELECT revoked_at, prefix, name FROM api_keys "  # noqa: S608 - constants
+                    "SELECT revoked_at, prefix, name, owner_id FROM api_keys "  # noqa: S608 - constants
                     f"WHERE tenant_id = :tenant_id AND key_id = :key_id AND {_MINE}"
                 ),
                 parameters | {"owner_id": owner_id},
@@ -153,8 +166,13 @@ class ApiKeyStore:
                 parameters,
             )
             entry = AuditEntry("key.revoke", target=f"key:{key_id}", after={"prefix": row.prefix, "name": row.name})
+            await self._tell_owner(work, row.owner_id)
             await record_change(work.session, head, "key", meta, removed=1, audit=[entry])
             return head
+
+    async def _tell_owner(self, work: TenantUnitOfWork, owner_id: UUID | None) -> None:
+        if owner_id is not None and self._ring is not None:
+            await tell_of_keys(work, self._ring, owner_id)
 
 
 async def _lock(work: TenantUnitOfWork) -> TenantHead:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -182,6 +182,8 @@ class UserStore(UserReader):
             if not change.fields:
                 return UserResult(head, stored.user)
             user = await _changed(work, user_id, change)
+            if user.username != stored.user.username:
+                await self._tell(work, replace(stored.user, username=user.username), MailKind.USERNAME_CHANGED)
             if not isinstance(edit.email, Unchanged) and "email" in change.columns:
                 await note_set_address(work, self._ring, stored, edit.email)
             personal = await self._ring.seal_personal(work, user_id, change.personal) if change.personal else None

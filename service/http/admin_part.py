@@ -48,7 +48,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     seal_personal_with(sessions, app[KEY_RING])
     app[AUDIT] = AuditReader(sessions)
     app[EXPORTS] = Counter()
-    app[API_KEYS] = ApiKeyStore(sessions)
+    app[API_KEYS] = ApiKeyStore(sessions, app[KEY_RING])
     app[PASSWORD_CHANGES] = PasswordChanges(sessions, app[NEW_PASSWORDS], app[KEY_RING], limits=app.get(TENANT_LIMITS))
     limits = app.get(POLICY_LIMITS) or PolicyLimits()
     app[USERS] = UserStore(sessions, app[KEY_RING], PostgresSubjectPolicy(), max_users=limits.users)

@@ -218,3 +218,36 @@ async def test_an_administrators_list_says_whose_keys_they_are(admin: Service, p
     service = await admin.tenant("acme")
     owners = {key["owner"] for key in (await admin.get("/v1/tenants/acme/keys", key=service)).json["keys"]}
     assert owners == {ann.ref, None}
+
+
+async def test_a_person_is_told_of_keys_that_are_made_or_ended(admin: Service, people: People) -> None:
+    """Whoever did it, at an address that is theirs for sure; a circle of keys fills no queue, a refusal tells nothing."""
+    person = await people.person("acme", "alice")
+
+    async def run(statement: str) -> list[str]:
+        named = {"tenant_id": person.tenant_id, "user_id": person.id}
+        async with tenant_unit_of_work(people.sessions, person.tenant_id) as work:
+            found = await work.session.execute(
+                text(f"{statement} WHERE tenant_id = :tenant_id AND user_id = :user_id"), named
+            )
+            return [row[0] for row in found] if found.returns_rows else []
+
+    async def told() -> list[str]:
+        return await run("SELECT kind FROM mails")
+
+    await run("UPDATE users SET email = 'a@example.org', email_key = 'a@example.org', email_verified_at = NULL")
+    assert (await admin.post(OWN, {"name": "first"}, key=person.key)).status == 201
+    assert await told() == [], "nobody proved that address"
+    await run("UPDATE users SET email_verified_at = clock_timestamp()")
+    made = await admin.post(OWN, {"name": "second"}, key=person.key)
+    assert made.status == 201
+    assert await told() == ["key-changed"]
+    assert (await admin.post(OWN, {"name": "x", "scopes": ["no:such"]}, key=person.key)).status == 400
+    assert len(await told()) == 1
+    path = f"/v1/tenants/acme/keys/{made.json['id']}"
+    for _ in range(2):
+        assert (await admin.ask("DELETE", path)).status == 204
+        assert len(await told()) == 2, "by an administrator, once"
+    for number in range(10):
+        assert (await admin.post(OWN, {"name": f"k{number}"}, key=person.key)).status == 201
+    assert await told() == ["key-changed"] * 10

@@ -17,7 +17,7 @@ from authn.errors import (
 )
 from authn.user_edits import UserEdit
 from authn.user_storage import UserStore, set_password_hash
-from authn.users import NewUser, UserStatus, normalize_email, normalize_username
+from authn.users import NewUser, UserStatus, normalize_display_name, normalize_email, normalize_username
 from authz.ports import AccountState
 from authz.rules import Owner, RoleLink
 from authz.subject_rows import PostgresSubjectPolicy
@@ -237,6 +237,32 @@ async def test_who_loses_an_address_is_told_there(users, acme, store):
         await users.delete(acme.tenant_id, made.user.id, meta=META)
         assert left(owner) == [0, 0]
         assert owner.execute("SELECT count(*) FROM mails").fetchone() == (0,)
+
+
+async def test_who_gets_another_username_is_told_which(users, acme, store):
+    """At the verified address, with the new name; another shown name or the same username again tells nothing."""
+    made = await users.create(
+        acme.tenant_id,
+        NewUser(normalize_username("jane"), normalize_email("jane@example.com"), email_verified_at=datetime.now(UTC)),
+        meta=META,
+    )
+
+    async def edit(**fields):
+        await users.update(acme.tenant_id, made.user.id, UserEdit(**fields), meta=META)
+
+    with store.owner() as owner:
+        owner.execute("DELETE FROM mails")
+        await edit(display_name=normalize_display_name("Jane"))
+        await edit(username=normalize_username("jane"))
+        assert owner.execute("SELECT count(*) FROM mails").fetchone() == (0,)
+        await edit(username=normalize_username("janet"), email=normalize_email("set@example.com"))
+        found = owner.execute("SELECT mail_id, sealed FROM mails WHERE kind = 'username-changed'").fetchall()
+        ((mail_id, sealed),) = found
+        async with tenant_unit_of_work(store.sessions, acme.tenant_id) as work:
+            opened = await users._ring.open(work, MAILS.place([mail_id]), bytes(sealed))
+        assert b"jane@example.com" in opened
+        assert b"janet" in opened
+        assert b"set@example.com" not in opened
 
 
 async def test_a_deletion_leaves_no_password(users, acme, store):
