@@ -13,6 +13,9 @@ from tenancy.tenant import ChangeMeta
 PERSON = "user:"
 """How an actor begins who is a person: what tells of them is personal data."""
 
+NAMELESS = ("anonymous", "bootstrap")
+"""Actors who are people, too, but did not show which."""
+
 
 class AuditOutcome(StrEnum):
     """How it ended."""
@@ -70,6 +73,17 @@ def person_of(actor: str) -> UUID | None:
         return None
 
 
+def whose_address(meta: ChangeMeta, entries: Sequence[AuditEntry]) -> UUID | None:
+    """Return the person about whom it tells from where something was done, or None when that was a program.
+
+    Who did not show who they are, asking for a reset of a password, say, is taken for the one whom it happened to.
+    """
+    if not meta.actor.startswith(NAMELESS):
+        return person_of(meta.actor)
+    targets = (entry.target for entry in entries if entry.target is not None)
+    return next((found for target in targets if (found := person_of(target)) is not None), None)
+
+
 def event_text(
     entry: AuditEntry, meta: ChangeMeta, revision: int | None, actor_personal: SealedPersonal | None = None
 ) -> str:
@@ -83,7 +97,7 @@ def event_text(
         revision: The tenant's revision that it made, if it made one.
         actor_personal: Where a person acted from.
     """
-    person = meta.actor.startswith(PERSON)
+    person = meta.actor.startswith((PERSON, *NAMELESS))
     event: dict[str, Any] = {
         "action": entry.action,
         "outcome": entry.outcome.value,

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tenancy.audit import AuditChain, AuditEntry, SealedPersonal, event_text, person_of
+from tenancy.audit import AuditChain, AuditEntry, SealedPersonal, event_text, whose_address
 from tenancy.errors import AuditUnavailableError
 from tenancy.ids import TenantId
 from tenancy.tenant import ChangeMeta
@@ -65,7 +65,7 @@ async def append_entries(
     chain: AuditChain = AuditChain.TENANT,
 ) -> None:
     """As `append_audit`; a session that is bound to the platform may append to any tenant's chain."""
-    personal = await _where_from(TenantUnitOfWork(tenant_id, session), meta)
+    personal = await _where_from(TenantUnitOfWork(tenant_id, session), meta, entries)
     await _append(session, tenant_id, [event_text(entry, meta, revision, personal) for entry in entries], chain)
 
 
@@ -73,7 +73,7 @@ async def append_each(
     work: TenantUnitOfWork, events: Sequence[tuple[ChangeMeta, AuditEntry]], *, chain: AuditChain
 ) -> None:
     """As `append_audit`, for events that each have their own actor and request."""
-    texts = [event_text(entry, meta, None, await _where_from(work, meta)) for meta, entry in events]
+    texts = [event_text(entry, meta, None, await _where_from(work, meta, [entry])) for meta, entry in events]
     await _append(work.session, work.tenant_id, texts, chain)
 
 
@@ -86,9 +86,9 @@ async def _append(session: AsyncSession, tenant_id: TenantId, events: Sequence[s
         raise
 
 
-async def _where_from(work: TenantUnitOfWork, meta: ChangeMeta) -> SealedPersonal | None:
+async def _where_from(work: TenantUnitOfWork, meta: ChangeMeta, entries: Sequence[AuditEntry]) -> SealedPersonal | None:
     """Return the address of a person, sealed under a key of theirs in this tenant."""
-    person = person_of(meta.actor)
+    person = whose_address(meta, entries)
     sealer: PersonalSealer | None = work.session.info.get(_SEALER)
     if person is None or meta.address is None or sealer is None:
         return None

@@ -285,3 +285,20 @@ async def test_every_way_to_a_password_keeps_the_platforms_bounds(own_database_u
             assert (refused.status, refused.problem) == (422, "password-refused"), path
             assert [reason["code"] for reason in refused.json["reasons"]] == ["too_short"], path
             assert (await post.post(path, body | {"password": long}, key="")).status == done, path
+
+
+async def test_where_a_reset_was_asked_from_ends_with_the_account(post):
+    """Nobody showed who asked, but it was most likely the person: their address is not kept in the clear."""
+    user = await post.person("alice")
+    key = post.keys["acme"]
+    await ask(post, "alice")
+    assert (await reset(post, await post.token("alice@example.org"))).status == 204
+    path = "/v1/audit?action=user.password_reset_request&personal=true"
+    (event,) = (await post.get(path, key=key)).json["events"]
+    assert event["actor"] == "anonymous"
+    assert event["actor_personal"] == {"subject": str(user.id), "fields": {"address": "127.0.0.1"}}
+    stored = "SELECT event::text FROM audit_events WHERE event->>'action' LIKE 'user.password_reset%%'"
+    assert "127.0.0.1" not in repr(post.query(stored))
+    assert (await post.ask("DELETE", f"/v1/users/{user.id}?reason=gone", key=key)).status == 204
+    (event,) = (await post.get(path, key=key)).json["events"]
+    assert event["actor_personal"]["fields"] is None
