@@ -202,7 +202,7 @@ def test_a_demanded_revision_is_read_through(running, seeded, database_url):
 
 
 def test_nothing_secret_is_logged_and_every_decision_is(start_service, seeded, tmp_path):
-    """With everything logged that can be: no key, no masked attribute, no body."""
+    """With everything logged that can be: no key, no link, no masked attribute, no body."""
     path = tmp_path / "decisions.jsonl"
     talkative = start_service(
         KASBAH_LOG_LEVEL="DEBUG",
@@ -218,6 +218,8 @@ def test_nothing_secret_is_logged_and_every_decision_is(start_service, seeded, t
     talkative.request("POST", "/access/v1/evaluation", {"bad": "canary-three"}, key=key)
     talkative.request("POST", "/access/v1/evaluation", body, key="kasbah_00000000_" + "canary" * 7 + "A")
     talkative.request("GET", "/v1/forward-auth", headers={"X-Kasbah-Key": key, "X-Kasbah-Subject": "a"})
+    assert talkative.request("GET", "/account/verify?token=canary-link").status == 410
+    assert talkative.request("POST", "/v1/account/verification", {"token": "canary-link"}).status in {400, 410}
     metrics = talkative.request("GET", "/metrics", key=seeded.platform_key).body.decode()
     talkative.stop()
     everything = path.read_text() + talkative.log.read_text() + metrics
