@@ -1,7 +1,7 @@
 """One table turns failures into RFC 9457 problems. Slugs are API: they are only added."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import msgspec
@@ -52,7 +52,7 @@ STORAGE_UNAVAILABLE = Problem(
 ENCRYPTION_UNAVAILABLE = Problem(
     "encryption-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Keys are not available", tells=False
 )
-NOT_AUTHENTICATED = Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated", tells=False)
+NOT_AUTHENTICATED = Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated")
 TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
 REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on")
 
@@ -136,7 +136,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.KeyLifeError: Problem("key-life", HTTPStatus.BAD_REQUEST, "Personal keys end"),
     authn_errors.ApiKeyNotFoundError: Problem("key-not-found", HTTPStatus.NOT_FOUND, "Key not found", tells=False),
     authn_errors.KeyTenantNotFoundError: TENANT_NOT_FOUND,
-    authn_errors.KeyMakerEndedError: NOT_AUTHENTICATED,
+    authn_errors.KeyMakerEndedError: replace(NOT_AUTHENTICATED, tells=False),
     authn_errors.KeyLimitExceededError: Problem(
         "key-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many live keys"
     ),
