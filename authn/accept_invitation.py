@@ -62,13 +62,20 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstKey:
+    """A personal key that came with the account; its token is told once, now."""
+
+    token: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The account was made."""
 
     head: TenantHead
     user: User
-    key_token: str | None = None
-    """Of the first personal key: told once, now."""
+    key: FirstKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +172,14 @@ async def _make(
             detail={"invitation": str(invitation.id), "inviter": invitation.inviter.subject},
         )
         by = by_link(user.id, link.link_id, meta)
-        entries, key_token = [entry], None
+        entries, first_key = [entry], None
         if key_name is not None:
-            key_token, key = await insert_personal_key(
-                work, user.id, key_name, now=datetime.now(UTC), created_by=user.ref
-            )
+            token, key = await insert_personal_key(work, user.id, key_name, now=datetime.now(UTC), created_by=user.ref)
+            first_key = FirstKey(token, key.expires_at)
             entries.append(created_entry(key))
         await record_change(work.session, head, "user", by, added=roles.count, audit=entries, touched=[user.ref])
         await roles.write(work, head.revision)
-        return Accepted(head, user, key_token)
+        return Accepted(head, user, first_key)
 
 
 async def _rules(flows: AccountFlows, invitation: Invitation, new: NewUser) -> PasswordRules:

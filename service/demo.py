@@ -118,7 +118,7 @@ def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) 
         "key_name": "development key",
     }
     made = call(base_url, None, "POST", "/v1/account/invitation", acceptance)
-    return Account(made["id"], address, password, person.role, made.get("key_token"))
+    return Account(made["user"]["id"], address, password, person.role, made["key"]["token"])
 
 
 def _token_of(outbox: Path, address: str, known: set[Path]) -> str:

@@ -45,10 +45,15 @@ async def make_account(request: web.Request) -> web.Response:
         said = Acceptance(wanted.username, wanted.password, wanted.display_name, wanted.key_name)
         made = await accepted(request, wanted.token, said)
     user = made.user
-    shown = {"id": user.id, "username": user.username, "email": user.email, "display_name": user.display_name}
-    if made.key_token is not None:
-        shown["key_token"] = made.key_token
-    return json_answer(shown, status=201, head=made.head)
+    shown = {
+        "id": user.id,
+        "subject": user.ref,
+        "username": user.username,
+        "email": user.email,
+        "display_name": user.display_name,
+    }
+    key = None if made.key is None else {"token": made.key.token, "expires_at": made.key.expires_at}
+    return json_answer({"user": shown, "key": key}, status=201, head=made.head)
 
 
 async def accepted(request: web.Request, token: str, said: Acceptance) -> Accepted:

@@ -247,7 +247,7 @@ async def test_people_ask_for_another_address_with_their_password(post):
     await post.post("/v1/invitations", {"email": "carol@example.org"}, key=post.keys["acme"])
     said = {"username": "carol", "password": password, "key_name": "first"}
     made = await post.post("/v1/account/invitation", {"token": await post.token("carol@example.org"), **said}, key="")
-    key = made.json["key_token"]
+    key = made.json["key"]["token"]
     await post.person("bob")
 
     async def asked(email: str, given: str = password):

@@ -36,7 +36,7 @@ async def test_an_invited_person_gets_an_account_with_roles_by_mail(post):
     assert token not in made.body.decode()
     answer = await accept(post, token)
     assert answer.status == 201
-    user_id = answer.json["id"]
+    user_id = answer.json["user"]["id"]
     assert answer.json == {
         "id": made.json["user_id"],
         "username": "carol",
@@ -62,7 +62,7 @@ async def test_a_first_personal_key_comes_with_the_account(post):
     """Until people can sign in, they act through it; it does what they may."""
     made = await invite(post)
     answer = await accept(post, await post.token("carol@example.org"), key_name="first")
-    token = answer.json["key_token"]
+    token = answer.json["key"]["token"]
     me = await post.get("/v1/users/me", key=token)
     assert (me.status, me.json["id"]) == (200, made.json["user_id"])
     assert (await post.get("/v1/users", key=token)).status == 403
@@ -200,7 +200,7 @@ async def person_with_key(post: PostOffice, username: str, *roles: str) -> tuple
     assert made.status == 201, made.body
     answer = await accept(post, await post.token(f"{username}@example.org"), username, key_name="first")
     assert answer.status == 201, answer.body
-    return UUID(answer.json["id"]), answer.json["key_token"]
+    return UUID(answer.json["user"]["id"]), answer.json["key"]["token"]
 
 
 async def test_nobody_invites_with_roles_that_they_may_not_grant(post):
