@@ -110,7 +110,8 @@ def _verify_file(file: Path, wanted: _Wanted) -> tuple[list[str], list[ChainRepo
 
 
 async def _verify_on_server(client: Client, wanted: _Wanted) -> tuple[list[str], list[ChainReport]]:
-    slugs: list[str | None] = [wanted.tenant]
+    own: str | None = None if wanted.tenant or wanted.everything else (await client.get("/v1/keys/self"))["tenant"]
+    slugs: list[str | None] = [wanted.tenant or own]
     if wanted.everything:
         if wanted.tenant is not None:
             raise click.UsageError("--all and --tenant exclude each other")

@@ -41,7 +41,7 @@ async def test_the_audit_is_listed_exported_and_verified(run: Run, admin: Servic
     piped = await run("audit", "export", key=key)
     assert piped.stdout_bytes == (tmp_path / "acme.jsonl").read_bytes()
     verified = await run("audit", "verify", key=key)
-    assert (verified.exit_code, verified.output.splitlines()[0].partition(": ")[2]) == (0, "4 events hold, 1 to 4")
+    assert (verified.exit_code, verified.output.splitlines()[0]) == (0, "acme/tenant: 4 events hold, 1 to 4")
     from_file = await run("audit", "verify", "acme.jsonl", "--output", "json")
     [report] = json.loads(from_file.stdout)["chains"]
     assert (report["rows"], report["faults"]) == (4, [])
