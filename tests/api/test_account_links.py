@@ -258,7 +258,7 @@ async def test_people_ask_for_another_address_with_their_password(post):
     assert (await asked("no address")).status == 400
     assert (taken.status, taken.body) == (free.status, free.body) == (202, b'{"status": "accepted"}')
     assert (await spend(post, "/v1/account/address-confirmation", await post.token("new@example.org"))).status == 204
-    assert post.account(UUID(made.json["id"]), "email") == ("new@example.org",)
+    assert post.account(UUID(made.json["user"]["id"]), "email") == ("new@example.org",)
     service = {"email": "x@example.org", "current_password": password}
     assert (await post.post("/v1/users/me/email", service, key=post.keys["acme"])).status == 403
 

@@ -37,12 +37,14 @@ async def test_an_invited_person_gets_an_account_with_roles_by_mail(post):
     answer = await accept(post, token)
     assert answer.status == 201
     user_id = answer.json["user"]["id"]
-    assert answer.json == {
+    user = {
         "id": made.json["user_id"],
+        "subject": f"user:{user_id}",
         "username": "carol",
         "email": "carol@example.org",
         "display_name": "Carol Example",
     }
+    assert answer.json == {"user": user, "key": None}
     assert await post.allowed(post.keys["acme"], f"user:{user_id}", "write", "doc:1")
     verified, by, count = post.account(
         UUID(user_id),
