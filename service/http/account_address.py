@@ -1,25 +1,22 @@
 """Addresses of accounts: people ask to change their own, administrators have a link sent that verifies one."""
 
 from math import ceil
-from typing import assert_never
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
 from authn.change_address import ask_to_change_address
-from authn.credential_failures import LockedOut, MustWait
 from authn.errors import UserNotFoundError
-from authn.prove_password import NoPassword, PasswordProofs, PresentWrong, Proven
+from authn.prove_password import PasswordProofs, Proven
 from authn.users import StoredUser, normalize_email
 from authn.verify_address import ask_to_verify
 from service.edge_errors import (
-    CredentialLockedError,
     NoSuchResourceError,
     TooManyTriesError,
-    WrongPasswordError,
 )
 from service.http.account_links import ACCOUNT_FLOWS
+from service.http.account_password import unproven
 from service.http.admin import meta_of
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, PASSWORDS, SESSIONS, TENANT, TENANT_LIMITS
@@ -85,17 +82,9 @@ async def _proven(request: web.Request, user_id: UUID, password: str) -> StoredU
     proof = await proofs.prove(
         request[CALLER].home, user_id, password, meta=meta_of(request), action="user.address_change_request"
     )
-    match proof:
-        case Proven(held=held):
-            return held
-        case PresentWrong() | NoPassword():
-            raise WrongPasswordError("the present password is not that", "/current_password")
-        case MustWait(seconds=seconds):
-            raise TooManyTriesError(f"too many wrong passwords: try again in {seconds} s", seconds)
-        case LockedOut():
-            raise CredentialLockedError("too many wrong passwords: it must be reset")
-        case _:
-            assert_never(proof)
+    if not isinstance(proof, Proven):
+        raise unproven(proof)
+    return proof.held
 
 
 ROUTES: tuple[Route, ...] = (

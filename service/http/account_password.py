@@ -12,6 +12,7 @@ from authn.prove_password import NoPassword, PresentWrong
 from service.edge_errors import (
     CredentialChangedError,
     CredentialLockedError,
+    EdgeError,
     MissingScopeError,
     PasswordRefusedError,
     TooManyTriesError,
@@ -22,6 +23,8 @@ from service.http.policy_wire import read_struct
 from service.keys import CALLER
 from service.request_body import read_json_body
 from service.routes import Needs, Route
+
+Unproven = PresentWrong | NoPassword | MustWait | LockedOut
 
 PASSWORD_CHANGES: web.AppKey[PasswordChanges] = web.AppKey("PASSWORD_CHANGES")
 MAX_BODY = 16 << 10
@@ -56,14 +59,21 @@ async def change(request: web.Request) -> web.Response:
             return web.Response(status=204, headers={"Kasbah-Revision": str(head.revision)})
         case PasswordRefused():
             raise refused(outcome, "/new_password")
-        case PresentWrong() | NoPassword():
-            raise WrongPasswordError("the present password is not that", "/current_password")
-        case MustWait(seconds=seconds):
-            raise TooManyTriesError(f"too many wrong passwords: try again in {seconds} s", seconds)
-        case LockedOut():
-            raise CredentialLockedError("too many wrong passwords: it must be reset")
         case ChangedMeanwhile():
             raise CredentialChangedError("the password was changed meanwhile")
+        case _:
+            raise unproven(outcome)
+
+
+def unproven(outcome: Unproven) -> EdgeError:
+    """Return how a present password that proves nothing is answered."""
+    match outcome:
+        case PresentWrong() | NoPassword():
+            return WrongPasswordError("the present password is not that", "/current_password")
+        case MustWait(seconds=seconds):
+            return TooManyTriesError(f"too many wrong passwords: try again in {seconds} s", seconds)
+        case LockedOut():
+            return CredentialLockedError("too many wrong passwords: it must be reset")
         case _:
             assert_never(outcome)
 
