@@ -55,6 +55,14 @@ class PasswordHashingBusyError(AuthnError):
     """More passwords wait to be hashed than may; try again soon."""
 
 
+class VolatileStoreUnavailableError(AuthnError):
+    """Valkey did not answer in time: what is half done, or who is signed in, is not known."""
+
+
+class ChallengeExpiredError(AuthnError):
+    """A challenge that is unknown, expired, finished, another client's, or tried too often. They look alike."""
+
+
 class UserStorageUnavailableError(AuthnError, DatabaseUnavailableError):
     """PostgreSQL did not answer in time: nothing is known about an account."""
 

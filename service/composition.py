@@ -47,6 +47,7 @@ from service.passwords import password_part
 from service.sealing_part import sealing
 from service.server import DeadlineHandler, KasbahRunner
 from service.settings import Settings
+from service.sign_in_part import volatile
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.purge import Purge
@@ -140,6 +141,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         observation,
         database,
         decisions,
+        volatile(settings.cache),
         identity,
         password_part(settings.passwords),
         sealing(settings),

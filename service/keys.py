@@ -14,8 +14,10 @@ from tenancy.ids import TenantId
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+    from authn.challenge_storage import ChallengeStore
     from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
+    from authn.volatile_values import VolatileValues
     from authz.node import Node
     from authz.policy_limits import PolicyLimits
     from authz.ports import PolicyReader
@@ -43,6 +45,9 @@ NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 PASSWORDS: web.AppKey["PasswordHasher"] = web.AppKey("PASSWORDS")
 NEW_PASSWORDS: web.AppKey["NewPasswords"] = web.AppKey("NEW_PASSWORDS")
+VOLATILE: web.AppKey["VolatileValues"] = web.AppKey("VOLATILE")
+"""Valkey as authentication uses it: challenges, sessions."""
+CHALLENGES: web.AppKey["ChallengeStore"] = web.AppKey("CHALLENGES")
 REFUSALS: web.AppKey["Refusals"] = web.AppKey("REFUSALS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")

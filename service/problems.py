@@ -151,6 +151,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "password-hashing-busy", HTTPStatus.SERVICE_UNAVAILABLE, "Too many passwords to check", tells=False
     ),
     authn_errors.UserStorageUnavailableError: STORAGE_UNAVAILABLE,
+    authn_errors.VolatileStoreUnavailableError: STORAGE_UNAVAILABLE,
+    authn_errors.ChallengeExpiredError: Problem(
+        "challenge-expired", HTTPStatus.GONE, "The sign-in must begin again", tells=False
+    ),
     authn_errors.InvalidUsernameError: Problem("invalid-username", HTTPStatus.BAD_REQUEST, "Invalid username"),
     authn_errors.InvalidEmailError: Problem("invalid-email", HTTPStatus.BAD_REQUEST, "Invalid e-mail address"),
     authn_errors.InvalidPersonNameError: Problem(
