@@ -68,12 +68,16 @@ test-all: $(INSTALLED_DEV) tools ## Test everything, also what takes hours
 
 # Tools that only the system's package manager has; a test that needs a missing one is skipped and says so.
 tools:
-	@if command -v nginx >/dev/null 2>&1; then :; \
+	@missing=""; for tool in nginx chromium; do command -v $$tool >/dev/null 2>&1 || missing="$$missing $$tool"; done; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-		echo "==> installing nginx for the gateway test"; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx; } \
-			>/dev/null 2>&1 || echo "nginx could not be installed: the gateway test is skipped"; \
-	else echo "no nginx here: the gateway test is skipped (CI=true as root installs it)"; fi
+		apt-get update -qq >/dev/null 2>&1; \
+		for tool in $$missing; do \
+			echo "==> installing $$tool for its tests"; \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$tool >/dev/null 2>&1 \
+				|| echo "$$tool could not be installed: its tests are skipped"; \
+		done; \
+	else echo "not here:$$missing; their tests are skipped (CI=true as root installs them)"; fi
 
 golden: $(INSTALLED_DEV) ## Check the golden decisions of policies/ and their coverage
 	$(BIN)/kasbah policy lint policies

@@ -22,6 +22,7 @@ from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.encryption_settings import EncryptionSettings
 from service.http_settings import HttpSettings
+from service.webauthn_settings import WebauthnSettings
 from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits
 from tenancy.tenant_settings import TenantLimits
@@ -109,6 +110,7 @@ class Settings(BaseSettings):
     encryption: EncryptionSettings = EncryptionSettings()
     mail: MailSettings = MailSettings()
     audit: AuditSettings = AuditSettings()
+    webauthn: WebauthnSettings = WebauthnSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -165,6 +167,14 @@ class Settings(BaseSettings):
     def _tls_pair(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("KASBAH_TLS_CERT and KASBAH_TLS_KEY: both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        try:
+            self.webauthn.relying_party(self.http.public_url)
+        except ValueError as error:
+            raise ValueError(f"KASBAH_WEBAUTHN: {error}") from None
         return self
 
     @field_validator("tls_cert", "tls_key")
@@ -239,6 +249,7 @@ def part_models() -> dict[str, type[Any]]:
         "encryption": EncryptionSettings,
         "mail": MailSettings,
         "audit": AuditSettings,
+        "webauthn": WebauthnSettings,
     }
 
 
