@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from service import problems
+from service.answer_headers import closed_under
 from service.callers import Caller, bearer_token
 from service.edge_errors import OtherTenantError, TenantSuspendedError
 from service.http.revisions import likely_min_revision
@@ -113,7 +114,7 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             _log_failure(request, error, rendered.status)
         response = response_of(rendered)
     if not response.prepared:
-        add_headers(response, request_id)
+        add_headers(request, response)
         if request.app[DRAINING].is_set():
             # Told to end between two requests, a client loses none; told by a closed connection, perhaps the next.
             response.force_close()
@@ -151,13 +152,12 @@ def response_of(rendered: problems.RenderedProblem) -> web.Response:
     )
 
 
-def add_headers(response: web.StreamResponse, request_id: str) -> None:
+def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set what every answer carries. A streaming handler calls this before it prepares its response."""
     headers = response.headers
-    headers["X-Request-ID"] = request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Server"] = "kasbah"
-    headers.setdefault("Cache-Control", "no-store")
+    headers["X-Request-ID"] = request[REQUEST_ID]
+    for name, value in closed_under(request.app[HTTP_SETTINGS].public_url).items():
+        headers.setdefault(name, value)
 
 
 def guarded(route: Route) -> Handler:

@@ -136,7 +136,7 @@ class BulkForwarder:
                 await _follow(request, answer)
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
                 response.headers.extend(_end_to_end(answer.raw_headers))
-                add_headers(response, request[REQUEST_ID])
+                add_headers(request, response)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                     await response.write(chunk)

@@ -4,6 +4,7 @@ Synchronous, without a request object, a task or a future. Whatever is not plain
 of any kind, a name that must be looked up) is left to the ordinary way, which alone produces refusals and errors.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from email.utils import formatdate
 from time import time
@@ -20,6 +21,7 @@ from authz.hierarchy import NEVER
 from authz.request import NO_PROPERTIES, Ref
 from authz.snapshot import ALLOWED, DENIED, UNDECIDED, Facts, Quick
 from authz.tracked import Changes
+from service.answer_headers import CLOSED
 from service.app import new_request_id
 from service.callers import Caller, Callers
 from service.cross_check import Sampler
@@ -89,7 +91,9 @@ class FastPath:
         log: DecisionLog,
         sampler: Sampler,
         base_domain: str | None = None,
+        closed: Mapping[str, str] = CLOSED,
     ) -> None:
+        self._response_form = _RESPONSE.replace(b"<closed>", _lines(closed))
         self._node = node
         self._changes = node.changes
         self._elapsed = node.elapsed
@@ -269,11 +273,14 @@ class FastPath:
 
     def _response(self, request_id: str, revision: int, content: bytes) -> bytes:
         """Return status line, headers and body; the same headers as the ordinary way sends."""
-        return _RESPONSE % (len(content), revision, request_id.encode(), self._date, content)
+        return self._response_form % (len(content), revision, request_id.encode(), self._date, content)
 
 
 _RESPONSE = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nKasbah-Revision: %d\r\n"
-    b"X-Request-ID: %b\r\nX-Content-Type-Options: nosniff\r\nServer: kasbah\r\nCache-Control: no-store\r\n"
-    b"Date: %b\r\n\r\n%b"
+    b"X-Request-ID: %b\r\n<closed>Date: %b\r\n\r\n%b"
 )
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).replace("%", "%%").encode("ascii")

@@ -20,6 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from service.answer_headers import closed_under
 from service.fast_answers import PATHS, FastPath
 from service.keys import CALLERS, DECISION_LOG, DRAINING, HTTP_SETTINGS, METRICS, NODE, SAMPLER
 from service.server import AT_NEXT_SWEEP, DeadlineHandler
@@ -75,6 +76,7 @@ class FastHandler(DeadlineHandler):
             log=app[DECISION_LOG],
             sampler=app[SAMPLER],
             base_domain=app[HTTP_SETTINGS].base_domain,
+            closed=closed_under(app[HTTP_SETTINGS].public_url),
         )
         app[METRICS].add_source(lambda: {"fast_answers": path.answered})
         return type(cls.__name__, (cls,), {"fast_path": path, "draining": app[DRAINING], "__slots__": ()})

@@ -12,11 +12,9 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from service.http_settings import HttpSettings
 from tenancy.tenant_settings import BrandingSettings
 
 ACCENT = "#1f4f8f"
-_HSTS = "max-age=63072000; includeSubDomains"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\Z")
 _DARK = 0.179
 """Relative luminance below which white is easier to read on a colour than black (WCAG 2.2, contrast ratio)."""
@@ -62,9 +60,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def render(
-    settings: HttpSettings, template: str, *, look: Look | None = None, status: int = 200, **values: Any
-) -> web.Response:
+def render(template: str, *, look: Look | None = None, status: int = 200, **values: Any) -> web.Response:
     """Return a page. It has no script, and nothing of it is kept or framed anywhere."""
     look = look or Look()
     style = _environment().get_template("style.css").render(look=look)
@@ -81,13 +77,10 @@ def render(
         "frame-ancestors": "'none'",
     }
     response.headers["Content-Security-Policy"] = "; ".join(f"{name} {value}" for name, value in sources.items())
-    response.headers["Referrer-Policy"] = "no-referrer"  # the token is in the page's address
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
-    if settings.public_url.startswith("https://"):
-        response.headers["Strict-Transport-Security"] = _HSTS
     return response
 
 

@@ -8,6 +8,7 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from service import problems
+from service.answer_headers import CLOSED
 from service.app import new_request_id
 from service.http_settings import HttpSettings
 
@@ -90,9 +91,7 @@ class DeadlineHandler(RequestHandler):
             headers={
                 **rendered.headers,
                 "X-Request-ID": new_request_id(),
-                "X-Content-Type-Options": "nosniff",
-                "Cache-Control": "no-store",
-                "Server": "kasbah",
+                **CLOSED,
             },
         )
         response.force_close()

@@ -17,7 +17,7 @@ from authz.errors import AuthzError
 from service.app import add_headers
 from service.edge_errors import EdgeError, InvalidRequestError, MissingRightError, OverloadedError
 from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
-from service.keys import AUDIT_KEYS, KEY_RING, READMIT, REQUEST_ID, SESSIONS, TENANT
+from service.keys import AUDIT_KEYS, KEY_RING, READMIT, SESSIONS, TENANT
 from service.rights import may
 from service.routes import Needs, Route
 from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditEntry, AuditOutcome
@@ -95,7 +95,7 @@ async def export(request: web.Request) -> web.StreamResponse:
         lines = _lines(request, chain, opening=opening)
         first = await anext(lines)  # what can be refused is refused before the answer begins
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        add_headers(response, request[REQUEST_ID])
+        add_headers(request, response)
         await response.prepare(request)
         try:
             await response.write(first)

@@ -21,7 +21,7 @@ from service.callers import bearer_token
 from service.edge_errors import EdgeError, InvalidRequestError, OverloadedError
 from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
 from service.http.admin_history import shown_change
-from service.keys import CALLERS, DRAINING, REQUEST_ID, ROUTE, TENANT
+from service.keys import CALLERS, DRAINING, ROUTE, TENANT
 from service.rights import judged
 from service.routes import Needs
 from tenancy.errors import DatabaseUnavailableError
@@ -72,7 +72,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     with _counted(request.app[STREAMS], request[TENANT]):
         await node.watch(request[TENANT])
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        add_headers(response, request[REQUEST_ID])
+        add_headers(request, response)
         await response.prepare(request)
         # From here on a failure can only end the stream: a problem would be a second answer inside the first.
         with (

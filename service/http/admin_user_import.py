@@ -20,7 +20,7 @@ from service.http.admin import ADMINISTRATION, json_answer, meta_of, parameter, 
 from service.http.admin_audit import export_place
 from service.http.admin_users import USERS, shown
 from service.json_body import parse_json
-from service.keys import READMIT, REQUEST_ID, SESSIONS, TENANT
+from service.keys import READMIT, SESSIONS, TENANT
 from service.request_body import read_json_body
 from service.routes import Needs, Route
 from tenancy.audit import AuditEntry
@@ -101,7 +101,7 @@ async def export_users(request: web.Request) -> web.StreamResponse:
 async def _streamed(request: web.Request, pages: AsyncIterator[bytes]) -> web.StreamResponse:
     first = await anext(pages)  # what can be refused is refused before the answer begins
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    add_headers(response, request[REQUEST_ID])
+    add_headers(request, response)
     await response.prepare(request)
     try:
         await response.write(first)

@@ -25,7 +25,7 @@ from service.http.account_invitation import accepted
 from service.http.account_links import ACCOUNT_FLOWS, Flow, meta_by_link, named
 from service.http.account_reset import begin_reset, completed
 from service.http.admin import written
-from service.keys import HTTP_SETTINGS, TENANT_LIMITS
+from service.keys import TENANT_LIMITS
 from service.mail_part import hurry_mails
 from service.page_forms import read_form
 from service.page_look import look_of, render
@@ -74,9 +74,7 @@ def page(handler: Handler) -> Handler:
                 else problems.problem_of(error).slug
             )
             words = PROBLEMS.get(slug) or PROBLEMS[str(rendered.status // 100)]
-            response = render(
-                request.app[HTTP_SETTINGS], "told.html", status=rendered.status, words=words, alert=True, next=None
-            )
+            response = render("told.html", status=rendered.status, words=words, alert=True, next=None)
             if "Retry-After" in rendered.headers:
                 response.headers["Retry-After"] = rendered.headers["Retry-After"]
             return response
@@ -109,7 +107,6 @@ async def show_act(request: web.Request) -> web.StreamResponse:
     async with admitted(request, LINK_LIMIT):
         shown = await _look(request, token, purpose)
     return render(
-        request.app[HTTP_SETTINGS],
         "act.html",
         look=look_of(shown.tenant_name, shown.branding),
         words=ACTS[purpose],
@@ -141,7 +138,7 @@ async def show_reset(request: web.Request) -> web.StreamResponse:
     token = _token(request)
     async with admitted(request, LINK_LIMIT):
         shown = await _look(request, token, LinkPurpose.PASSWORD_RESET)
-    return _reset_form(request, shown, token, NOTHING_WRONG)
+    return _reset_form(shown, token, NOTHING_WRONG)
 
 
 @page
@@ -151,17 +148,16 @@ async def reset(request: web.Request) -> web.StreamResponse:
     async with admitted(request, LINK_LIMIT):
         shown = await _look(request, form["token"], LinkPurpose.PASSWORD_RESET)
         if form["password"] != form["again"]:
-            return _reset_form(request, shown, form["token"], _not_alike())
+            return _reset_form(shown, form["token"], _not_alike())
         try:
             await completed(request, form["token"], form["password"])
         except (PasswordRefusedError, AuthnError) as error:
-            return _reset_form(request, shown, form["token"], _wrong(error))
+            return _reset_form(shown, form["token"], _wrong(error))
     return _done(LinkPurpose.PASSWORD_RESET.value)
 
 
-def _reset_form(request: web.Request, shown: Shown, token: str, wrong: Wrong) -> web.Response:
+def _reset_form(shown: Shown, token: str, wrong: Wrong) -> web.Response:
     return render(
-        request.app[HTTP_SETTINGS],
         "reset.html",
         status=422 if wrong.fields else 200,
         look=look_of(shown.tenant_name, shown.branding),
@@ -180,7 +176,7 @@ async def show_invitation(request: web.Request) -> web.StreamResponse:
     async with admitted(request, LINK_LIMIT):
         shown = await _look(request, token, LinkPurpose.INVITATION)
     said = {"username": "", "display_name": shown.display_name or ""}
-    return _invitation_form(request, shown, token, said, NOTHING_WRONG)
+    return _invitation_form(shown, token, said, NOTHING_WRONG)
 
 
 @page
@@ -190,20 +186,17 @@ async def accept_invitation(request: web.Request) -> web.StreamResponse:
     async with admitted(request, LINK_LIMIT):
         shown = await _look(request, form["token"], LinkPurpose.INVITATION)
         if form["password"] != form["again"]:
-            return _invitation_form(request, shown, form["token"], form, _not_alike())
+            return _invitation_form(shown, form["token"], form, _not_alike())
         said = Acceptance(form["username"], form["password"], form["display_name"].strip() or None)
         try:
             await accepted(request, form["token"], said)
         except (PasswordRefusedError, AuthnError) as error:
-            return _invitation_form(request, shown, form["token"], form, _wrong(error))
+            return _invitation_form(shown, form["token"], form, _wrong(error))
     return _done(LinkPurpose.INVITATION.value)
 
 
-def _invitation_form(
-    request: web.Request, shown: Shown, token: str, said: Mapping[str, str], wrong: Wrong
-) -> web.Response:
+def _invitation_form(shown: Shown, token: str, said: Mapping[str, str], wrong: Wrong) -> web.Response:
     return render(
-        request.app[HTTP_SETTINGS],
         "invitation.html",
         status=422 if wrong.fields else 200,
         look=look_of(shown.tenant_name, shown.branding),
@@ -219,7 +212,7 @@ def _invitation_form(
 @page
 async def show_request(request: web.Request) -> web.StreamResponse:
     """GET the form of whoever forgot a password. It looks alike for every tenant, known or not."""
-    return _request_form(request, named(request) or "", "", NOTHING_WRONG)
+    return _request_form(named(request) or "", "", NOTHING_WRONG)
 
 
 @page
@@ -228,15 +221,14 @@ async def ask_for_reset(request: web.Request) -> web.StreamResponse:
     form = await read_form(request, frozenset({"tenant", "identifier"}))
     missing = {name: ("Please fill this in.",) for name in form if not form[name].strip()}
     if missing:
-        return _request_form(request, form["tenant"], form["identifier"], Wrong(missing))
+        return _request_form(form["tenant"], form["identifier"], Wrong(missing))
     async with admitted(request, RESET_LIMIT):
         begin_reset(request, form["tenant"].strip().lower(), form["identifier"].strip())
     return _done("password-reset-request")
 
 
-def _request_form(request: web.Request, tenant: str, identifier: str, wrong: Wrong) -> web.Response:
+def _request_form(tenant: str, identifier: str, wrong: Wrong) -> web.Response:
     return render(
-        request.app[HTTP_SETTINGS],
         "request.html",
         status=422 if wrong.fields else 200,
         tenant=tenant,
@@ -249,9 +241,7 @@ def _request_form(request: web.Request, tenant: str, identifier: str, wrong: Wro
 @page
 async def show_done(request: web.Request) -> web.StreamResponse:
     """GET what was done. The page tells nothing about anybody: whoever opens it sees the same."""
-    return render(
-        request.app[HTTP_SETTINGS], "told.html", words=DONE[request.match_info["what"]], alert=False, next=None
-    )
+    return render("told.html", words=DONE[request.match_info["what"]], alert=False, next=None)
 
 
 def _done(what: str) -> web.Response:

@@ -13,9 +13,8 @@ from authn.links import LinkPurpose
 from authn.password_hashing import Verified
 from authn.users import normalize_email
 from authn.verify_address import ask_to_verify
-from service.http_settings import HttpSettings
 from service.keys import PASSWORDS
-from service.page_look import Look, look_of, luminance, render
+from service.page_look import Look, look_of, luminance
 from tenancy.tenant_settings import BrandingSettings
 from tests.support.administration import META, Answer
 from tests.support.documented import check_documented
@@ -296,16 +295,6 @@ def test_buttons_can_be_read_on_every_colour(colour):
     """At least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
     lighter, darker = sorted((luminance(colour), luminance(Look(accent=colour).on_accent)), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5
-
-
-async def test_behind_tls_pages_say_so(post):
-    """HSTS where the public address is https."""
-    from service.page_words import DONE
-
-    response = render(
-        HttpSettings(public_url="https://kasbah.example"), "told.html", words=DONE["verify"], alert=False, next=None
-    )
-    assert response.headers["Strict-Transport-Security"].startswith("max-age=63072000")
 
 
 @pytest.mark.parametrize("page", PAGES)
