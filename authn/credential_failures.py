@@ -4,11 +4,13 @@ A try is counted before it is judged and forgiven when it was right, so that two
 nodes, are
 """
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
 
+from authn.tries import LockedOut as LockedOut  # noqa: PLC0414 - what this module answers
+from authn.tries import MustWait as MustWait  # noqa: PLC0414
+from authn.tries import TryTaken as TryTaken  # noqa: PLC0414
 from tenancy.tenant_settings import SignInSettings
 from tenancy.unit_of_work import TenantUnitOfWork
 
@@ -34,23 +36,6 @@ _GIVE_BACK = text(
     f"WHERE {_KEY} AND failures > 0"
 )
 _FORGIVE = text(f"DELETE FROM credential_failures WHERE {_KEY}")  # noqa: S608 - constants
-
-
-@dataclass(frozen=True, slots=True)
-class TryTaken:
-    """This try counts as failed until it is forgiven."""
-
-
-@dataclass(frozen=True, slots=True)
-class MustWait:
-    """The next try is judged after so many seconds."""
-
-    seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class LockedOut:
-    """No try is judged any more: the credential must be replaced."""
 
 
 async def take_try(

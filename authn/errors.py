@@ -117,3 +117,11 @@ class InvitationLimitExceededError(AuthnError):
 
 class InvalidMailboxError(AuthnError):
     """Text that is not exactly one plain mail address."""
+
+
+class InvalidFactorNameError(AuthnError):
+    """A name of an authenticator that cannot be shown."""
+
+
+class FactorLimitExceededError(AuthnError):
+    """The account has as many authenticators as it may have."""

@@ -21,6 +21,7 @@ from authn.errors import (
     UserRevisionConflictError,
     UserTenantNotFoundError,
 )
+from authn.factor_storage import forget_factors
 from authn.mail_queue import queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
@@ -58,7 +59,8 @@ _BURY = text(
     "UPDATE users SET status = 'deleted', username = NULL, username_key = NULL, email = NULL, "
     "email_key = NULL, email_verified_at = NULL, display_name = NULL, display_name_key = NULL, status_reason = NULL, "
     "password_hash = NULL, password_changed_at = NULL, password_set_by = NULL, last_sign_in_at = NULL, "
-    "factors_reset_at = NULL, password_reset_at = NULL, auth_epoch = auth_epoch + 1, updated_at = clock_timestamp() "
+    "factors_reset_at = NULL, factors_bound_at = NULL, enrolment_demanded = false, "
+    "password_reset_at = NULL, auth_epoch = auth_epoch + 1, updated_at = clock_timestamp() "
     "WHERE tenant_id = :tenant_id AND user_id = :user_id"
 )
 
@@ -227,6 +229,7 @@ class UserStore(UserReader):
             head = await raise_head(work, counts={**rows.growth, "users": -1})
             await forget_passwords(work, user_id)
             await forget_flows(work, user_id)
+            await forget_factors(work, user_id)
             await self._ring.destroy_subject_key(work, user_id)
             entry = AuditEntry(
                 "user.delete",

@@ -22,6 +22,7 @@ from service.bulk import BulkForwarder
 from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
 from service.decision_log import DecisionLog
+from service.factors_part import second_factors
 from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.account_links import accounts_by_link
@@ -145,6 +146,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         identity,
         password_part(settings.passwords),
         sealing(settings),
+        second_factors,
         auditing(settings.audit),
         mailing(settings.mail),
         accounts_by_link,

@@ -1,7 +1,7 @@
 """What lives in the application and in a request: typed keys, nothing by string."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
     from authn.challenge_storage import ChallengeStore
+    from authn.factors import FactorMethod, SecondFactor
     from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
     from authn.volatile_values import VolatileValues
@@ -48,6 +49,8 @@ NEW_PASSWORDS: web.AppKey["NewPasswords"] = web.AppKey("NEW_PASSWORDS")
 VOLATILE: web.AppKey["VolatileValues"] = web.AppKey("VOLATILE")
 """Valkey as authentication uses it: challenges, sessions."""
 CHALLENGES: web.AppKey["ChallengeStore"] = web.AppKey("CHALLENGES")
+FACTORS: web.AppKey[MutableMapping["FactorMethod", "SecondFactor"]] = web.AppKey("FACTORS")
+"""What proves each method; a part that brings one adds it."""
 REFUSALS: web.AppKey["Refusals"] = web.AppKey("REFUSALS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")
 TENANTS: web.AppKey[TenantDirectory] = web.AppKey("TENANTS")

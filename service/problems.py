@@ -160,6 +160,10 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.InvalidPersonNameError: Problem(
         "invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"
     ),
+    authn_errors.InvalidFactorNameError: Problem("invalid-factor-name", HTTPStatus.BAD_REQUEST, "Invalid factor name"),
+    authn_errors.FactorLimitExceededError: Problem(
+        "factor-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many authenticators"
+    ),
     authn_errors.InvitationNotFoundError: Problem(
         "invitation-not-found", HTTPStatus.NOT_FOUND, "Invitation not found", tells=False
     ),

@@ -38,5 +38,9 @@ MAILS = EncryptedColumn("mails", "sealed", ("mail_id",))
 
 AUDIT_KEYS = EncryptedColumn("audit_keys", "sealed", ("key_id",))
 
-ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS, AUDIT_KEYS, MAILS)
+TOTP_SECRETS = EncryptedColumn("authenticators", "secret", ("user_id", "authenticator_id"))
+
+ENROLMENT_CODES = EncryptedColumn("enrolment_codes", "sealed", ("user_id",))
+
+ENCRYPTED_COLUMNS: tuple[EncryptedColumn, ...] = (SUBJECT_KEYS, AUDIT_KEYS, MAILS, TOTP_SECRETS, ENROLMENT_CODES)
 """Whoever seals values in a column of its own adds it here."""

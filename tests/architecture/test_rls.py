@@ -182,7 +182,15 @@ def test_migrations_have_one_head():
     assert ScriptDirectory.from_config(runner._config()).get_heads() == [runner.head()]
 
 
-GONE_WITH_ACCOUNTS = {"former_passwords", "credential_failures", "links", "address_changes"}
+GONE_WITH_ACCOUNTS = {
+    "former_passwords",
+    "credential_failures",
+    "links",
+    "address_changes",
+    "authenticators",
+    "recovery_codes",
+    "enrolment_codes",
+}
 """What `UserStore.delete` empties of an account; `integration/test_user_races.py` looks at each."""
 
 KEPT_OF_ACCOUNTS = {"api_keys": "a key ends with its owner's account; its name stays readable in the history"}

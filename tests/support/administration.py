@@ -33,6 +33,7 @@ from service.bootstrap import Bootstrap
 from service.callers import Callers
 from service.composition import StoredKeys
 from service.decision_log import DecisionLog
+from service.factors_part import second_factors
 from service.health import Readiness
 from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
@@ -194,6 +195,7 @@ class Service:
         opened = [
             parts,
             password_part(CHEAP_PASSWORDS),
+            second_factors,
             auditing(self._audit),
             mailing(self._mail),
             accounts_by_link,

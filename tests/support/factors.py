@@ -1,0 +1,64 @@
+"""Accounts with second factors, and what their people hold."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_bytes
+from uuid import UUID, uuid4
+
+from pyotp import TOTP
+
+from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep
+from authn.factor_storage import confirm_authenticator, insert_totp
+from authn.mail_queue import Seals
+from authn.totp import SECRET_BYTES, secret_text, step_at
+from tenancy.encrypted_columns import TOTP_SECRETS
+from tenancy.ids import TenantId
+from tenancy.unit_of_work import Sessions, tenant_unit_of_work
+
+
+def waiting(
+    tenant_id: TenantId, user_id: UUID, *, step: ChallengeStep = ChallengeStep.MFA, device_id: UUID | None = None
+) -> Challenge:
+    """Return a sign-in that waits for its second factor."""
+    now = datetime.now(UTC)
+    return Challenge(
+        challenge_id=uuid4(),
+        tenant_id=tenant_id,
+        user_id=user_id,
+        auth_epoch=1,
+        password_hash_digest=b"",
+        step=step,
+        methods=(),
+        client=b"",
+        issued_at=now,
+        expires_at=now + CHALLENGE_LIFE,
+        device_id=device_id,
+    )
+
+
+@dataclass(frozen=True)
+class Phone:
+    """An authenticator application: it has the secret and a clock, and nothing else."""
+
+    id: UUID
+    secret: bytes
+
+    def code(self, step: int = 0, *, now: datetime | None = None) -> str:
+        """Return the code of the present time step, or of one that many later."""
+        return TOTP(secret_text(self.secret)).generate_otp(step_at(now or datetime.now(UTC)) + step)
+
+
+async def bind_phone(sessions: Sessions, ring: Seals, tenant_id: TenantId, user_id: UUID, name: str = "phone") -> Phone:
+    """Bind a time-based authenticator, as no route would: nobody is asked, and no step is spent."""
+    phone = Phone(uuid4(), token_bytes(SECRET_BYTES))
+    async with tenant_unit_of_work(sessions, tenant_id) as work:
+        sealed = await ring.seal(work, TOTP_SECRETS.place([user_id, phone.id]), phone.secret)
+        await insert_totp(work, user_id, phone.id, name=name, sealed=sealed)
+        assert await confirm_authenticator(work, user_id, phone.id) is not None
+    return phone
+
+
+def wrong_code(phone: Phone) -> str:
+    """Return six digits that are the code of no step near now."""
+    near = {phone.code(step) for step in range(-3, 4)}
+    return next(code for code in (f"{number:06}" for number in range(10)) if code not in near)
