@@ -39,6 +39,22 @@ class KeyLimitExceededError(AuthnError):
     """The tenant has as many live keys as it may have."""
 
 
+class AccessTokenRefusedError(AuthnError):
+    """An access token that is not taken. `refusal` says why, for counters; its bearer is not told."""
+
+    def __init__(self, refusal: str) -> None:
+        super().__init__(f"the access token is not taken: {refusal}")
+        self.refusal = refusal
+
+
+class BadKeySetError(AuthnError):
+    """What an issuer gave is no set of keys that can be used."""
+
+
+class IssuerUnavailableError(AuthnError):
+    """The issuer of access tokens did not answer, so it is not known whether one is good."""
+
+
 class UnusablePasswordError(AuthnError):
     """What cannot be a password at all: empty, too long, or no text. The message never holds it."""
 

@@ -52,6 +52,9 @@ STORAGE_UNAVAILABLE = Problem(
 ENCRYPTION_UNAVAILABLE = Problem(
     "encryption-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "Keys are not available", tells=False
 )
+ISSUER_UNAVAILABLE = Problem(
+    "issuer-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The issuer of access tokens does not answer", tells=False
+)
 NOT_AUTHENTICATED = Problem("not-authenticated", HTTPStatus.UNAUTHORIZED, "Not authenticated")
 TENANT_NOT_FOUND = Problem("tenant-not-found", HTTPStatus.NOT_FOUND, "Tenant not found", tells=False)
 REVISION_CONFLICT = Problem("revision-conflict", HTTPStatus.PRECONDITION_FAILED, "The tenant moved on")
@@ -130,6 +133,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "rotation-under-way", HTTPStatus.CONFLICT, "Keys are being rotated already"
     ),
     tenancy_errors.TenantStatusError: Problem("tenant-status", HTTPStatus.CONFLICT, "Not with a tenant of this status"),
+    authn_errors.AccessTokenRefusedError: replace(NOT_AUTHENTICATED, tells=False),
+    authn_errors.BadKeySetError: ISSUER_UNAVAILABLE,
+    authn_errors.IssuerUnavailableError: ISSUER_UNAVAILABLE,
     authn_errors.KeyStorageUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.UnknownScopeError: Problem("unknown-scope", HTTPStatus.BAD_REQUEST, "Unknown scope"),
     authn_errors.InvalidKeyNameError: Problem("invalid-key-name", HTTPStatus.BAD_REQUEST, "Invalid key name"),
