@@ -13,6 +13,7 @@ from authn.links import Holder, IssuedLink, LinkHome, drop_links, find_link_home
 from authn.mail_queue import drop_mails, queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
+from authn.session_rows import drop_ended
 from authn.users import StoredUser, UserStatus
 from tenancy.heads import lock_head
 from tenancy.ids import TenantStatus
@@ -111,10 +112,11 @@ async def tell(
 
 
 async def forget_flows(work: TenantUnitOfWork, user_id: UUID) -> None:
-    """Forget links, changes of address and mails of an account that is being deleted."""
+    """Forget links, changes of address, mails and ended sessions of an account that is being deleted."""
     await drop_links(work, user_id)
     await drop_changes(work, user_id)
     await drop_mails(work, user_id)
+    await drop_ended(work, user_id)
 
 
 _MARK_RESET = text(

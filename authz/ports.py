@@ -68,6 +68,22 @@ class AccountState(StrEnum):
     DELETED = "deleted"
 
 
+NO_SESSIONS: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What decides whether somebody who signed in as an account still is.
+
+    A sign-in of another `auth_epoch` is over, and so is a session among `ended_sessions`, whatever else is remembered
+    of it.
+    """
+
+    state: AccountState
+    auth_epoch: int = 1
+    ended_sessions: frozenset[UUID] = NO_SESSIONS
+
+
 @dataclass(frozen=True, slots=True)
 class SubjectRecord:
     """What is stored about a subject; empty for an unknown one, which is no error.
@@ -77,12 +93,13 @@ class SubjectRecord:
 
     grants: tuple[Grant, ...] = ()
     properties: Mapping[str, Any] = field(default_factory=dict)
-    account: AccountState | None = None
+    account: Account | None = None
 
     @property
     def barred(self) -> AccountState | None:
         """The state of an account that may do nothing, whatever its rules say; None for all others."""
-        return None if self.account is AccountState.ACTIVE else self.account
+        account = self.account
+        return None if account is None or account.state is AccountState.ACTIVE else account.state
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,19 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
-from authz.ports import AccountState, ChangedRow, FeedPage, Grant, Lookup, RuleSet, SubjectRecord, TenantHead, Touched
+from authz.ports import (
+    NO_SESSIONS,
+    Account,
+    AccountState,
+    ChangedRow,
+    FeedPage,
+    Grant,
+    Lookup,
+    RuleSet,
+    SubjectRecord,
+    TenantHead,
+    Touched,
+)
 from authz.request import NO_PROPERTIES, Properties, Ref
 from authz.row_codec import from_microseconds, row_from_json
 from authz.rules import Owner, Source, StoredEntity
@@ -46,7 +58,9 @@ _LOOKUP = text(
             (e.kind = 'subject' AND e.ref_start = ANY(:subject_starts) AND e.ref = ANY(:subjects))
             OR (e.kind = 'resource' AND e.ref_start = ANY(:resource_starts) AND e.ref = ANY(:resources)))
         ) AS entities,
-        (SELECT json_agg(json_build_array(u.user_id, u.status))
+        (SELECT json_agg(json_build_array(u.user_id, u.status, u.auth_epoch,
+                    (SELECT json_agg(s.session_id) FROM ended_sessions AS s
+                     WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id)))
          FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:accounts AS uuid[]))
         ) AS accounts
     FROM tenants AS t WHERE t.tenant_id = :tenant_id
@@ -242,7 +256,7 @@ class PostgresPolicyReader:
             source = None if file is None else Source(file, line)
             grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
         stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
-        accounts = {f"{_PERSON}{identifier}": AccountState(status) for identifier, status in row.accounts or ()}
+        accounts = {f"{_PERSON}{identifier}": _account(*said) for identifier, *said in row.accounts or ()}
         return Lookup(
             head_of(row),
             {
@@ -314,6 +328,10 @@ class PostgresPolicyReader:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             refs = (await work.session.execute(query, parameters)).scalars().all()
         return [ref[len(kind) + 1 :] for ref in refs]
+
+
+def _account(status: str, auth_epoch: int, ended: Sequence[str] | None) -> Account:
+    return Account(AccountState(status), auth_epoch, frozenset(map(UUID, ended)) if ended else NO_SESSIONS)
 
 
 def _changed_rows(items: Sequence[tuple[bool, bool, Mapping[str, Any]]]) -> tuple[ChangedRow, ...] | None:

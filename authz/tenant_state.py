@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from authz.ports import Lookup, SubjectRecord, TenantHead, Touched
+from authz.ports import Account, Lookup, SubjectRecord, TenantHead, Touched
 from authz.request import Properties, Ref
 from authz.snapshot import Facts, Snapshot
 from tenancy.ids import TenantId
@@ -22,6 +22,10 @@ RESOURCE_BYTES = 200
 
 GRANT_BYTES = 250
 """Estimated memory of one grant: the grant, its source, the role's name and its place in the set of names."""
+
+ACCOUNT_BYTES = 100
+ENDED_BYTES = 150
+"""Estimated memory of the id of a session that ended, and of its place in a set."""
 
 HISTORY_STEPS = 16
 """How many of its last advances a state remembers."""
@@ -185,8 +189,14 @@ def facts_bytes(facts: Facts) -> int:
         + sys.getsizeof(facts.subject)
         + sys.getsizeof(facts.names)
         + len(record.grants) * GRANT_BYTES
+        + _account_bytes(record.account)
         + _properties_bytes(record.properties)
     )
+
+
+def _account_bytes(account: Account | None) -> int:
+    """Estimate what is kept of an account: itself, its epoch, and its sessions that ended."""
+    return 0 if account is None else ACCOUNT_BYTES + len(account.ended_sessions) * ENDED_BYTES
 
 
 def resource_bytes(resource: Ref, properties: Properties) -> int:

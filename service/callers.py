@@ -1,4 +1,4 @@
-"""Who calls: API keys, found by the SHA-256 of the whole token and remembered per node.
+"""Who calls: API keys, found by the SHA-256 of the whole token and remembered per node; other tokens by their shape.
 
 A remembered key is used only while the node is confirmed fresh for the key's tenant and that tenant's keys have not
 changed since it was found, so a revocation acts on every node within the bounds of all other changes. The way of one
@@ -8,13 +8,15 @@ request is `warm` (no I/O, for the decision path) or `authenticate` (looks up wh
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
 from authn.api_keys import hash_token, is_token
+from authn.sessions import Session
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
 from authz.request import Ref
@@ -23,12 +25,23 @@ from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
 
+class CallerKind(Enum):
+    """What proved who calls."""
+
+    SERVICE_KEY = "service key"
+    PERSONAL_KEY = "personal key"
+    SESSION = "session"
+    SERVICE_ACCOUNT = "service account"
+    ACCESS_TOKEN = "access token"  # noqa: S105 - no token
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated key. `tenant_id` and `slug` are None for a platform key.
+    """Who calls, authenticated. `tenant_id` and `slug` are None for the platform's.
 
-    `user_id` is its owner, for a personal key; then its scopes are a bound, and the owner's rights count besides.
-    `judged` says that they were looked at for this request, and that `scopes` holds no decision scope beyond them.
+    `key_id` names the credential: the key, or the session. `user_id` is the person whose it is, for a personal key or a
+    session; then its scopes are a bound, and the person's rights count besides. `judged` says that they were looked at
+    for this request, and that `scopes` holds no decision scope beyond them. `session` is there for one alone.
     """
 
     key_id: UUID
@@ -39,11 +52,16 @@ class Caller:
     expires_at: datetime | None = None
     user_id: UUID | None = None
     judged: bool = field(default=False, compare=False)
+    kind: CallerKind = CallerKind.SERVICE_KEY
+    """A key with an owner is always a personal one."""
+    session: Session | None = field(default=None, compare=False)
     may_check: bool = field(init=False, compare=False)
     may_assert: bool = field(init=False, compare=False)
     may_explain: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.kind is CallerKind.SERVICE_KEY and self.user_id is not None:
+            object.__setattr__(self, "kind", CallerKind.PERSONAL_KEY)
         # SECURITY: what decisions take on the scope's word alone, a personal key has only once its owner was judged.
         scopes = self.scopes if self.user_id is None or self.judged else frozenset[str]()
         object.__setattr__(self, "may_check", "decision:check" in scopes)
@@ -65,6 +83,16 @@ class Caller:
         """How histories and logs name this caller."""
         return f"key:{self.prefix}" if self.user_id is None else self.subject
 
+    @property
+    def credential(self) -> str:
+        """How histories name what proved who calls."""
+        return f"key:{self.prefix}" if self.session is None else f"session:{self.session.session_id}"
+
+    @property
+    def credential_ref(self) -> str:
+        """The credential as the target of an event."""
+        return f"key:{self.key_id}" if self.session is None else self.credential
+
 
 @dataclass(frozen=True, slots=True)
 class FoundApiKey:
@@ -77,6 +105,16 @@ class FoundApiKey:
     head: TenantHead
     owner_id: UUID | None = None
     """Of a personal key."""
+
+
+class TokenKind(Protocol):
+    """Bearer tokens of another kind than API keys."""
+
+    def matches(self, token: str) -> bool:
+        """Return whether a token has the shape of this kind."""
+
+    async def authenticate(self, token: str, min_revision: int = 0) -> Caller:
+        """Return the caller of a token of this shape; raises as `Callers.authenticate`."""
 
 
 class KeyDirectory(Protocol):
@@ -132,7 +170,7 @@ class CallerLimits:
 
 
 class Callers:
-    """Authenticates API keys; one per node."""
+    """Authenticates API keys, and hands tokens of other kinds to who does; one per node."""
 
     def __init__(
         self,
@@ -140,7 +178,10 @@ class Callers:
         node: Heads,
         limits: CallerLimits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        others: Sequence[TokenKind] = (),
     ) -> None:
+        self.others: list[TokenKind] = list(others)
+        """Kinds of tokens that are no API keys; the first whose shape fits judges."""
         self._directory = directory
         self._node = node
         self._limits = limits or CallerLimits()
@@ -180,12 +221,12 @@ class Callers:
             min_revision: The revision of the key's tenant that the request demands: a revocation is such a revision.
 
         Raises:
-            NotAuthenticatedError: not a key's form, unknown, revoked, expired, or of a deleted tenant.
+            NotAuthenticatedError: no known form, unknown, revoked, expired, or of a deleted tenant.
             StorageUnavailableError: the key is not remembered and cannot be looked up.
             OverloadedError: too many lookups wait already.
         """
         if not is_token(token):
-            raise NotAuthenticatedError
+            return await self._other(token, min_revision)
         key_hash = hash_token(token)
         remembered = self._remembered.get(key_hash)
         if remembered is not None and self.holds(remembered) and self._reaches(remembered, min_revision):
@@ -196,6 +237,12 @@ class Callers:
         if refused_until is not None and self._monotonic() < refused_until:
             raise NotAuthenticatedError
         return await self._look_up(key_hash)
+
+    async def _other(self, token: str, min_revision: int) -> Caller:
+        for kind in self.others:
+            if kind.matches(token):
+                return await kind.authenticate(token, min_revision)
+        raise NotAuthenticatedError
 
     def totals(self) -> Mapping[str, int]:
         """Return what metrics count."""

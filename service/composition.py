@@ -47,6 +47,7 @@ from service.metrics import Metrics
 from service.passwords import password_part
 from service.sealing_part import sealing
 from service.server import DeadlineHandler, KasbahRunner
+from service.sessions_part import sessions_part
 from service.settings import Settings
 from service.sign_in_part import volatile
 from tenancy.database import open_engine, open_sessions
@@ -144,6 +145,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         decisions,
         volatile(settings.cache),
         identity,
+        sessions_part,
         password_part(settings.passwords),
         sealing(settings),
         second_factors,

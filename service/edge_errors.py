@@ -24,7 +24,7 @@ class InvalidRequestError(EdgeError):
 class NotAuthenticatedError(EdgeError):
     """No credential, or one that is unknown, revoked or expired. They look alike."""
 
-    def __init__(self, detail: str = "no API key, or one that is unknown, revoked or expired") -> None:
+    def __init__(self, detail: str = "no credential, or one that is unknown, revoked or expired") -> None:
         super().__init__(detail)
 
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
     from authn.challenge_storage import ChallengeStore
+    from authn.end_sessions import SessionEnds
     from authn.factors import FactorMethod, SecondFactor
     from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
+    from authn.session_storage import SessionStore
     from authn.volatile_values import VolatileValues
     from authz.node import Node
     from authz.policy_limits import PolicyLimits
@@ -42,6 +44,9 @@ HTTP_SETTINGS: web.AppKey["HttpSettings"] = web.AppKey("HTTP_SETTINGS")
 POLICY_LIMITS: web.AppKey["PolicyLimits"] = web.AppKey("POLICY_LIMITS")
 TENANT_LIMITS: web.AppKey["TenantLimits"] = web.AppKey("TENANT_LIMITS")
 SESSIONS: web.AppKey["async_sessionmaker[AsyncSession]"] = web.AppKey("SESSIONS")
+SESSION_STORE: web.AppKey["SessionStore"] = web.AppKey("SESSION_STORE")
+"""Where sign-ins are remembered; `SESSIONS` are those of the database."""
+SESSION_ENDS: web.AppKey["SessionEnds"] = web.AppKey("SESSION_ENDS")
 NODE: web.AppKey["Node"] = web.AppKey("NODE")
 READER: web.AppKey["PolicyReader"] = web.AppKey("READER")
 PASSWORDS: web.AppKey["PasswordHasher"] = web.AppKey("PASSWORDS")

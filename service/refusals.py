@@ -80,7 +80,7 @@ class Refusals:
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
         detail = {"route": route, "refusal": type(refusal).__name__.removesuffix("Error"), "not_told_of": suppressed}
-        entry = AuditEntry(action, f"key:{caller.key_id}", AuditOutcome.REFUSED, detail=detail)
+        entry = AuditEntry(action, caller.credential_ref, AuditOutcome.REFUSED, detail=detail)
         try:
             await within(REQUEST_SECONDS, lambda: self._append(caller, meta, entry))
         except TenancyError as error:

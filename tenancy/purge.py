@@ -37,6 +37,8 @@ PURGED_TABLES: tuple[str, ...] = (
     "authenticators",
     "recovery_codes",
     "enrolment_codes",
+    "ended_sessions",
+    "spent_challenges",
     "users",
     "subject_keys",
     "data_keys",

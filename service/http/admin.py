@@ -179,7 +179,7 @@ def meta_of(request: web.Request, reason: str | None = None, git_commit: str | N
         reason or None,
         git_commit,
         request[REQUEST_ID],
-        credential=f"key:{caller.prefix}",
+        credential=caller.credential,
         address=_told_address(request, caller),
     )
 

@@ -217,7 +217,7 @@ async def test_without_a_good_key_there_is_no_answer(edge):
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
         bodies.add(answer.body)
     assert len(bodies) == 1
-    assert json.loads(bodies.pop())["detail"] == "no API key, or one that is unknown, revoked or expired"
+    assert json.loads(bodies.pop())["detail"] == "no credential, or one that is unknown, revoked or expired"
 
 
 async def test_a_key_is_refused_before_its_body_is_read(edge):

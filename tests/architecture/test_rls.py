@@ -190,6 +190,7 @@ GONE_WITH_ACCOUNTS = {
     "authenticators",
     "recovery_codes",
     "enrolment_codes",
+    "ended_sessions",
 }
 """What `UserStore.delete` empties of an account; `integration/test_user_races.py` looks at each."""
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from authn.user_storage import insert_user
 from authn.users import NewUser, normalize_username, subject_ref
 from authz.decision import Reason
-from authz.ports import AccountState
+from authz.ports import Account, AccountState
 from authz.request import Ref
 from authz.storage import PostgresPolicyReader
 from tenancy.audit import AuditEntry
@@ -92,11 +92,11 @@ async def test_a_look_up_brings_the_state_of_accounts(own_database_url, sessions
     asked = [person, loud, bare, unknown, Ref("user:alice"), Ref(f"service:{person.partition(':')[2]}")]
     found = await reader.lookup(acme, asked, [])
     assert {ref: record.account for ref, record in found.subjects.items()} == {
-        ref: AccountState.ACTIVE if ref == person else None for ref in asked
+        ref: Account(AccountState.ACTIVE) if ref == person else None for ref in asked
     }
     assert (await reader.lookup(beta, [person], [])).subjects[person].account is None
     await put(sessions, acme, person, "disabled")
-    assert (await reader.lookup(acme, [person], [])).subjects[person].account is AccountState.DISABLED
+    assert (await reader.lookup(acme, [person], [])).subjects[person].barred is AccountState.DISABLED
 
 
 async def test_the_history_names_the_subjects_that_a_change_touched(own_database_url, sessions):

@@ -129,7 +129,7 @@ async def test_a_deletion_beside_grants_leaves_nothing_that_counts(users, acme, 
     )
     assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     found = await reader.lookup(acme.tenant_id, [made.user.ref], [])
-    assert found.subjects[made.user.ref].account is AccountState.DELETED
+    assert found.subjects[made.user.ref].barred is AccountState.DELETED
     async with tenant_unit_of_work(users._sessions, acme.tenant_id) as work:
         query = (
             "SELECT memberships_count, users_count, (SELECT count(*) FROM memberships AS m "
@@ -272,8 +272,9 @@ async def test_a_deletion_leaves_no_password(users, acme, store):
     with store.owner() as owner:
         owner.execute("UPDATE users SET password_hash = 'canary' WHERE tenant_id = %s AND user_id = %s", named)
         owner.execute("INSERT INTO former_passwords VALUES (%s, %s, now(), 'canary')", named)
+        owner.execute("INSERT INTO ended_sessions VALUES (%s, %s, gen_random_uuid(), now(), now())", named)
         owner.execute("INSERT INTO credential_failures VALUES (%s, %s, 'password', 3)", named)
         await users.delete(acme.tenant_id, made.user.id, meta=META)
-        for table in ("former_passwords", "credential_failures"):
+        for table in ("former_passwords", "credential_failures", "ended_sessions"):
             assert owner.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
         assert "canary" not in owner.execute("SELECT users::text FROM users").fetchone()[0]

@@ -1,4 +1,7 @@
-"""The whole application on a real database, with a node of its own and no Valkey: what administration is tested on."""
+"""The whole application on a real database, with a node of its own: what administration is tested on.
+
+Its rule sets are not kept in Valkey; its sign-ins are.
+"""
 
 import asyncio
 import contextlib
@@ -23,7 +26,7 @@ from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
 from authz.ports import RuleSet, TenantHead
-from authz.settings import AuthzSettings
+from authz.settings import AuthzSettings, CacheSettings
 from authz.storage import PostgresPolicyReader
 from service.all_routes import all_routes
 from service.answer_seal import AnswerSeal
@@ -58,6 +61,8 @@ from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.passwords import password_part
 from service.server import KasbahRunner
+from service.sessions_part import sessions_part
+from service.sign_in_part import volatile
 from tenancy import unit_of_work
 from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
@@ -69,6 +74,7 @@ from tenancy.rotate_keys import KeyRotator
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits
 from tests.support.documented import check_documented
+from tests.support.servers import session_servers
 
 META = ChangeMeta("key:test")
 
@@ -129,7 +135,10 @@ class Service:
         audit: AuditSettings | None = None,
         http: HttpSettings | None = None,
         limits: TenantLimits | None = None,
+        redis_url: str | None = None,
     ) -> None:
+        # Names in it carry a secret of this service's own, so that none meets another's.
+        self._valkey = CacheSettings(url=redis_url or session_servers().redis_url, secret=secrets.token_hex(32))
         self._limits = limits
         self._http = http or HttpSettings()
         self._mail = mail or MailSettings()
@@ -194,6 +203,8 @@ class Service:
 
         opened = [
             parts,
+            volatile(self._valkey),
+            sessions_part,
             password_part(CHEAP_PASSWORDS),
             second_factors,
             auditing(self._audit),

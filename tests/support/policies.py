@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from authz.offline import OfflinePolicy
-from authz.ports import AccountState, SubjectRecord
+from authz.ports import Account, AccountState, SubjectRecord
 from authz.request import Action, Entity, EvaluationRequest, Ref, parse_ref
 from authz.rules import Effect, EntityKind, RoleLink, Row, Rule, Source, StoredEntity
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -84,4 +84,5 @@ def with_properties(
 def set_account(small: OfflinePolicy, subject: str, state: AccountState | None) -> None:
     """Make a subject of a policy an account in this state, or none."""
     ref = Ref(subject)
-    small.records = {**small.records, ref: replace(small.records.get(ref, SubjectRecord()), account=state)}
+    account = None if state is None else Account(state)
+    small.records = {**small.records, ref: replace(small.records.get(ref, SubjectRecord()), account=account)}

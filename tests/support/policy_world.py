@@ -15,6 +15,7 @@ from uuid import UUID
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
 from authz.ports import (
+    Account,
     AccountState,
     ChangedRow,
     FeedPage,
@@ -246,7 +247,7 @@ class WorldReader:
                     ref: SubjectRecord(
                         version.members.get(ref, ()),
                         version.subjects.get(ref, NO_PROPERTIES),
-                        version.accounts.get(ref),
+                        Account(version.accounts[ref]) if ref in version.accounts else None,
                     )
                     for ref in subjects
                     if ref in version.members or ref in version.subjects or ref in version.accounts
@@ -339,8 +340,8 @@ class SimpleSnapshot:
 
     def facts(self, subject: Ref, record: SubjectRecord, now: datetime) -> Facts:
         self.made += 1
-        if record.account in {AccountState.DISABLED, AccountState.DELETED}:
-            return Facts(subject, frozenset(), record.properties, float("inf"), record, record.account)
+        if record.barred is not None:
+            return Facts(subject, frozenset(), record.properties, float("inf"), record, record.barred)
         live = [grant for grant in record.grants if grant.expires_at is None or grant.expires_at > now]
         names = {str(subject)} | {str(grant.role) for grant in live}
         while True:

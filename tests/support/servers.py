@@ -27,6 +27,14 @@ class Servers:
     redis_url: str
 
 
+_running: list[Servers] = []
+
+
+def session_servers() -> Servers:
+    """Return the session's servers, for what is opened only where they run already."""
+    return _running[-1]
+
+
 @contextlib.contextmanager
 def running_servers(directory: Path) -> Iterator[Servers]:
     """Yield servers for a session; embedded ones are stopped at the end."""
@@ -35,11 +43,14 @@ def running_servers(directory: Path) -> Iterator[Servers]:
     state = StateDirectory(directory)
     state.open()
     try:
-        yield Servers(
+        servers = Servers(
             postgres_url or start_postgres(state, durable=False).url,
             redis_url or start_valkey(state).url,
         )
+        _running.append(servers)
+        yield servers
     finally:
+        _running.clear()
         state.stop_children()
         state.close()
 

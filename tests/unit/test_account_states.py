@@ -9,7 +9,7 @@ import pytest
 from authz.cross_check import Comparison, CrossCheck
 from authz.decision import Reason
 from authz.explain import explain
-from authz.ports import AccountState
+from authz.ports import Account, AccountState
 from authz.search import SearchContext, search_actions, search_resources, search_subjects
 from authz.served_model import ColumnMatch, PolicyEffect
 from service.cross_check import load_casbin, shape_of
@@ -194,5 +194,5 @@ def test_facts_of_an_account_that_may_do_nothing_do_not_expire():
     small = policy("g user:alice role:editor until 2026-06-02T00:00:00+00:00")
     record = small.records[QUESTIONS[0].subject.ref]
     assert small.snapshot.facts(ALICE, record, NOW).valid_until < float("inf")
-    barred = small.snapshot.facts(ALICE, replace(record, account=AccountState.DISABLED), NOW)
+    barred = small.snapshot.facts(ALICE, replace(record, account=Account(AccountState.DISABLED)), NOW)
     assert (barred.names, barred.valid_until) == (frozenset(), float("inf"))
