@@ -22,6 +22,9 @@ MAX_NAME = 64
 MAX_AUTHENTICATORS = 10
 """Of one account, those that wait for their confirmation among them."""
 
+RECOVERY = "recovery"
+"""Under which name failures with recovery codes are counted: all codes of an account are one authenticator."""
+
 PENDING_LIFETIME = timedelta(minutes=10)
 """How long an authenticator waits for its confirmation."""
 

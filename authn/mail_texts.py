@@ -109,6 +109,13 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
         "How you sign in to $tenant was changed",
         f"A second factor of your account $username at $tenant was added, changed or removed on $when.\n{_NOT_YOU}",
     ),
+    MailKind.RECOVERY_CODE_USED: (
+        "A recovery code of your account at $tenant was used",
+        (
+            "On $when someone used a recovery code of your account $username at $tenant, after the right password. "
+            "The code works no more.\nIf this was not you, choose a new password now, and ask for help."
+        ),
+    ),
     MailKind.KEY_CHANGED: (
         "A key of your account at $tenant was changed",
         f"A personal key of your account $username at $tenant was made or ended on $when.\n{_NOT_YOU}",

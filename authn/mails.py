@@ -35,6 +35,7 @@ class MailKind(StrEnum):
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind of mail
     USERNAME_CHANGED = "username-changed"
     FACTOR_CHANGED = "factor-changed"
+    RECOVERY_CODE_USED = "recovery-code-used"
     KEY_CHANGED = "key-changed"
     SIGN_IN_REFUSED = "sign-in-refused"
     ACCOUNT_DISABLED = "account-disabled"
