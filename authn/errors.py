@@ -141,3 +141,7 @@ class InvalidFactorNameError(AuthnError):
 
 class FactorLimitExceededError(AuthnError):
     """The account has as many authenticators as it may have."""
+
+
+class SecurityKeyTakenError(AuthnError):
+    """An account of the tenant has this security key already."""

@@ -33,6 +33,10 @@ _FORGET_OLD = text(
     "DELETE FROM mails WHERE (tenant_id, mail_id) IN (SELECT tenant_id, mail_id FROM mails WHERE "
     "tenant_id = :tenant_id AND ended_at < clock_timestamp() - :kept LIMIT 100 FOR UPDATE SKIP LOCKED)"
 )
+_WAITING = text(
+    "SELECT count(*) FROM mails WHERE tenant_id = :tenant_id AND user_id = :user_id AND state = 'queued' "
+    "AND kind = :kind"
+)
 _DROP = text("DELETE FROM mails WHERE tenant_id = :tenant_id AND user_id = :user_id AND state = 'queued'")
 
 
@@ -77,6 +81,12 @@ async def queue_mail(work: TenantUnitOfWork, ring: Seals, mail: Mail, *, give_up
         },
     )
     return mail_id
+
+
+async def waiting_mails(work: TenantUnitOfWork, user_id: UUID, kind: MailKind) -> int:
+    """Return how many mails of a kind wait for an account: who is told already need not be told again."""
+    named = {"tenant_id": work.tenant_id, "user_id": user_id, "kind": kind.value}
+    return int(await work.session.scalar(_WAITING, named) or 0)
 
 
 async def drop_mails(work: TenantUnitOfWork, user_id: UUID) -> None:

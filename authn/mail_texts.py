@@ -127,6 +127,14 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
             "If this was not you, choose a new password now."
         ),
     ),
+    MailKind.SECURITY_KEY_COPIED: (
+        "A security key of yours may have been copied",
+        (
+            "On $when a security key of your account $username at $tenant was refused: it had counted no more uses "
+            "than before, as a copy of it would.\nThe password was right. Remove the key from your account, choose a "
+            "new password, and ask for help."
+        ),
+    ),
     MailKind.ACCOUNT_DISABLED: (
         "Your account at $tenant was disabled",
         "Your account $username at $tenant was disabled on $when. You cannot sign in until it is enabled again.",

@@ -38,6 +38,7 @@ class MailKind(StrEnum):
     RECOVERY_CODE_USED = "recovery-code-used"
     KEY_CHANGED = "key-changed"
     SIGN_IN_REFUSED = "sign-in-refused"
+    SECURITY_KEY_COPIED = "security-key-copied"
     ACCOUNT_DISABLED = "account-disabled"
     ACCOUNT_ENABLED = "account-enabled"
 

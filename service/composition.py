@@ -50,6 +50,7 @@ from service.server import DeadlineHandler, KasbahRunner
 from service.sessions_part import sessions_part
 from service.settings import Settings
 from service.sign_in_part import volatile
+from service.webauthn_part import security_keys
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.purge import Purge
@@ -149,6 +150,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         password_part(settings.passwords),
         sealing(settings),
         second_factors,
+        security_keys(settings.webauthn.relying_party(settings.http.public_url)),
         auditing(settings.audit),
         mailing(settings.mail),
         accounts_by_link,

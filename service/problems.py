@@ -170,6 +170,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.FactorLimitExceededError: Problem(
         "factor-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many authenticators"
     ),
+    authn_errors.SecurityKeyTakenError: Problem(
+        "security-key-taken", HTTPStatus.CONFLICT, "The security key is bound already"
+    ),
     authn_errors.InvitationNotFoundError: Problem(
         "invitation-not-found", HTTPStatus.NOT_FOUND, "Invitation not found", tells=False
     ),

@@ -12,6 +12,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "encryption.rotated": "a rotation or retirement of encryption keys was finished",
         "bootstrap.token": "a one-time token for an administrator of the platform was made, in the database",
         "factor.recover": "a recovery code was used in place of a second factor",
+        "factor.counter": "a security key was refused, since its counter did not grow: there may be a copy of it",
         "invitation.accept": "an invited person made their account, or could not since the inviter lost the right",
         "invitation.create": "a person was invited",
         "invitation.resend": "an invitation was sent anew",

@@ -63,6 +63,8 @@ from service.passwords import password_part
 from service.server import KasbahRunner
 from service.sessions_part import sessions_part
 from service.sign_in_part import volatile
+from service.webauthn_part import security_keys
+from service.webauthn_settings import WebauthnSettings, origin_of
 from tenancy import unit_of_work
 from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
@@ -160,12 +162,12 @@ class Service:
         structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         settings = self._http
         self.app = self._app(settings)
         runner = KasbahRunner(self.app, settings, shutdown_timeout=1)
         await runner.setup()
         await web.SockSite(runner, listener).start()
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.platform = await self.bootstrap.create_key(PLATFORM_TENANT_ID, "test", meta=META)
         try:
             async with aiohttp.ClientSession(self.url) as self.client:
@@ -207,12 +209,18 @@ class Service:
             sessions_part,
             password_part(CHEAP_PASSWORDS),
             second_factors,
+            security_keys(WebauthnSettings().relying_party(self.url)),
             auditing(self._audit),
             mailing(self._mail),
             accounts_by_link,
             administration,
         ]
         return build_app(settings, opened, all_routes())
+
+    @property
+    def origin(self) -> str:
+        """The origin that security keys of this service work on."""
+        return origin_of(self.url)
 
     async def tenant(self, slug: str, *scopes: str) -> str:
         """Create a tenant and return a key of it; without scopes it carries them all."""

@@ -10,10 +10,14 @@ from pyotp import TOTP
 from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep
 from authn.factor_storage import confirm_authenticator, insert_totp
 from authn.mail_queue import Seals
+from authn.relying_party import RelyingParty
 from authn.totp import SECRET_BYTES, secret_text, step_at
+from authn.webauthn_keys import CHALLENGE_BYTES, NewKey, creation_options, verify_attestation
+from authn.webauthn_storage import insert_key
 from tenancy.encrypted_columns import TOTP_SECRETS
 from tenancy.ids import TenantId
 from tenancy.unit_of_work import Sessions, tenant_unit_of_work
+from tests.support.software_authenticator import SoftwareAuthenticator
 
 
 def waiting(
@@ -62,3 +66,24 @@ def wrong_code(phone: Phone) -> str:
     """Return six digits that are the code of no step near now."""
     near = {phone.code(step) for step in range(-3, 4)}
     return next(code for code in (f"{number:06}" for number in range(10)) if code not in near)
+
+
+async def bind_security_key(
+    sessions: Sessions,
+    tenant_id: TenantId,
+    user_id: UUID,
+    authenticator: SoftwareAuthenticator,
+    *,
+    party: RelyingParty,
+    name: str = "key",
+) -> UUID:
+    """Bind a key of a software authenticator, as no route would; return the id of what was bound."""
+    challenge, authenticator_id = token_bytes(CHALLENGE_BYTES), uuid4()
+    options = creation_options(
+        party, user_id=user_id, username="somebody", display_name=None, challenge=challenge, present=()
+    )
+    made = verify_attestation(party, authenticator.create(options), challenge=challenge)
+    assert isinstance(made, NewKey)
+    async with tenant_unit_of_work(sessions, tenant_id) as work:
+        await insert_key(work, user_id, authenticator_id, name=name, key=made)
+    return authenticator_id

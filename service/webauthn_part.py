@@ -1,0 +1,29 @@
+"""Security keys of the application: to whom they are bound, and what proves one."""
+
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import web
+
+from authn.factors import FactorMethod
+from authn.prove_webauthn import WebauthnProofs
+from authn.relying_party import RelyingParty
+from service.app import Part
+from service.keys import FACTORS, KEY_RING, SESSIONS, TENANT_LIMITS
+
+_log = structlog.get_logger()
+
+
+def security_keys(party: RelyingParty | None) -> Part:
+    """Return the part of the application that takes security keys: opens after the other factors."""
+
+    async def part(app: web.Application) -> AsyncIterator[None]:
+        if party is None:
+            _log.warning("webauthn.off", consequence="no security keys: set KASBAH_WEBAUTHN__ORIGINS")
+        else:
+            app[FACTORS][FactorMethod.WEBAUTHN] = WebauthnProofs(
+                app[SESSIONS], app[KEY_RING], party, limits=app.get(TENANT_LIMITS)
+            )
+        yield
+
+    return part
