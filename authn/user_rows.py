@@ -22,15 +22,15 @@ USER_COLUMNS = (
     "password_hash IS NOT NULL AS password_set, password_changed_at, created_at, updated_at, created_by, "
     "last_sign_in_at"
 )
-_STORED_COLUMNS = (
+STORED_COLUMNS = (
     f"{USER_COLUMNS}, username_key, email_key, password_hash, password_set_by, auth_epoch, factors_reset_at, "
     "password_reset_at"
 )
 _MINE = "tenant_id = :tenant_id AND user_id = :user_id"
 _ALIVE = f"{_MINE} AND status <> 'deleted'"
 
-_LOCK = text(f"SELECT {_STORED_COLUMNS} FROM users WHERE {_MINE} FOR NO KEY UPDATE")  # noqa: S608 - constants
-_READ = text(f"SELECT {_STORED_COLUMNS} FROM users WHERE {_MINE}")  # noqa: S608 - constants
+_LOCK = text(f"SELECT {STORED_COLUMNS} FROM users WHERE {_MINE} FOR NO KEY UPDATE")  # noqa: S608 - constants
+_READ = text(f"SELECT {STORED_COLUMNS} FROM users WHERE {_MINE}")  # noqa: S608 - constants
 _INSERT = text(
     "INSERT INTO users (tenant_id, user_id, username, username_key, email, email_key, email_verified_at, "  # noqa: S608
     "display_name, display_name_key, mfa_required, password_hash, password_set_by, password_changed_at, created_by) "
@@ -66,13 +66,13 @@ _TAKEN = {"users_username_key": UsernameTakenError, "users_email_key": EmailTake
 async def lock_user(work: TenantUnitOfWork, user_id: UUID) -> StoredUser | None:
     """Lock an account until the transaction ends, and return it as it is now; a tombstone, too."""
     row = (await work.session.execute(_LOCK, _named(work, user_id))).one_or_none()
-    return None if row is None else _stored(row)
+    return None if row is None else stored_user_of(row)
 
 
 async def read_user(work: TenantUnitOfWork, user_id: UUID) -> StoredUser | None:
     """Return an account as it is now, for whoever judges first and writes later, when it may be another one."""
     row = (await work.session.execute(_READ, _named(work, user_id))).one_or_none()
-    return None if row is None else _stored(row)
+    return None if row is None else stored_user_of(row)
 
 
 async def find_by_email_key(work: TenantUnitOfWork, email_key: str) -> User | None:
@@ -181,7 +181,8 @@ def user_of(row: Row[Any]) -> User:
     )
 
 
-def _stored(row: Row[Any]) -> StoredUser:
+def stored_user_of(row: Row[Any]) -> StoredUser:
+    """Return the account in a result row that has `STORED_COLUMNS`."""
     return StoredUser(
         user=user_of(row),
         username_key=row.username_key,

@@ -1,4 +1,4 @@
-"""One reading statement under a tenant, in one trip to the server.
+"""One statement under a tenant, in one trip to the server.
 
 A unit of work takes four: BEGIN, the tenant, the statement, COMMIT. For what a first decision about a subject waits
 for, these go out together (PostgreSQL's pipeline mode), which costs a third of the processor time.
@@ -15,10 +15,11 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenancy.errors import DatabaseUnavailableError
-from tenancy.ids import TenantId
+from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.unit_of_work import Sessions, database_errors
 
 _BIND = "SELECT set_config('app.tenant_id', %s, true)"
+_BIND_NAMED = "SELECT set_config('app.tenant_id', coalesce(find_tenant_id(%s), %s)::text, true)"
 
 
 async def fetch_row(
@@ -29,12 +30,28 @@ async def fetch_row(
     Args:
         sessions: From `tenancy.database.open_sessions`.
         tenant_id: Whose rows are seen, as in `tenant_unit_of_work`.
-        statement: Reads, and gives at most one row.
+        statement: Gives at most one row. What it writes stays when this returns.
         parameters: Of the statement.
 
     Raises:
         DatabaseUnavailableError: no connection, a timeout, or a statement that PostgreSQL broke off.
     """
+    return await _fetch(sessions, _BIND, (str(tenant_id),), statement, parameters)
+
+
+async def fetch_row_of_named(
+    sessions: Sessions, slug: str, statement: TextClause, parameters: Mapping[str, Any]
+) -> Any | None:
+    """As `fetch_row`, for a tenant that is given by its name; that of none stands for `_platform`.
+
+    SECURITY: it costs the same whether there is such a tenant. Who asks compares the names.
+    """
+    return await _fetch(sessions, _BIND_NAMED, (slug, PLATFORM_TENANT_ID), statement, parameters)
+
+
+async def _fetch(
+    sessions: Sessions, bind: str, bound: tuple[Any, ...], statement: TextClause, parameters: Mapping[str, Any]
+) -> Any | None:
     engine: AsyncEngine = sessions.kw["bind"]
     with database_errors():
         async with engine.connect() as pooled:
@@ -43,7 +60,7 @@ async def fetch_row(
                 raise DatabaseUnavailableError("the connection was lost")
             async with connection.pipeline(), connection.cursor(row_factory=namedtuple_row) as cursor:
                 # The driver begins a transaction before the first statement; the tenant is bound until it ends here.
-                await connection.execute(_BIND, (str(tenant_id),))
+                await connection.execute(bind.encode(), bound)
                 await cursor.execute(_text_of(statement), parameters)
                 await connection.execute("COMMIT")
                 return await cursor.fetchone()

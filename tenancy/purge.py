@@ -33,6 +33,8 @@ PURGED_TABLES: tuple[str, ...] = (
     "invitations",
     "throttles",
     "credential_failures",
+    "sign_in_throttles",
+    "known_devices",
     "former_passwords",
     "authenticators",
     "recovery_codes",

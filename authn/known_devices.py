@@ -1,0 +1,87 @@
+"""Devices that a person signed in from before, and chose to have remembered (the device cookies of OWASP).
+
+A known device proves nothing about who uses it: its token only says whose failures are counted apart, so that strangers
+who guess at an account cannot keep its owner out.
+"""
+
+import secrets
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from authn.challenge_storage import token_hash
+from tenancy.unit_of_work import TenantUnitOfWork
+from tenancy.uuid7 import make_uuid7
+
+DEVICE_PREFIX = "kasbah_device_"
+MAX_DEVICES = 20
+"""Of one account; the one that was used longest ago makes room for the next."""
+
+_ENTER = text(
+    "INSERT INTO known_devices (tenant_id, user_id, device_id, token_hash, expires_at) "
+    "VALUES (:tenant_id, :user_id, :device_id, :token_hash, clock_timestamp() + :life) RETURNING expires_at"
+)
+_MAKE_ROOM = text(
+    "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id IN (SELECT device_id "
+    "FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id "
+    "ORDER BY expires_at > clock_timestamp() DESC, last_used_at DESC OFFSET :kept) RETURNING device_id"
+)
+_USED = text(
+    "UPDATE known_devices SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life "
+    "WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id"
+)
+_FORGET = text("DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id")
+_FORGET_FAILURES = text(
+    "DELETE FROM credential_failures WHERE tenant_id = :tenant_id AND user_id = :user_id "
+    "AND split_part(authenticator, '@', 2) = ANY(:devices)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDevice:
+    """A device that is known from now on; nobody can read its token again."""
+
+    token: str
+    device_id: UUID
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        """SECURITY: no log and no traceback shows a token."""
+        return f"NewDevice({self.device_id})"
+
+
+def password_counter(device_id: UUID | None) -> str:
+    """Return under which name failed passwords are counted."""
+    return "password" if device_id is None else f"password@{device_id}"
+
+
+def device_hash(token: str | None) -> bytes:
+    """Return what is stored of a device's token; of none, what no device has."""
+    return token_hash(token or "")
+
+
+async def remember_device(work: TenantUnitOfWork, user_id: UUID, *, now: datetime, life: timedelta) -> NewDevice:
+    """Enter a device, in the transaction of what its holder proved; the account's lock is held."""
+    token = DEVICE_PREFIX + urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    device_id = make_uuid7(now, secrets.token_bytes(10))
+    named = {"tenant_id": work.tenant_id, "user_id": user_id}
+    gone = (await work.session.execute(_MAKE_ROOM, named | {"kept": MAX_DEVICES - 1})).scalars().all()
+    if gone:
+        await work.session.execute(_FORGET_FAILURES, named | {"devices": [str(device) for device in gone]})
+    entered = {"device_id": device_id, "token_hash": token_hash(token), "life": life}
+    expires_at: datetime = (await work.session.execute(_ENTER, named | entered)).scalar_one()
+    return NewDevice(token, device_id, expires_at)
+
+
+async def note_device_used(work: TenantUnitOfWork, user_id: UUID, device_id: UUID, *, life: timedelta) -> None:
+    """Let a known device stay known from now on as long as a new one."""
+    named = {"tenant_id": work.tenant_id, "user_id": user_id, "device_id": device_id, "life": life}
+    await work.session.execute(_USED, named)
+
+
+async def forget_devices(work: TenantUnitOfWork, user_id: UUID) -> None:
+    """Know no device of an account any more."""
+    await work.session.execute(_FORGET, {"tenant_id": work.tenant_id, "user_id": user_id})
