@@ -1,7 +1,8 @@
 """Failed proofs are counted for each account and authenticator (NIST SP 800-63B-4 section 3.2.2).
 
 A try is counted before it is judged and forgiven when it was right, so that two hundred at once, on however many
-nodes, are
+nodes, are judged no more often than the limit says. A device that its person knows has a counter of its own for each
+authenticator, named with an `@` (`password@<device>`).
 """
 
 from uuid import UUID
@@ -37,6 +38,11 @@ _GIVE_BACK = text(
 )
 _FORGIVE = text(f"DELETE FROM credential_failures WHERE {_KEY}")  # noqa: S608 - constants
 
+_FORGIVE_EVERYWHERE = text(
+    "DELETE FROM credential_failures WHERE tenant_id = :tenant_id AND user_id = :user_id "
+    "AND split_part(authenticator, '@', 1) = :authenticator"
+)
+
 
 async def take_try(
     work: TenantUnitOfWork, user_id: UUID, limits: SignInSettings, *, authenticator: str = PASSWORD
@@ -63,8 +69,13 @@ async def give_back_try(work: TenantUnitOfWork, user_id: UUID, *, authenticator:
 
 
 async def forgive_tries(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
-    """Forget all tries: one was right, or the credential was replaced."""
+    """Forget all tries: one was right."""
     await work.session.execute(_FORGIVE, _key(work, user_id, authenticator))
+
+
+async def forgive_everywhere(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
+    """Forget all tries of an authenticator, those from known devices too: it was replaced."""
+    await work.session.execute(_FORGIVE_EVERYWHERE, _key(work, user_id, authenticator))
 
 
 def _key(work: TenantUnitOfWork, user_id: UUID, authenticator: str) -> dict[str, object]:

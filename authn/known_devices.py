@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.challenge_storage import token_hash
+from authn.volatile_values import token_hash
 from tenancy.unit_of_work import TenantUnitOfWork
 from tenancy.uuid7 import make_uuid7
 

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.credential_failures import forgive_tries
+from authn.credential_failures import forgive_everywhere
+from authn.known_devices import forget_devices
 from authn.passwords import context_words_of
 from authn.user_rows import set_password_hash
 from authn.users import StoredUser, User
@@ -104,7 +105,7 @@ async def replace_password(
     old = held.password_hash
     if not await set_password_hash(work, held.user.id, new_hash, read=old, set_by=set_by):
         return False
-    await forgive_tries(work, held.user.id)
+    await forgive_everywhere(work, held.user.id)
     history = read_deviations(policy.deviations).history
     key = {"tenant_id": work.tenant_id, "user_id": held.user.id}
     if history and old is not None:
@@ -114,6 +115,7 @@ async def replace_password(
 
 
 async def forget_passwords(work: TenantUnitOfWork, user_id: UUID) -> None:
-    """Remove what is kept of the passwords of an account that goes; its row is cleared by whoever deletes it."""
-    await forgive_tries(work, user_id)
+    """Remove what is kept of an account's passwords and devices when it goes; who deletes it clears its row."""
+    await forgive_everywhere(work, user_id)
+    await forget_devices(work, user_id)
     await work.session.execute(_FORGET, {"tenant_id": work.tenant_id, "user_id": user_id, "kept": 0})

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.credential_failures import LockedOut, MustWait
 from authn.sign_in_settings import SignInLimits
+from authn.tries import LockedOut, MustWait
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
 from tenancy.one_trip import fetch_row

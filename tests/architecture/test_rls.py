@@ -191,6 +191,7 @@ GONE_WITH_ACCOUNTS = {
     "recovery_codes",
     "enrolment_codes",
     "ended_sessions",
+    "known_devices",
 }
 """What `UserStore.delete` empties of an account; `integration/test_user_races.py` looks at each."""
 

@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from authn.credential_failures import LockedOut, MustWait
 from authn.sign_in_settings import SignInLimits
 from authn.sign_in_throttles import BUCKETS, Attempt, SignInThrottles, Taken, forgive, give_back
+from authn.tries import LockedOut, MustWait
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.tenant_settings import SignInSettings
 from tenancy.unit_of_work import tenant_unit_of_work

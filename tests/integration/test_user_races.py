@@ -274,7 +274,13 @@ async def test_a_deletion_leaves_no_password(users, acme, store):
         owner.execute("INSERT INTO former_passwords VALUES (%s, %s, now(), 'canary')", named)
         owner.execute("INSERT INTO ended_sessions VALUES (%s, %s, gen_random_uuid(), now(), now())", named)
         owner.execute("INSERT INTO credential_failures VALUES (%s, %s, 'password', 3)", named)
+        owner.execute("INSERT INTO credential_failures VALUES (%s, %s, 'password@device', 3)", named)
+        owner.execute(
+            "INSERT INTO known_devices (tenant_id, user_id, device_id, token_hash, expires_at) "
+            "VALUES (%s, %s, gen_random_uuid(), sha256('x'), now())",
+            named,
+        )
         await users.delete(acme.tenant_id, made.user.id, meta=META)
-        for table in ("former_passwords", "credential_failures", "ended_sessions"):
+        for table in ("former_passwords", "credential_failures", "ended_sessions", "known_devices"):
             assert owner.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
         assert "canary" not in owner.execute("SELECT users::text FROM users").fetchone()[0]

@@ -9,8 +9,8 @@ from alembic import op
 from migrations.rls import force_row_level_security, own_rows
 from migrations.service_role import SERVICE_ROLE
 
-revision = "0024"
-down_revision = "0023"
+revision = "0026"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 
