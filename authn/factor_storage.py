@@ -67,6 +67,7 @@ _REMOVE = text(f"DELETE FROM authenticators WHERE {_ONE} RETURNING {_COLUMNS}") 
 _REMOVE_ALL = text(f"DELETE FROM authenticators WHERE {_MINE}")  # noqa: S608 - as above
 _REMOVE_CODES = text(f"DELETE FROM recovery_codes WHERE {_MINE}")  # noqa: S608 - as above
 _REMOVE_MAILED = text(f"DELETE FROM enrolment_codes WHERE {_MINE}")  # noqa: S608 - as above
+_REMOVE_AWAITED = text(f"DELETE FROM webauthn_registrations WHERE {_MINE}")  # noqa: S608 - as above
 _FORGIVE_ALL = text(
     f"DELETE FROM credential_failures WHERE {_MINE} "  # noqa: S608 - as above
     "AND (authenticator = 'recovery' OR authenticator ~ '^(totp|webauthn):')"
@@ -172,7 +173,7 @@ async def remove_authenticator(work: TenantUnitOfWork, user_id: UUID, authentica
 
 async def forget_factors(work: TenantUnitOfWork, user_id: UUID) -> None:
     """Remove everything by which an account proves more than its password, and what was counted of it."""
-    for statement in (_REMOVE_ALL, _REMOVE_CODES, _REMOVE_MAILED, _FORGIVE_ALL):
+    for statement in (_REMOVE_ALL, _REMOVE_CODES, _REMOVE_MAILED, _REMOVE_AWAITED, _FORGIVE_ALL):
         await work.session.execute(statement, _named(work, user_id))
 
 

@@ -7,9 +7,10 @@ from aiohttp import web
 
 from authn.factors import FactorMethod
 from authn.prove_webauthn import WebauthnProofs
+from authn.register_webauthn import SecurityKeyBinding
 from authn.relying_party import RelyingParty
 from service.app import Part
-from service.keys import FACTORS, KEY_RING, SESSIONS, TENANT_LIMITS
+from service.keys import FACTORS, KEY_RING, SECURITY_KEYS, SESSIONS, TENANT_LIMITS
 
 _log = structlog.get_logger()
 
@@ -21,6 +22,7 @@ def security_keys(party: RelyingParty | None) -> Part:
         if party is None:
             _log.warning("webauthn.off", consequence="no security keys: set KASBAH_WEBAUTHN__ORIGINS")
         else:
+            app[SECURITY_KEYS] = SecurityKeyBinding(party)
             app[FACTORS][FactorMethod.WEBAUTHN] = WebauthnProofs(
                 app[SESSIONS], app[KEY_RING], party, limits=app.get(TENANT_LIMITS)
             )

@@ -39,6 +39,7 @@ PURGED_TABLES: tuple[str, ...] = (
     "authenticators",
     "recovery_codes",
     "enrolment_codes",
+    "webauthn_registrations",
     "ended_sessions",
     "spent_challenges",
     "users",

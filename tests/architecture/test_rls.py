@@ -190,6 +190,7 @@ GONE_WITH_ACCOUNTS = {
     "authenticators",
     "recovery_codes",
     "enrolment_codes",
+    "webauthn_registrations",
     "ended_sessions",
     "known_devices",
 }

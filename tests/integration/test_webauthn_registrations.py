@@ -1,0 +1,144 @@
+"""A security key is added: what was asked is answered once, by the session that asked, and in time."""
+
+import secrets
+from uuid import uuid4
+
+import pytest
+
+from authn.errors import FactorLimitExceededError, SecurityKeyTakenError
+from authn.factor_storage import forget_factors, read_factors
+from authn.factors import MAX_AUTHENTICATORS, FactorMethod
+from authn.register_webauthn import SecurityKeyBinding
+from authn.relying_party import RelyingParty
+from authn.webauthn_keys import NewKey, WebauthnRefused
+from authn.webauthn_registrations import Registration, open_registration, take_registration
+from authn.webauthn_storage import list_keys
+from tenancy.unit_of_work import tenant_unit_of_work
+from tests.support.accounts import Accounts
+from tests.support.software_authenticator import SoftwareAuthenticator, b64, unb64
+
+ORIGIN = "https://login.kasbah.example"
+PARTY = RelyingParty("kasbah.example", "Kasbah", (ORIGIN,))
+SESSION = uuid4()
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def accounts(store, acme):
+    """Return the accounts of a tenant."""
+    return Accounts(store.sessions, acme.tenant_id)
+
+
+@pytest.fixture
+async def alice(accounts):
+    """Return an account without factors."""
+    return await accounts.add("alice")
+
+
+def work_of(accounts):
+    return tenant_unit_of_work(accounts.sessions, accounts.tenant_id)
+
+
+def awaited() -> Registration:
+    return Registration(uuid4(), "Blue key", secrets.token_bytes(32))
+
+
+async def offered(accounts, user):
+    async with work_of(accounts) as work:
+        return await SecurityKeyBinding(PARTY).offer(work, user)
+
+
+async def bound(accounts, user, answer, nonce):
+    async with work_of(accounts) as work:
+        return await SecurityKeyBinding(PARTY).bind(work, user.id, uuid4(), answer, name="Blue key", nonce=nonce)
+
+
+async def test_what_is_awaited_is_answered_once(accounts, alice):
+    """By the session that asked; a second answer finds nothing."""
+    wanted = awaited()
+    async with work_of(accounts) as work:
+        await open_registration(work, alice.id, SESSION, wanted)
+    async with work_of(accounts) as work:
+        assert await take_registration(work, alice.id, uuid4(), wanted.id) is None
+        assert await take_registration(work, alice.id, SESSION, uuid4()) is None
+        assert await take_registration(work, uuid4(), SESSION, wanted.id) is None
+        assert await take_registration(work, alice.id, SESSION, wanted.id) == wanted
+        assert await take_registration(work, alice.id, SESSION, wanted.id) is None
+
+
+async def test_a_newer_one_takes_its_place(accounts, alice):
+    """One waits for each account, so nobody fills a table."""
+    older, newer = awaited(), awaited()
+    async with work_of(accounts) as work:
+        await open_registration(work, alice.id, SESSION, older)
+        await open_registration(work, alice.id, SESSION, newer)
+        assert await take_registration(work, alice.id, SESSION, older.id) is None
+        assert await take_registration(work, alice.id, SESSION, newer.id) == newer
+
+
+async def test_it_waits_for_ten_minutes(accounts, alice, store):
+    """By the database's time; and a reset of the factors ends it."""
+    wanted = awaited()
+    async with work_of(accounts) as work:
+        await open_registration(work, alice.id, SESSION, wanted)
+    with store.owner() as owner:
+        owner.execute("UPDATE webauthn_registrations SET created_at = clock_timestamp() - interval '601 seconds'")
+    async with work_of(accounts) as work:
+        assert await take_registration(work, alice.id, SESSION, wanted.id) is None
+        await open_registration(work, alice.id, SESSION, wanted)
+        await forget_factors(work, alice.id)
+        assert await take_registration(work, alice.id, SESSION, wanted.id) is None
+
+
+async def test_a_key_that_answers_is_bound_at_once(accounts, alice):
+    """And is excluded the next time."""
+    offer = await offered(accounts, alice)
+    assert unb64(offer.options["challenge"]) == offer.nonce
+    assert unb64(offer.options["user"]["id"]) == alice.id.bytes
+    key = SoftwareAuthenticator(ORIGIN)
+    assert isinstance(await bound(accounts, alice, key.create(offer.options), offer.nonce), NewKey)
+    async with work_of(accounts) as work:
+        assert (await read_factors(work, alice.id)).methods == (FactorMethod.WEBAUTHN,)
+        assert len(await list_keys(work, alice.id)) == 1
+    again = await offered(accounts, alice)
+    assert [one["id"] for one in again.options["excludeCredentials"]] == [b64(key.credentials[0].credential_id)]
+
+
+async def test_a_bad_answer_binds_nothing(accounts, alice):
+    """Nor does a good one of other bytes."""
+    offer, other = await offered(accounts, alice), await offered(accounts, alice)
+    answer = SoftwareAuthenticator(ORIGIN).create(offer.options)
+    assert isinstance(await bound(accounts, alice, answer, other.nonce), WebauthnRefused)
+    phished = SoftwareAuthenticator("https://kasbah.example.evil.test").create(offer.options)
+    assert isinstance(await bound(accounts, alice, phished, offer.nonce), WebauthnRefused)
+    async with work_of(accounts) as work:
+        assert (await read_factors(work, alice.id)).methods == ()
+
+
+async def test_anothers_key_is_not_bound(accounts, alice):
+    """A stolen credential id would make two accounts of one answer."""
+    key = SoftwareAuthenticator(ORIGIN)
+    offer = await offered(accounts, alice)
+    await bound(accounts, alice, key.create(offer.options), offer.nonce)
+    mallory = await accounts.add("mallory")
+    offer = await offered(accounts, mallory)
+    taken = SoftwareAuthenticator(ORIGIN).create(offer.options, credential_id=key.credentials[0].credential_id)
+    with pytest.raises(SecurityKeyTakenError):
+        await bound(accounts, mallory, taken, offer.nonce)
+
+
+async def test_an_account_has_so_many_and_no_more(accounts, alice):
+    """Judged when it is asked for, and when it is answered."""
+    offers = [await offered(accounts, alice) for _ in range(MAX_AUTHENTICATORS + 1)]
+    for offer in offers[:-1]:
+        await bound(
+            accounts,
+            alice,
+            SoftwareAuthenticator(ORIGIN).create(offer.options | {"excludeCredentials": []}),
+            offer.nonce,
+        )
+    with pytest.raises(FactorLimitExceededError):
+        await offered(accounts, alice)
+    with pytest.raises(FactorLimitExceededError):
+        await bound(accounts, alice, SoftwareAuthenticator(ORIGIN).create(offers[-1].options), offers[-1].nonce)
