@@ -5,8 +5,8 @@ from alembic import op
 from migrations.rls import force_row_level_security, own_rows
 from migrations.service_role import SERVICE_ROLE
 
-revision = "0026"
-down_revision = "0025"
+revision = "0027"
+down_revision = "0026"
 branch_labels = None
 depends_on = None
 
