@@ -1,22 +1,24 @@
 """Conditions of rules: CEL, type-checked, bounded, and true only for a boolean `true`.
 
 Source of the language: Common Expression Language specification, cel-spec. A condition speaks AuthZEN's own shape
-(`subject.id`, `resource.properties.status`, `context.ip`) plus `now`. Bounds: the text's length, the macros in it
+(`subject.id`, `resource.properties.status`, `context.ip`) plus `now` and `auth` (how the subject signed in,
+`authz/auth_conditions.py`). Bounds: the text's length, the macros in it
 (no macro inside a macro), literal patterns only, the iteration budget of the CEL runtime, the length of strings, and
 the work that the text can make of the values at hand (`condition_cost`): one allowance for all that a decision asks.
 """
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 from cel_expr_python import cel
 
+from authz.auth_conditions import HAS, AuthUse, auth_use, with_presence
 from authz.condition_cost import MACROS, MAX_WEIGHT, MAX_WORK, TOKEN, Allowance, Cost, Weight, cost_of
 from authz.errors import ConditionError
-from authz.request import Action, Entity, Properties
+from authz.request import Action, Auth, Entity, Properties
 
 MAX_CONDITION_LENGTH = 2048
 MAX_MACROS = 4
@@ -36,8 +38,14 @@ _ENVIRONMENT = cel.NewEnv(
         "resource.properties": _PROPERTIES,
         "context": _PROPERTIES,
         "now": cel.Type.TIMESTAMP,
+        "auth.acr": cel.Type.STRING,
+        "auth.amr": cel.Type.List(cel.Type.STRING),
+        "auth.time": cel.Type.TIMESTAMP,
+        **dict.fromkeys(HAS.values(), cel.Type.BOOL),
     }
 )
+_NO_AUTH = Auth()
+_NO_VALUE = re.compile(r'No value with name "(auth\.[a-z]+)"')
 
 
 class Activation:
@@ -54,10 +62,14 @@ class Activation:
 class Condition:
     """A compiled condition. Equal texts share one object."""
 
-    __slots__ = ("_cost", "_expression", "text", "uses_resource", "uses_subject")
+    __slots__ = ("_cost", "_expression", "auth", "text", "uses_resource", "uses_subject")
 
-    def __init__(self, text: str, expression: cel.Expression, tokens: list[re.Match[str]]) -> None:
+    def __init__(
+        self, text: str, expression: cel.Expression, tokens: list[re.Match[str]], auth: AuthUse | None
+    ) -> None:
         self.text = text
+        self.auth = auth
+        """How it asks how the subject signed in; None if it does not."""
         # SECURITY: by tokens, since blanks and comments may stand anywhere between them.
         written = "".join(token.group() for token in tokens)
         self.uses_subject, self.uses_resource = ("subject.properties" in written, "resource.properties" in written)
@@ -80,7 +92,7 @@ class Condition:
             raise ConditionError(_first_line(error)) from error
         if result is True or result is False:
             return result
-        raise ConditionError(_first_line(result) if value.type() == cel.Type.ERROR else "the result is not a boolean")
+        raise ConditionError(_failure(result) if value.type() == cel.Type.ERROR else "the result is not a boolean")
 
 
 def activation_of(
@@ -90,6 +102,7 @@ def activation_of(
     context: Properties,
     now: datetime,
     *,
+    auth: Auth | None = None,
     whole: Allowance | None = None,
 ) -> Activation:
     """Return the variables of a condition. `now` is aware; the properties are those already merged.
@@ -100,6 +113,7 @@ def activation_of(
         resource: On what.
         context: In which circumstances.
         now: Time of the decision.
+        auth: How the subject signed in, as far as it is known.
         whole: The work left to the batch that the question is part of.
 
     Raises:
@@ -110,8 +124,11 @@ def activation_of(
         _weigh(properties, 0, weight)
     for name in (subject.type, subject.id, action.name, resource.type, resource.id):
         weight.add_text(name)
+    signed_in = _of_sign_in(auth or _NO_AUTH)
+    _weigh(signed_in.get("auth.amr"), 0, weight)
     return Activation(
-        {
+        signed_in
+        | {
             "subject.type": subject.type,
             "subject.id": subject.id,
             "subject.properties": subject.properties,
@@ -128,6 +145,14 @@ def activation_of(
     )
 
 
+def _of_sign_in(auth: Auth) -> dict[str, Any]:
+    """Return the variables of a sign-in. What is not known has none, so that a condition that needs it is in error."""
+    amr = None if auth.amr is None else list(auth.amr)
+    values = {"acr": auth.acr, "amr": amr, "time": auth.time}
+    known = {f"auth.{name}": value for name, value in values.items() if value is not None}
+    return known | {HAS[name]: value is not None for name, value in values.items()}
+
+
 @lru_cache(maxsize=16384)
 def compile_condition(text: str) -> Condition:
     """Parse, type-check and bound a condition.
@@ -141,14 +166,24 @@ def compile_condition(text: str) -> Condition:
         raise ConditionError("empty")
     tokens = [match for match in TOKEN.finditer(text) if match.lastgroup not in {"space", "comment"}]
     _check_macros(tokens)
+    auth = auth_use(tokens, _duration)
     try:
-        expression = _ENVIRONMENT.compile(text)
+        expression = _ENVIRONMENT.compile(text if auth is None else with_presence(text, tokens))
     except (RuntimeError, ValueError, TypeError) as error:
         raise ConditionError(_compile_message(str(error))) from error
     kind = expression.return_type()
     if kind not in (cel.Type.BOOL, cel.Type.DYN):
         raise ConditionError(f"gives {kind.name().lower()}, not a boolean")
-    return Condition(text, expression, tokens)
+    return Condition(text, expression, tokens, auth)
+
+
+def _duration(literal: str) -> timedelta | None:
+    """Return the duration that a string literal writes (`"5m"`), or None when it is none."""
+    try:
+        value = _ENVIRONMENT.compile(f"duration({literal})").eval(data={}).value()
+    except (RuntimeError, ValueError, TypeError):
+        return None
+    return value if isinstance(value, timedelta) else None
 
 
 def _check_macros(tokens: list[re.Match[str]]) -> None:
@@ -216,6 +251,12 @@ def _weigh(value: Any, depth: int, weight: Weight) -> None:
 
 def _first_line(error: object) -> str:
     return str(error).splitlines()[0][:300]
+
+
+def _failure(error: object) -> str:
+    """Say what a condition lacked; only the members of `auth` are variables that may have no value."""
+    missing = _NO_VALUE.search(str(error))
+    return _first_line(error) if missing is None else f"`{missing[1]}` is missing: the sign-in is not known"
 
 
 def _compile_message(text: str) -> str:

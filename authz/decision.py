@@ -35,14 +35,31 @@ class DeterminingRule:
 
 
 @dataclass(frozen=True, slots=True)
+class StepUp:
+    """Signing in like this turns a deny into an allow (RFC 9470 section 3 names the first two).
+
+    Any level of `acr_values` does, weakest first, if the sign-in used all of `amr_values` and is at most `max_age`
+    seconds old (0: signing in now; None: at any age).
+    """
+
+    acr_values: tuple[str, ...]
+    max_age: int | None = None
+    amr_values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """One answer. Compare `effect`; a Decision has no truth value."""
+    """One answer. Compare `effect`; a Decision has no truth value.
+
+    `step_up` says how the subject of a deny would have to sign in, where that was looked for and found.
+    """
 
     effect: Effect
     reason: Reason
     revision: int
     determining: tuple[DeterminingRule, ...] = ()
     errors: tuple[str, ...] = ()
+    step_up: StepUp | None = None
 
     def __bool__(self) -> NoReturn:
         """SECURITY: `if decision:` is how a denial text, or a tuple, becomes an allow."""

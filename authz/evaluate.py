@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from types import coroutine
@@ -15,12 +15,13 @@ from authz.conditions import Condition
 from authz.decision import Decision, DeterminingRule, Reason
 from authz.errors import StaleError
 from authz.hierarchy import NEVER
-from authz.outcomes import Matched, Outcomes, first_match, outcomes_of
+from authz.outcomes import Matched, Outcomes, allowing_names, first_match, outcomes_of
 from authz.ports import AccountState, TenantHead
 from authz.request import NO_PROPERTIES, EvaluationRequest, Properties, Ref
 from authz.rules import Effect
 from authz.served_model import PolicyEffect
 from authz.snapshot import ALLOWED, NO_MATCH, UNDECIDED, Facts, Quick, Snapshot
+from authz.step_up import find_step_up
 from tenancy.ids import TenantId, TenantStatus
 
 MAX_ROUNDS = 5
@@ -86,6 +87,7 @@ def evaluate_in(
     now: datetime,
     trace: bool = False,
     whole: Allowance | None = None,
+    looking: Allowance | None = None,
 ) -> Decision | Missing:
     """Answer from what `state` holds.
 
@@ -95,6 +97,7 @@ def evaluate_in(
         now: The time of the decision, aware.
         trace: Whether to name the determining rules (always named when a condition took part).
         whole: The work that the conditions of a batch may still do.
+        looking: The work that conditions may do to find which sign-in would turn a deny; None: it is not looked for.
     """
     head = state.head
     if head.status is not _ACTIVE:
@@ -107,9 +110,10 @@ def evaluate_in(
         return Decision(Effect.DENY, _BARRED[facts.barred], head.revision)
     snapshot = state.snapshot
     resource = request.resource.ref
-    quick = snapshot.decide(facts.names, resource, request.action.name)
-    if quick is not UNDECIDED and not trace:
-        return _plain(quick, head.revision)
+    if not trace and allowing_names(facts, request.auth) is facts.names:
+        quick = snapshot.decide(facts.names, resource, request.action.name)
+        if quick is not UNDECIDED:
+            return _plain(quick, head.revision)
     stored: Properties = NO_PROPERTIES
     if _needs_resource(snapshot, facts, resource, request.action.name):
         found = state.resources.get(resource)
@@ -117,7 +121,11 @@ def evaluate_in(
             return Missing(resources=(resource,))
         stored = found
     outcomes = outcomes_of(snapshot, facts, stored, request, now, whole=whole)
-    return _decide(snapshot, facts, outcomes, head.revision, now)
+    decision = _decide(snapshot, facts, outcomes, head.revision, now)
+    if looking is None or decision.allowed:
+        return decision
+    step_up = find_step_up(snapshot, facts, stored, request, now, looking=looking)
+    return decision if step_up is None else replace(decision, step_up=step_up)
 
 
 def _plain(quick: Quick, revision: int) -> Decision:
@@ -149,15 +157,17 @@ async def evaluate(
     *,
     min_revision: int | None = None,
     trace: bool = False,
+    step_up: bool = False,
 ) -> Decision:
-    """Answer one question, loading what it takes.
+    """Answer one question, loading what it takes; the rest as `evaluate_many`.
 
     Raises:
         StaleError: the tenant is not confirmed, or `min_revision` was not reached in time.
         StorageUnavailableError: PostgreSQL did not answer.
         TenantNotFoundError: no such tenant.
     """
-    return (await evaluate_many(node, tenant_id, [request], min_revision=min_revision, trace=trace))[0]
+    decisions = await evaluate_many(node, tenant_id, [request], min_revision=min_revision, trace=trace, step_up=step_up)
+    return decisions[0]
 
 
 async def evaluate_many(
@@ -169,8 +179,11 @@ async def evaluate_many(
     trace: bool = False,
     stop: Effect | None = None,
     within_allowance: bool = False,
+    step_up: bool = False,
 ) -> list[Decision]:
     """Answer a batch at one revision, in order; with `stop`, up to and including the first decision of that effect.
+
+    With `step_up`, a deny says which sign-in would turn it, if one would.
 
     All conditions of a batch share an allowance of work. Those that come after it is spent are in error, or with
     `within_allowance` the answers end before the first question that this would change; there is at least one answer.
@@ -183,14 +196,16 @@ async def evaluate_many(
     for _ in range(MAX_ROUNDS):
         state = await node.load(tenant_id, tuple(subjects), tuple(resources), min_revision)
         now = begun = node.now()
-        whole = Allowance(MAX_WORK_OF_MANY)
+        whole, looking = Allowance(MAX_WORK_OF_MANY), Allowance(MAX_WORK_OF_MANY)
         decisions: list[Decision] = []
         missing = False
         for request in requests:
             if node.now() - begun > SLICE:
                 await _let_others_pass()
                 begun = node.now()
-            answer = evaluate_in(state, request, now=now, trace=trace, whole=whole)
+            answer = evaluate_in(
+                state, request, now=now, trace=trace, whole=whole, looking=Allowance(whole=looking) if step_up else None
+            )
             if within_allowance and whole.refused:
                 break
             if isinstance(answer, Missing):

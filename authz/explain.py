@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from authz.decision import Decision
+from authz.condition_cost import Allowance
+from authz.decision import Decision, StepUp
 from authz.errors import StaleError
 from authz.evaluate import MAX_ROUNDS, EvaluationNode, Missing, StateView, evaluate_in
-from authz.outcomes import Outcomes, first_match, outcomes_of
-from authz.request import NO_PROPERTIES, EvaluationRequest
+from authz.outcomes import Outcomes, allowing_names, first_match, outcomes_of
+from authz.request import NO_PROPERTIES, Auth, EvaluationRequest
 from authz.rules import BASE_SLUG, Effect, Owner, Rule, RuleId, Source
 from authz.served_model import PolicyEffect
 from authz.snapshot import Facts, Snapshot
@@ -46,6 +47,8 @@ class Explanation:
     summary: str
     roles: tuple[str, ...]
     """Roles and groups the subject has, directly or by inheritance, sorted; none of an account that may do nothing."""
+    inactive_roles: tuple[str, ...]
+    """Those that it would have if it had proven a second factor."""
     granted_by: tuple[ExplainedRule, ...]
     blocked_by: tuple[ExplainedRule, ...]
     would_grant: tuple[ExplainedRule, ...]
@@ -53,12 +56,15 @@ class Explanation:
     unmet_conditions: tuple[ExplainedRule, ...]
     failed_conditions: tuple[ExplainedRule, ...]
     truncated: bool = False
+    step_up: StepUp | None = None
 
     def lines(self) -> list[str]:
         """Return the explanation as lines of text."""
         found = [self.summary]
         if self.roles:
             found.append(f"  roles: {', '.join(self.roles)}")
+        if self.inactive_roles:
+            found.append(f"  inactive without a second factor: {', '.join(self.inactive_roles)}")
         for title, rules in (
             ("allowed by", self.granted_by),
             ("blocked by", self.blocked_by),
@@ -67,6 +73,8 @@ class Explanation:
             ("would be granted by", self.would_grant),
         ):
             found.extend(f"  {title}: {describe(rule)}" for rule in rules)
+        if self.step_up is not None:
+            found.append(f"  would be allowed after {describe_step_up(self.step_up)}")
         if self.truncated:
             found.append(f"  … only the first {MAX_EXPLAINED} rules of each part are shown")
         return found
@@ -79,7 +87,7 @@ async def evaluate_explained(
     for _ in range(MAX_ROUNDS):
         state = await node.load(tenant_id, (request.subject.ref,), (request.resource.ref,), min_revision)
         now = node.now()
-        decision = evaluate_in(state, request, now=now, trace=True)
+        decision = evaluate_in(state, request, now=now, trace=True, looking=Allowance())
         if not isinstance(decision, Missing):
             return decision, explain(state, request, decision, now)
     raise StaleError("what a decision needs kept changing while it was loaded")
@@ -90,7 +98,8 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
     snapshot, facts = state.snapshot, state.subjects[request.subject.ref]
     stored = state.resources.get(request.resource.ref, NO_PROPERTIES)
     outcomes = outcomes_of(snapshot, facts, stored, request, now)
-    reading = _Reading(snapshot, facts, now)
+    reading = _Reading(snapshot, facts, now, request.auth)
+    roles, inactive = reading.roles()
     allows, denies = _counting(snapshot, outcomes)
     others = [] if decision.allowed or facts.barred is not None else _would_grant(snapshot, facts, request)
     parts = (
@@ -102,14 +111,16 @@ def explain(state: StateView, request: EvaluationRequest, decision: Decision, no
     )
     notes = dict(outcomes.errors)
     return Explanation(
-        summary=_summary(state, request, decision, outcomes, denied=bool(denies), others=bool(others)),
-        roles=tuple(sorted(reading.roles())),
+        summary=_summary(state, request, decision, outcomes, denied=bool(denies), others=others),
+        roles=tuple(sorted(roles)),
+        inactive_roles=tuple(sorted(inactive)),
         granted_by=reading.rules(parts[0], {}),
         blocked_by=reading.rules(parts[1], notes),
         would_grant=reading.rules(parts[2], {}),
         unmet_conditions=reading.rules(parts[3], {}),
         failed_conditions=reading.rules(parts[4], notes),
         truncated=any(len(part) > MAX_EXPLAINED for part in parts),
+        step_up=decision.step_up,
     )
 
 
@@ -124,6 +135,14 @@ def describe(rule: ExplainedRule) -> str:
     return text if rule.note is None else f"{text}: {rule.note}"
 
 
+def describe_step_up(step_up: StepUp) -> str:
+    """Return which sign-in is meant, in words."""
+    text = f"a sign-in at {' or '.join(step_up.acr_values)}"
+    if step_up.amr_values:
+        text += f" by {' and '.join(step_up.amr_values)}"
+    return text if step_up.max_age is None else f"{text}, at most {step_up.max_age} s old"
+
+
 def place_of(source: Source | None, *, base: bool) -> str | None:
     """Return where a rule stands, relative to the policy root of its tenant; base rules say so."""
     if source is None:
@@ -135,17 +154,20 @@ def place_of(source: Source | None, *, base: bool) -> str | None:
 class _Reading:
     """Turns row positions into explained rules for one subject."""
 
-    def __init__(self, snapshot: Snapshot, facts: Facts, now: datetime) -> None:
+    def __init__(self, snapshot: Snapshot, facts: Facts, now: datetime, auth: Auth | None) -> None:
         self._snapshot = snapshot
         self._facts = facts
         self._now = now.timestamp()
+        self._demanding = snapshot.mfa_roles if auth is not None and auth.is_weak else frozenset[str]()
 
-    def roles(self) -> set[str]:
-        """Return the names the subject reaches, itself left out."""
+    def roles(self) -> tuple[set[str], set[str]]:
+        """Return the names the subject reaches, itself left out, and those that its sign-in does not bring."""
         if self._facts.barred is not None:
-            return set()
-        reached, _ = self._snapshot.hierarchy.closure(self._facts.subject, self._facts.record.grants, self._now)
-        return reached - {self._facts.subject}
+            return set(), set()
+        subject, grants = self._facts.subject, self._facts.record.grants
+        reached, _ = self._snapshot.hierarchy.closure(subject, grants, self._now)
+        active, _ = self._snapshot.hierarchy.closure(subject, grants, self._now, self._demanding)
+        return active - {subject}, reached - active
 
     def rules(self, positions: Sequence[int], notes: dict[int, str]) -> tuple[ExplainedRule, ...]:
         """Return at most 50 rules."""
@@ -181,11 +203,12 @@ def _counting(snapshot: Snapshot, outcomes: Outcomes) -> tuple[list[int], list[i
 
 
 def _would_grant(snapshot: Snapshot, facts: Facts, request: EvaluationRequest) -> list[int]:
-    """Return allow rows that take this resource and action, of subjects that this subject is not."""
+    """Return allow rows that take this resource and action, of subjects that this subject is not, or is not now."""
+    allowing = allowing_names(facts, request.auth)
     return [
         position
         for position in snapshot.candidates(None, request.resource.ref, request.action.name)
-        if snapshot.rules[position].effect is Effect.ALLOW and snapshot.subject_key(position) not in facts.names
+        if snapshot.rules[position].effect is Effect.ALLOW and snapshot.subject_key(position) not in allowing
     ]
 
 
@@ -196,7 +219,7 @@ def _summary(
     outcomes: Outcomes,
     *,
     denied: bool,
-    others: bool,
+    others: Sequence[int],
 ) -> str:
     snapshot = state.snapshot
     question = f"{request.subject.ref} {request.action.name} {request.resource.ref} in {snapshot.slug}"
@@ -218,6 +241,9 @@ def _summary(
         return f"denied: {question}: a condition could not be evaluated"
     if any(snapshot.rules[position].effect is Effect.ALLOW for position in outcomes.unmet):
         return f"denied: {question}: a rule would allow it, but its condition is false"
+    facts = state.subjects[request.subject.ref]
+    if others and any(snapshot.subject_key(position) in facts.names for position in others):
+        return f"denied: {question}: a role would allow it, but it demands a second factor"
     if others:
         return f"denied: {question}: rules allow it to others, but not to any role of this subject"
     return f"denied: {question}: no rule names this action on this resource"

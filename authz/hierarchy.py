@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 
-from authz.ports import Grant
+from authz.ports import EVERY_ROLE, Grant
 from authz.rules import RoleLink
 
 NEVER = math.inf
@@ -23,15 +24,20 @@ class Hierarchy:
         self._parents = parents
         self._memo: dict[str, frozenset[str]] = {}
 
-    def closure(self, member: str, grants: Sequence[Grant], now: float) -> tuple[set[str], float]:
+    def closure(
+        self, member: str, grants: Sequence[Grant], now: float, without: AbstractSet[str] = frozenset()
+    ) -> tuple[set[str], float]:
         """Return all names `member` reaches, itself included, and until when (epoch seconds) that holds.
 
         Args:
             member: Where to start.
             grants: Its direct roles; a stored hierarchy link of the same member counts as well.
             now: Epoch seconds; a link whose expiry is not after `now` does not exist.
+            without: Roles that are not entered, nor what is reached through them alone; `EVERY_ROLE` means all.
         """
         reached = {member}
+        if EVERY_ROLE in without:
+            return reached, NEVER
         valid_until = NEVER
         waiting: list[str] = []
         for role, expires in [(g.role, _epoch(g.expires_at)) for g in grants] + self._parents.get(member, []):
@@ -40,7 +46,7 @@ class Hierarchy:
                 waiting.append(role)
         while waiting:
             name = waiting.pop()
-            if name in reached:
+            if name in reached or name in without:
                 continue
             reached.add(name)
             for parent, expires in self._parents.get(name, ()):

@@ -1,12 +1,13 @@
 """What comes of the rows that a question meets: which apply, which do not, and which could not be evaluated."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from authz.condition_cost import Allowance
 from authz.conditions import Activation, Condition, activation_of
 from authz.errors import ConditionError, ModelError
-from authz.request import EvaluationRequest, Properties
+from authz.request import Auth, EvaluationRequest, Properties
 from authz.rules import Effect
 from authz.served_model import PolicyEffect
 from authz.snapshot import Facts, Snapshot
@@ -31,6 +32,15 @@ class Outcomes:
     unmet: tuple[int, ...]
     """Rows whose condition is false."""
 
+    def joined(self, other: "Outcomes") -> "Outcomes":
+        """Return what came of the rows of both."""
+        return Outcomes(
+            self.allows + other.allows,
+            self.denies + other.denies,
+            self.errors + other.errors,
+            self.unmet + other.unmet,
+        )
+
 
 def outcomes_of(
     snapshot: Snapshot,
@@ -40,6 +50,7 @@ def outcomes_of(
     now: datetime,
     *,
     whole: Allowance | None = None,
+    positions: Iterable[int] | None = None,
 ) -> Outcomes:
     """Evaluate every candidate row of a question.
 
@@ -50,6 +61,7 @@ def outcomes_of(
         request: The question.
         now: The time of the decision.
         whole: The work that the conditions of a batch may still do.
+        positions: Those of the candidates that are looked at; None for all of them.
     """
     allows: list[Matched] = []
     denies: list[Matched] = []
@@ -58,9 +70,20 @@ def outcomes_of(
     conditions = _Conditions(snapshot, facts, stored, request, now, whole=whole)
     only_allows = snapshot.model.effect is PolicyEffect.ALLOW_OVERRIDE
     resource, action = request.resource.ref, request.action.name
-    for position in snapshot.candidates(facts.names, resource, action):
+    allowing = allowing_names(facts, request.auth)
+    if positions is None:
+        positions = snapshot.candidates(facts.names, resource, action)
+    for position in positions:
         rule = snapshot.rules[position]
         if only_allows and rule.effect is Effect.DENY:
+            continue
+        # SECURITY: a role that is not active gives nothing; what it denies stays denied, so that a weaker sign-in
+        # never allows what a stronger one would not.
+        if (
+            rule.effect is Effect.ALLOW
+            and allowing is not facts.names
+            and snapshot.subject_key(position) not in allowing
+        ):
             continue
         error: str | None = None
         try:
@@ -80,6 +103,11 @@ def outcomes_of(
     return Outcomes(tuple(allows), tuple(denies), tuple(errors), tuple(unmet))
 
 
+def allowing_names(facts: Facts, auth: Auth | None) -> frozenset[str]:
+    """Return the names whose allows count: all, but for a sign-in that does not bring every role."""
+    return facts.names if auth is None or facts.weak_names is None or not auth.is_weak else facts.weak_names
+
+
 def first_match(snapshot: Snapshot, outcomes: Outcomes) -> Matched | None:
     """Return the row that decides under a priority effect: the lowest number, then policy order (base, files, API)."""
     return min(
@@ -87,6 +115,14 @@ def first_match(snapshot: Snapshot, outcomes: Outcomes) -> Matched | None:
         key=lambda match: (snapshot.rules[match.position].priority or 0, match.position),
         default=None,
     )
+
+
+def effect_of(snapshot: Snapshot, outcomes: Outcomes) -> Effect:
+    """Return what the outcomes of all candidates come to."""
+    if snapshot.model.effect is PolicyEffect.PRIORITY:
+        first = None if outcomes.errors else first_match(snapshot, outcomes)
+        return Effect.DENY if first is None else snapshot.rules[first.position].effect
+    return Effect.ALLOW if outcomes.allows and not outcomes.denies else Effect.DENY
 
 
 class _Conditions:
@@ -148,5 +184,6 @@ class _Conditions:
             replace(resource, properties={**resource.properties, **self._stored}),
             request.context,
             self._now,
+            auth=request.auth,
             whole=self._whole,
         )

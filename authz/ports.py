@@ -14,6 +14,9 @@ from tenancy.ids import TenantId
 from tenancy.tenant import NO_STAMP
 from tenancy.tenant import TenantHead as TenantHead  # noqa: PLC0414 - part of these ports
 
+EVERY_ROLE = "*"
+"""In `RuleSet.mfa_roles`: a second factor is demanded of everybody, so no role comes without."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
@@ -34,12 +37,15 @@ class RuleSet:
 
     `rules` and `links` hold the base rows (`base=True`) and the tenant's; `links` holds the role and group hierarchy
     and `g2`, no memberships. Rules come in policy order: base rows first, then file rows in line order, then API rows.
+    `mfa_roles` are the roles and groups that a sign-in with one factor does not bring, by the tenant's settings;
+    `EVERY_ROLE` among them means all.
     """
 
     head: TenantHead
     model: StoredModel
     rules: Sequence[Rule]
     links: Sequence[RoleLink]
+    mfa_roles: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

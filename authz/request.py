@@ -6,6 +6,7 @@ Source: OpenID AuthZEN Authorization API 1.0, section 5 (information model).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NewType
 
@@ -44,18 +45,44 @@ class Action:
     properties: Properties = field(default_factory=dict, compare=False)
 
 
+AAL1 = "aal1"
+AAL2 = "aal2"
+ACR_VALUES = (AAL1, AAL2)
+"""Levels of authentication, weakest first (NIST SP 800-63B-4 section 2): one factor, two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """How the subject of a question proved who it is: OpenID Connect's `acr`, `amr` and `auth_time`.
+
+    What is None is not known. `asserted`: a caller that may assert says so; else it is a session of Kasbah's own.
+    """
+
+    acr: str | None = None
+    amr: tuple[str, ...] | None = None
+    time: datetime | None = None
+    asserted: bool = field(default=False, compare=False)
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether two factors were not proven, as far as is known."""
+        return self.acr != AAL2
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """One question: may `subject` do `action` on `resource`, in `context`?
 
     The properties of subject and resource are those that the caller asserted *and may assert*
-    (scope `decision:assert`); the edge removes the others before it builds this value.
+    (scope `decision:assert`); the edge removes the others before it builds this value. `auth` is how the subject signed
+    in, from where that is known; None asks about the subject however it would.
     """
 
     subject: Entity
     action: Action
     resource: Entity
     context: Properties = field(default_factory=dict, compare=False)
+    auth: Auth | None = None
 
 
 class InvalidNameError(ValueError):

@@ -1,6 +1,7 @@
 """Brings a rule set up to a later revision by the few rows that changed, instead of reading all of them again. Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from authz.ports import ChangedRow, RuleSet, TenantHead
 from authz.rules import Owner, RoleLink, Rule
@@ -12,7 +13,8 @@ def brought_up(rule_set: RuleSet, head: TenantHead, changed: Sequence[ChangedRow
     Args:
         rule_set: What it was before.
         head: Where the tenant stands after the changes.
-        changed: Every rule and link that was added or removed in between, in order; neither base nor model changed.
+        changed: Every rule and link that was added or removed in between, in order; neither base nor model changed, nor
+            which roles demand a second factor.
     """
     gone: set[tuple[str, ...]] = set()
     added: dict[tuple[str, ...], Rule | RoleLink] = {}
@@ -34,4 +36,4 @@ def brought_up(rule_set: RuleSet, head: TenantHead, changed: Sequence[ChangedRow
     # INVARIANT: rows of the API come last, in the order in which they were added.
     rules += [row for row in added.values() if isinstance(row, Rule)]
     links += [row for row in added.values() if isinstance(row, RoleLink)]
-    return RuleSet(head, rule_set.model, rules, links)
+    return replace(rule_set, head=head, rules=rules, links=links)

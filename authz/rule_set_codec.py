@@ -55,6 +55,7 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     # Views of the value: copying all of it would be one long call.
     rules: list[memoryview]
     links: list[memoryview]
+    mfa_roles: list[str]
 
 
 def _format_id() -> bytes:
@@ -92,7 +93,13 @@ def encode_rule_set(rule_set: RuleSet, key: bytes, lineage: str = "") -> bytes:
         OverflowError: as ValueError.
     """
     payload = msgspec.msgpack.encode(
-        _Payload(rule_set.head, rule_set.model, _chunks(rule_set.rules), _chunks(rule_set.links))
+        _Payload(
+            rule_set.head,
+            rule_set.model,
+            _chunks(rule_set.rules),
+            _chunks(rule_set.links),
+            list(rule_set.mfa_roles),
+        )
     )
     header = HEADER.pack(MAGIC, FORMAT, rule_set.head.rules_revision)
     return header + _mac(key, rule_set.head.tenant_id, lineage, header, payload) + payload
@@ -135,7 +142,7 @@ def decode_rule_set(value: bytes, key: bytes, head: TenantHead, model_digest: st
         raise RejectedError("stamp")
     if model_digest and found.model.digest != model_digest:
         raise RejectedError("model")
-    return RuleSet(found.head, found.model, rules, links)
+    return RuleSet(found.head, found.model, rules, links, tuple(found.mfa_roles))
 
 
 def _chunks(rows: Sequence[Any]) -> list[memoryview]:

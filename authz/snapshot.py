@@ -7,7 +7,7 @@ and denied as sets, to be compared with the names a subject goes by (`Facts.name
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -55,6 +55,8 @@ class Facts:
     record: SubjectRecord
     barred: AccountState | None = None
     """The state of an account that may do nothing: it goes by no name, so that nothing can match on any way."""
+    weak_names: frozenset[str] | None = None
+    """Those names that a sign-in with one factor brings, where that makes a difference."""
 
 
 class Quick(Enum):
@@ -114,6 +116,7 @@ class Snapshot:
         "conditions",
         "hierarchy",
         "memo",
+        "mfa_roles",
         "model",
         "rule_set",
         "rules",
@@ -130,6 +133,7 @@ class Snapshot:
         self.rule_set = rule_set
         self.rules: Sequence[Rule] = rule_set.rules
         self.hierarchy = Hierarchy(_links(rule_set.links, "g"))
+        self.mfa_roles = frozenset(rule_set.mfa_roles)
         self.conditions: dict[str, Condition | ConditionError] = {}
         self.memo: dict[str, Any] = {}  # what readers derive once per snapshot, under the name of what they derive
         resource_links = _links(rule_set.links, "g2")
@@ -160,13 +164,21 @@ class Snapshot:
         reserved = is_platform_role(subject)
         if column.star and not reserved:
             names.add("*")
-        if column.roles is not None:
-            reached, valid_until = self.hierarchy.closure(subject, record.grants, now.timestamp())
-            names.update(reached)
         for pattern, prefix in self._subject_patterns:
             if subject.startswith(prefix) and (not reserved or is_platform_role(prefix)):
                 names.add(pattern)
-        return Facts(subject, self._known(names), record.properties, valid_until, record)
+        weak: set[str] | None = None
+        if column.roles is not None:
+            moment = now.timestamp()
+            reached, valid_until = self.hierarchy.closure(subject, record.grants, moment)
+            if self.mfa_roles:
+                weak = names | self.hierarchy.closure(subject, record.grants, moment, self.mfa_roles)[0]
+            names |= reached
+        known = self._known(names)
+        facts = Facts(subject, known, record.properties, valid_until, record)
+        if weak is None or self._known(weak) == known:
+            return facts
+        return replace(facts, weak_names=self._known(weak))
 
     def _known(self, names: set[str]) -> frozenset[str]:
         """Return those names that some row has as its subject; equal sets, which many subjects have, are one object."""

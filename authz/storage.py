@@ -72,7 +72,8 @@ _TOUCHED = text(
     WITH head AS (
         SELECT * FROM tenants WHERE tenant_id = :tenant_id
     ), later AS (
-        SELECT kind, touched FROM changes WHERE tenant_id = :tenant_id AND revision > :revision
+        SELECT kind, touched, rules_revision = revision AS of_rules FROM changes
+        WHERE tenant_id = :tenant_id AND revision > :revision
     ), items AS (
         SELECT DISTINCT subject, resource FROM change_items
         WHERE tenant_id = :tenant_id AND revision > :revision AND (subject IS NOT NULL OR resource IS NOT NULL)
@@ -89,6 +90,7 @@ _TOUCHED = text(
         (SELECT stamp FROM changes WHERE tenant_id = :tenant_id AND revision = :revision) AS stamp_then,
         (SELECT count(*) FROM later) AS changes,
         EXISTS (SELECT 1 FROM later WHERE kind IN ('base', 'model')) AS everything,
+        EXISTS (SELECT 1 FROM later WHERE kind = 'settings' AND of_rules) AS settings,
         (SELECT array_agg(subject) FILTER (WHERE subject IS NOT NULL) FROM items) AS subjects,
         (SELECT array_agg(resource) FILTER (WHERE resource IS NOT NULL) FROM items) AS resources,
         (SELECT array_agg(ref) FROM named) AS named
@@ -284,7 +286,9 @@ class PostgresPolicyReader:
         gap = row.changes != head.revision - revision
         if gap or row.everything or len(subjects) + len(resources) > MAX_TOUCHED:
             return Touched(head, everything=True)
-        changed = _changed_rows(row.rows or ()) if row.stamp_then == stamp else None
+        # Which roles demand a second factor is no row, and belongs to the rule set.
+        known = row.stamp_then == stamp and not row.settings
+        changed = _changed_rows(row.rows or ()) if known else None
         return Touched(head, everything=False, subjects=subjects, resources=resources, changed_rows=changed)
 
     async def _poll(self, cursor: int | None) -> FeedPage:

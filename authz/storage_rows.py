@@ -9,11 +9,12 @@ from sqlalchemy import RowMapping, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authz.errors import StorageUnavailableError
-from authz.ports import RuleSet, StoredModel, TenantHead
+from authz.ports import EVERY_ROLE, RuleSet, StoredModel, TenantHead
 from authz.request import Ref
 from authz.rules import Effect, EntityKind, Owner, RoleLink, Rule, Source, StoredEntity
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import BASE_TENANT_ID, TenantId
+from tenancy.tenant_settings import MfaDemand
 from tenancy.unit_of_work import TenantUnitOfWork, within
 
 T = TypeVar("T")
@@ -61,7 +62,16 @@ async def read_rule_set(work: TenantUnitOfWork, head: TenantHead) -> RuleSet:
     tenants = (BASE_TENANT_ID, work.tenant_id)
     rules = [rule async for rule in stream_rules(work, tenants)]
     links = [link async for link in stream_links(work, tenants)]
-    return RuleSet(head, model, rules, links)
+    return RuleSet(head, model, rules, links, await _read_mfa_roles(work))
+
+
+async def _read_mfa_roles(work: TenantUnitOfWork) -> tuple[str, ...]:
+    """Return the roles that demand a second factor; read as stored, so that all nodes read the same."""
+    query = text("SELECT settings -> 'mfa' FROM tenant_settings WHERE tenant_id = :tenant_id")
+    mfa = (await work.session.execute(query, {"tenant_id": work.tenant_id})).scalar_one_or_none() or {}
+    if mfa.get("demand") == MfaDemand.REQUIRED:
+        return (EVERY_ROLE,)
+    return tuple(sorted(mfa.get("roles", ())))
 
 
 async def stream_rules(work: TenantUnitOfWork, tenants: Sequence[TenantId]) -> AsyncIterator[Rule]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import structlog
 from msgspec import UNSET
 
+from authz.condition_cost import Allowance
 from authz.cross_check import Sample
 from authz.decision import Reason
 from authz.errors import StaleError
@@ -209,7 +210,7 @@ class FastPath:
         caller, state = head.caller, head.state
         request = request_of(wire, may_assert=caller.may_assert)
         now = self._node.now()
-        decision = evaluate_in(state, request, now=now)
+        decision = evaluate_in(state, request, now=now, looking=Allowance())
         if isinstance(decision, Missing):
             return None
         self._metrics.count_decision(outcome_of(decision), self._elapsed() - started)

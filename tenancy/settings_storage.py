@@ -97,7 +97,8 @@ class TenantSettingsStore:
                 return head, before
             stored = msgspec.json.encode(differences(after, defaults)).decode()
             await work.session.execute(_WRITE, {"tenant_id": tenant_id, "settings": stored})
-            head = await raise_head(work)
+            # Roles that demand a second factor take part in decisions, so they are of one revision with the rules.
+            head = await raise_head(work, rules=after.mfa != before.mfa)
             entry = AuditEntry(
                 "settings.change",
                 target=f"tenant:{tenant_id}",

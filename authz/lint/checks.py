@@ -154,10 +154,10 @@ def _condition_hint(fault: str) -> str:
         name = found[1]
         if "." in name:
             return "attributes stand under `properties`, as in `subject.properties.department`; `type` and `id` do not"
-        return f"for the text write `'{name}'`; names are subject, action, resource, context and now"
+        return f"for the text write `'{name}'`; names are subject, action, resource, context, auth and now"
     if fault.endswith("not a boolean"):
         return "compare it with something, as in `== 'draft'`"
-    return "conditions are CEL over subject, action, resource, context and now"
+    return "conditions are CEL over subject, action, resource, context, auth and now"
 
 
 def _check_entities(part: Part) -> None:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from authz.auth_values import InvalidAuthError, read_auth
 from authz.findings import Finding, Severity
 from authz.policy_files.times import parse_time
 from authz.policy_files.values import CASES_FILE, ENTITIES_FILE, GoldenCase
 from authz.policy_files.yaml_text import YamlNode, read_yaml
 from authz.request import (
     Action,
+    Auth,
     Entity,
     EvaluationRequest,
     InvalidNameError,
@@ -24,7 +26,7 @@ from authz.request import (
 from authz.rules import Effect, EntityKind, Source, StoredEntity
 from authz.served_names import check_name
 
-_CASE_KEYS = ("name", "subject", "action", "resource", "context", "now", "decision", "rules", "why")
+_CASE_KEYS = ("name", "subject", "action", "resource", "context", "auth", "now", "decision", "rules", "why")
 _EXAMPLES = {
     "name": "write `name: …`, a sentence that says what the case holds",
     "subject": "write `subject: user:alice`, or `{type: user, id: alice, properties: {}}`",
@@ -119,7 +121,7 @@ def _read_entity(
 
 
 def parse_cases(text: str, slug: str) -> ParsedCases:
-    """Read a list of `{name, subject, action, resource, context?, now?, decision, rules?, why?}`."""
+    """Read a list of `{name, subject, action, resource, context?, auth?, now?, decision, rules?, why?}`."""
     reader = _Reader(f"{slug}/{CASES_FILE}")
     parsed = ParsedCases(findings=reader.findings)
     root = reader.document(text)
@@ -167,12 +169,13 @@ class _CaseReader:
         resource = self._entity("resource")
         expected = self._decision()
         context = self._mapping("context")
+        auth = self._auth()
         now = self._time()
         rules, positions = self._rules()
         why = self._text("why", required=False)
         if not self._good or name is None or subject is None or action is None or resource is None or expected is None:
             return None
-        request = EvaluationRequest(subject, action, resource, context)
+        request = EvaluationRequest(subject, action, resource, context, auth)
         source = Source(CASES_FILE, self._node.line)
         return GoldenCase(name, request, expected, now, rules, why, source, positions)
 
@@ -264,6 +267,20 @@ class _CaseReader:
             return {}
         properties: Properties = node.plain()
         return properties
+
+    def _auth(self) -> Auth | None:
+        node = self._parts.get("auth")
+        if node is None or node.value is None:
+            return None
+        try:
+            return read_auth(node.plain(), parse_time)
+        except InvalidAuthError as error:
+            parts = node.pairs if node.is_mapping else []
+            place = next((value for key, value in parts if key.value == error.member), node)
+            self._fault(
+                place, str(error), "write `auth: {acr: aal2, amr: [pwd, otp, mfa], time: 2027-01-31T00:00:00Z}`"
+            )
+            return None
 
     def _decision(self) -> Effect | None:
         node = self._part("decision")

@@ -70,7 +70,7 @@ async def _answer_one(
         decision, explanation = await evaluate_explained(node, tenant_id, question, min_revision=min_revision)
         body = msgspec.json.encode(explained_json(decision, explanation))
     else:
-        decision = await evaluate(node, tenant_id, question, min_revision=min_revision)
+        decision = await evaluate(node, tenant_id, question, min_revision=min_revision, step_up=True)
         body = encode_decision(decision)
     app[METRICS].count_outcome(outcome_of(decision))
     log_decision(request, question, decision, ignored)
@@ -89,7 +89,13 @@ async def _answer_many(request: web.Request, batch: Batch, min_revision: int | N
             )
     if questions:
         decisions = await evaluate_many(
-            node, tenant_id, questions, min_revision=min_revision, trace=batch.explain, stop=batch.semantic.stop
+            node,
+            tenant_id,
+            questions,
+            min_revision=min_revision,
+            trace=batch.explain,
+            stop=batch.semantic.stop,
+            step_up=True,
         )
         revision = decisions[-1].revision
     else:

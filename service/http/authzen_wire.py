@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from authz.decision import Decision
+from authz.decision import Decision, StepUp
 from authz.request import (
     MAX_REF_LENGTH,
     NO_PROPERTIES,
@@ -231,6 +231,8 @@ def check_action_name(wire: WireAction, pointer: str) -> None:
 
 def encode_decision(decision: Decision) -> bytes:
     """Return the answer to one question, without explanation: `reason` and `revision` are from closed sets."""
+    if decision.step_up is not None:
+        return _encoder.encode(decision_json(decision))
     word = b"true" if decision.allowed else b"false"
     return b'{"decision":%b,"context":{"kasbah":{"revision":%d,"reason":"%b"}}}' % (
         word,
@@ -241,10 +243,20 @@ def encode_decision(decision: Decision) -> bytes:
 
 def decision_json(decision: Decision) -> Json:
     """Return what `encode_decision` says, as a value that more can be added to."""
-    return {
-        "decision": decision.allowed,
-        "context": {"kasbah": {"revision": decision.revision, "reason": decision.reason.value}},
-    }
+    kasbah: Json = {"revision": decision.revision, "reason": decision.reason.value}
+    if decision.step_up is not None:
+        kasbah["step_up"] = step_up_json(decision.step_up)
+    return {"decision": decision.allowed, "context": {"kasbah": kasbah}}
+
+
+def step_up_json(step_up: StepUp) -> Json:
+    """Return which sign-in turns a deny; what makes no difference is left out."""
+    told: Json = {"acr_values": list(step_up.acr_values)}
+    if step_up.max_age is not None:
+        told["max_age"] = step_up.max_age
+    if step_up.amr_values:
+        told["amr_values"] = list(step_up.amr_values)
+    return told
 
 
 def encode_quick(quick: Quick, revision: int) -> bytes:

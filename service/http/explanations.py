@@ -35,6 +35,7 @@ def explanation_json(explanation: Explanation) -> Json:
         "summary": explanation.summary,
         "lines": explanation.lines(),
         "roles": list(explanation.roles),
+        "inactive_roles": list(explanation.inactive_roles),
         "granted_by": [explained_rule_json(rule) for rule in explanation.granted_by],
         "blocked_by": [explained_rule_json(rule) for rule in explanation.blocked_by],
         "would_grant": [explained_rule_json(rule) for rule in explanation.would_grant],

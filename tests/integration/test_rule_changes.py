@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from authz.ports import RuleSet, TenantHead
+from authz.ports import EVERY_ROLE, RuleSet, TenantHead
 from authz.request import Ref
 from authz.row_changes import kind_of
 from authz.rule_changes import brought_up
@@ -13,7 +13,11 @@ from authz.rules import Effect, EntityKind, Owner, RoleLink, Row, Rule, Source, 
 from authz.storage import MAX_CHANGED_ROWS, PostgresPolicyReader
 from authz.storage_write import PostgresPolicyWriter
 from tenancy.ids import BASE_TENANT_ID
+from tenancy.settings_storage import TenantSettingsStore
 from tenancy.tenant import ChangeMeta
+from tenancy.tenant_settings import TenantLimits
+from tenancy.unit_of_work import Sessions
+from tests.integration.conftest import StoreDatabase
 
 pytestmark = [pytest.mark.integration]
 
@@ -31,8 +35,10 @@ def of_file(number: int, line: int) -> Rule:
 class Tenant:
     """A tenant, and the rule set that a node would hold of it."""
 
-    def __init__(self, reader: PostgresPolicyReader, writer: PostgresPolicyWriter, head: TenantHead) -> None:
-        self.reader, self.writer, self.id = reader, writer, head.tenant_id
+    def __init__(
+        self, reader: PostgresPolicyReader, writer: PostgresPolicyWriter, head: TenantHead, sessions: Sessions
+    ) -> None:
+        self.reader, self.writer, self.id, self.sessions = reader, writer, head.tenant_id, sessions
         self.held: RuleSet
 
     async def read(self) -> RuleSet:
@@ -55,9 +61,11 @@ class Tenant:
 
 
 @pytest.fixture
-async def tenant(reader: PostgresPolicyReader, writer: PostgresPolicyWriter, acme: TenantHead) -> Tenant:
+async def tenant(
+    reader: PostgresPolicyReader, writer: PostgresPolicyWriter, acme: TenantHead, store: StoreDatabase
+) -> Tenant:
     await writer.change_rows(BASE_TENANT_ID, add=[rule(0)], remove=[], owner=Owner.API, meta=META)
-    made = Tenant(reader, writer, acme)
+    made = Tenant(reader, writer, acme, store.sessions)
     await made.replace([of_file(n, n) for n in range(1, 6)])
     await made.change([rule(n) for n in range(10)], [])
     await made.read()
@@ -98,3 +106,31 @@ async def test_rows_are_read_where_changes_do_not_say_enough(tenant: Tenant):
     await tenant.read()
     await tenant.writer.change_rows(BASE_TENANT_ID, add=[rule(1)], remove=[], owner=Owner.API, meta=META)
     assert await tenant.brought_up() is None
+
+
+async def test_which_roles_demand_a_second_factor_is_of_one_revision_with_the_rules(tenant: Tenant) -> None:
+    """A change of them makes a revision of the rules; no held rule set is brought up to it by rows alone."""
+    settings = TenantSettingsStore(tenant.sessions, TenantLimits())
+
+    async def set_mfa(**mfa: Any) -> TenantHead:
+        head, _ = await settings.change(tenant.id, lambda document: {**document, "mfa": mfa}, meta=META)
+        return head
+
+    before = await tenant.read()
+    assert before.mfa_roles == ()
+    head = await set_mfa(demand="roles", roles=["role:r2", "role:r1"])
+    assert head.rules_revision == head.revision > before.head.revision
+    await tenant.change([rule(7)], [])
+    assert await tenant.brought_up() is None
+    assert (await tenant.read()).mfa_roles == ("role:r1", "role:r2")
+    await tenant.change([rule(8)], [])
+    followed = await tenant.brought_up()
+    assert followed is not None
+    assert followed.mfa_roles == ("role:r1", "role:r2")
+    await set_mfa(demand="required", roles=[])
+    assert (await tenant.read()).mfa_roles == (EVERY_ROLE,)
+    await settings.change(tenant.id, lambda document: {**document, "sign_in": {"max_failures": 50}}, meta=META)
+    assert await tenant.brought_up() == (await tenant.read())
+    await set_mfa(demand="optional", roles=[])
+    assert await tenant.brought_up() is None
+    assert (await tenant.read()).mfa_roles == ()

@@ -80,7 +80,12 @@ HEADS = st.builds(
     keys_revision=st.integers(0, 2**62),
 )
 RULE_SETS = st.builds(
-    RuleSet, head=HEADS, model=MODELS, rules=st.lists(RULES, max_size=6), links=st.lists(LINKS, max_size=6)
+    RuleSet,
+    head=HEADS,
+    model=MODELS,
+    rules=st.lists(RULES, max_size=6),
+    links=st.lists(LINKS, max_size=6),
+    mfa_roles=st.lists(HOSTILE, max_size=3).map(tuple),
 )
 SAMPLE = RuleSet(
     HEAD,

@@ -11,6 +11,7 @@ POLICY = """\
 p, role:a, acme, r:*, read
 p, user:x, acme, r:9, read, deny
 p, user:y, acme, r:*, read, allow, resource.properties.open
+p, user:y, acme, r:*, export, allow, auth.acr == 'aal2' && now - auth.time < duration('5m')
 g, user:x, role:a, acme
 g, user:z, role:a, acme, 2026-06-01T12:00:00Z
 """
@@ -40,6 +41,10 @@ PASSING = [
     case("user:y", "read", "r:1", "true", ", rules: [policy.csv:3]"),
     case("user:y", "read", "r:2", "false", ", rules: []"),
     case("user:z", "read", "r:1", "false"),
+    case("user:y", "export", "r:1", "false"),
+    case("user:y", "export", "r:1", "false", ", auth: {acr: aal2}"),
+    case("user:y", "export", "r:1", "true", ", auth: {acr: aal2, time: 2026-06-01T11:59:00Z}"),
+    case("user:y", "export", "r:1", "false", ", auth: {acr: aal2, time: 2026-06-01T11:55:00Z}"),
     case("user:z", "read", "r:1", "true", ", now: 2026-06-01T11:59:59Z"),
 ]
 
@@ -90,7 +95,7 @@ def test_rules_that_no_case_reaches_are_named():
     """A rule is reached when it determines an answer; rules of the base by cases of any tenant."""
     report = run(case("user:x", "read", "r:9", "false") + case("user:x", "list", "r:1", "true"))
     tenant, base = report.tenants
-    assert ([rule.source.line for rule in tenant.missed], tenant.rules) == ([1, 3], 3)
+    assert ([rule.source.line for rule in tenant.missed], tenant.rules) == ([1, 3, 4], 4)
     assert ([str(rule.source) for rule in base.missed], base.rules) == (["_base/policy.csv:1"], 2)
 
 

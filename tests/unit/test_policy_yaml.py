@@ -1,12 +1,14 @@
 """Reading `entities.yaml` and `cases.yaml`: plain data only, every fault at its place, bombs defused."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from authz.policy_files import parse_cases, parse_entities
 from authz.policy_files.yaml_text import read_yaml
+from authz.request import Auth
 from authz.rules import Effect, EntityKind
 
 FAULTS = [
@@ -140,6 +142,7 @@ def test_cases_are_read_in_both_forms():
         "  action: {name: read, properties: {soft: true}}\n"
         "  resource: {type: record, id: '1'}\n"
         "  context: {ip: 10.0.0.1}\n"
+        "  auth: {acr: aal2, amr: [pwd, otp], time: 2025-12-31T23:59:00Z}\n"
         "  now: 2026-01-01T00:00:00Z\n"
         "  decision: false\n"
         "  rules: [policy.csv:1, _base/policy.csv:2]\n"
@@ -148,7 +151,8 @@ def test_cases_are_read_in_both_forms():
     parsed = parse_cases(text, "acme")
     assert parsed.findings == []
     short, full = parsed.cases
-    assert short.request == full.request
+    assert short.request == replace(full.request, auth=None)
+    assert full.request.auth == Auth("aal2", ("pwd", "otp"), datetime(2025, 12, 31, 23, 59, tzinfo=UTC))
     assert (short.expected, short.rules, short.now, short.why, str(short.source)) == (
         Effect.ALLOW,
         None,
@@ -165,7 +169,7 @@ def test_cases_are_read_in_both_forms():
     assert full.request.subject.properties == {"x": 1}
     assert full.request.action.properties == {"soft": True}
     assert full.request.context == {"ip": "10.0.0.1"}
-    assert full.rule_positions == ((13, 11), (13, 25))
+    assert full.rule_positions == ((14, 11), (14, 25))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,12 @@ def test_cases_are_read_in_both_forms():
         (CASE + "  rules: policy.csv:1\n", 6, 10, "case"),
         (CASE + "  rules: [1]\n", 6, 10, "case"),
         (CASE + "  context: []\n", 6, 12, "case"),
+        (CASE + "  auth: aal2\n", 6, 9, "case"),
+        (CASE + "  auth: {acr: aal3}\n", 6, 15, "case"),
+        (CASE + "  auth: {level: aal2}\n", 6, 9, "case"),
+        (CASE + "  auth: {acr: aal2, amr: pwd}\n", 6, 26, "case"),
+        (CASE + "  auth: {amr: [pwd, 'a b']}\n", 6, 15, "case"),
+        (CASE + "  auth: {time: yesterday}\n", 6, 16, "case"),
         (CASE + "  reason: x\n", 6, 3, "unknown-key"),
         (CASE + CASE, 6, 3, "duplicate-case"),
     ],
