@@ -191,7 +191,9 @@ class Run:
             revision = view.head.revision
             version = self.world.at(key, revision)
             assert answer is version.allows(user, record), "an answer that its revision never gave"
-            assert view.subjects[user].record.account is version.accounts.get(user), "an account of another revision"
+            account = view.subjects[user].record.account
+            state = None if account is None else account.state
+            assert state is version.accounts.get(user), "an account of another revision"
             assert view.subjects[user].properties == version.subjects.get(user, {}), "a subject of another revision"
             for name, properties in view.resources.items():
                 assert properties == version.resources.get(name, {}), "a resource of another revision"
