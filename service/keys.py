@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from authn.factors import FactorMethod, SecondFactor
     from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
-    from authn.register_webauthn import SecurityKeyBinding
+    from authn.register_webauthn import NewSecurityKey
     from authn.session_storage import SessionStore
     from authn.volatile_values import VolatileValues
     from authz.node import Node
@@ -57,7 +57,7 @@ VOLATILE: web.AppKey["VolatileValues"] = web.AppKey("VOLATILE")
 CHALLENGES: web.AppKey["ChallengeStore"] = web.AppKey("CHALLENGES")
 FACTORS: web.AppKey[MutableMapping["FactorMethod", "SecondFactor"]] = web.AppKey("FACTORS")
 """What proves each method; a part that brings one adds it."""
-SECURITY_KEYS: web.AppKey["SecurityKeyBinding"] = web.AppKey("SECURITY_KEYS")
+SECURITY_KEYS: web.AppKey["NewSecurityKey"] = web.AppKey("SECURITY_KEYS")
 """Binds security keys; there where browsers offer them on an origin of this deployment."""
 REFUSALS: web.AppKey["Refusals"] = web.AppKey("REFUSALS")
 CALLERS: web.AppKey[Callers] = web.AppKey("CALLERS")

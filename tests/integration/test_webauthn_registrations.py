@@ -7,10 +7,10 @@ import pytest
 
 from authn.errors import FactorLimitExceededError, SecurityKeyTakenError
 from authn.factor_storage import forget_factors, read_factors
-from authn.factors import MAX_AUTHENTICATORS, FactorMethod
-from authn.register_webauthn import SecurityKeyBinding
+from authn.factors import MAX_AUTHENTICATORS, Authenticator, FactorKind, FactorMethod, FactorWrong
+from authn.register_webauthn import NewSecurityKey
 from authn.relying_party import RelyingParty
-from authn.webauthn_keys import NewKey, WebauthnRefused
+from authn.user_rows import lock_user
 from authn.webauthn_registrations import Registration, open_registration, take_registration
 from authn.webauthn_storage import list_keys
 from tenancy.unit_of_work import tenant_unit_of_work
@@ -45,13 +45,17 @@ def awaited() -> Registration:
 
 
 async def offered(accounts, user):
+    """Return what a browser is given, and what is kept meanwhile."""
     async with work_of(accounts) as work:
-        return await SecurityKeyBinding(PARTY).offer(work, user)
+        held = await lock_user(work, user.id)
+        shown, kept = await NewSecurityKey(PARTY).begin(work, held, "Blue key")
+    return shown["public_key"], kept
 
 
-async def bound(accounts, user, answer, nonce):
+async def bound(accounts, user, answer, kept):
     async with work_of(accounts) as work:
-        return await SecurityKeyBinding(PARTY).bind(work, user.id, uuid4(), answer, name="Blue key", nonce=nonce)
+        held = await lock_user(work, user.id)
+        return await NewSecurityKey(PARTY).finish(work, held, kept, answer)
 
 
 async def test_what_is_awaited_is_answered_once(accounts, alice):
@@ -92,26 +96,30 @@ async def test_it_waits_for_ten_minutes(accounts, alice, store):
 
 
 async def test_a_key_that_answers_is_bound_at_once(accounts, alice):
-    """And is excluded the next time."""
-    offer = await offered(accounts, alice)
-    assert unb64(offer.options["challenge"]) == offer.nonce
-    assert unb64(offer.options["user"]["id"]) == alice.id.bytes
+    """Under the name and id that it was asked for; and it is excluded the next time."""
+    options, kept = await offered(accounts, alice)
+    assert unb64(options["challenge"]) == kept["nonce"]
+    assert unb64(options["user"]["id"]) == alice.id.bytes
     key = SoftwareAuthenticator(ORIGIN)
-    assert isinstance(await bound(accounts, alice, key.create(offer.options), offer.nonce), NewKey)
+    made = await bound(accounts, alice, key.create(options), kept)
+    assert isinstance(made, Authenticator)
+    assert (str(made.id), made.name, made.kind) == (kept["authenticator"], "Blue key", FactorKind.WEBAUTHN)
+    assert made.confirmed_at is not None
     async with work_of(accounts) as work:
         assert (await read_factors(work, alice.id)).methods == (FactorMethod.WEBAUTHN,)
         assert len(await list_keys(work, alice.id)) == 1
-    again = await offered(accounts, alice)
-    assert [one["id"] for one in again.options["excludeCredentials"]] == [b64(key.credentials[0].credential_id)]
+    again, _ = await offered(accounts, alice)
+    assert [one["id"] for one in again["excludeCredentials"]] == [b64(key.credentials[0].credential_id)]
 
 
 async def test_a_bad_answer_binds_nothing(accounts, alice):
-    """Nor does a good one of other bytes."""
-    offer, other = await offered(accounts, alice), await offered(accounts, alice)
-    answer = SoftwareAuthenticator(ORIGIN).create(offer.options)
-    assert isinstance(await bound(accounts, alice, answer, other.nonce), WebauthnRefused)
-    phished = SoftwareAuthenticator("https://kasbah.example.evil.test").create(offer.options)
-    assert isinstance(await bound(accounts, alice, phished, offer.nonce), WebauthnRefused)
+    """Nor does a good one of other bytes, nor what is no answer of a key."""
+    (options, kept), (_, other) = await offered(accounts, alice), await offered(accounts, alice)
+    answer = SoftwareAuthenticator(ORIGIN).create(options)
+    assert await bound(accounts, alice, answer, other) == FactorWrong()
+    phished = SoftwareAuthenticator("https://kasbah.example.evil.test").create(options)
+    assert await bound(accounts, alice, phished, kept) == FactorWrong()
+    assert await bound(accounts, alice, "123456", kept) == FactorWrong()
     async with work_of(accounts) as work:
         assert (await read_factors(work, alice.id)).methods == ()
 
@@ -119,26 +127,22 @@ async def test_a_bad_answer_binds_nothing(accounts, alice):
 async def test_anothers_key_is_not_bound(accounts, alice):
     """A stolen credential id would make two accounts of one answer."""
     key = SoftwareAuthenticator(ORIGIN)
-    offer = await offered(accounts, alice)
-    await bound(accounts, alice, key.create(offer.options), offer.nonce)
+    options, kept = await offered(accounts, alice)
+    await bound(accounts, alice, key.create(options), kept)
     mallory = await accounts.add("mallory")
-    offer = await offered(accounts, mallory)
-    taken = SoftwareAuthenticator(ORIGIN).create(offer.options, credential_id=key.credentials[0].credential_id)
+    options, kept = await offered(accounts, mallory)
+    taken = SoftwareAuthenticator(ORIGIN).create(options, credential_id=key.credentials[0].credential_id)
     with pytest.raises(SecurityKeyTakenError):
-        await bound(accounts, mallory, taken, offer.nonce)
+        await bound(accounts, mallory, taken, kept)
 
 
 async def test_an_account_has_so_many_and_no_more(accounts, alice):
     """Judged when it is asked for, and when it is answered."""
     offers = [await offered(accounts, alice) for _ in range(MAX_AUTHENTICATORS + 1)]
-    for offer in offers[:-1]:
-        await bound(
-            accounts,
-            alice,
-            SoftwareAuthenticator(ORIGIN).create(offer.options | {"excludeCredentials": []}),
-            offer.nonce,
-        )
+    answers = [SoftwareAuthenticator(ORIGIN).create(options) for options, _ in offers]
+    for answer, (_, kept) in zip(answers[:-1], offers[:-1], strict=True):
+        assert isinstance(await bound(accounts, alice, answer, kept), Authenticator)
     with pytest.raises(FactorLimitExceededError):
         await offered(accounts, alice)
     with pytest.raises(FactorLimitExceededError):
-        await bound(accounts, alice, SoftwareAuthenticator(ORIGIN).create(offers[-1].options), offers[-1].nonce)
+        await bound(accounts, alice, answers[-1], offers[-1][1])
