@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from authn.errors import SessionEndedError
 from authn.session_rows import is_ended
 from authn.sessions import Proof, Session, lifetimes, renewed
 from authn.user_rows import lock_user
@@ -136,7 +137,7 @@ async def renew_session(
     *,
     meta: ChangeMeta,
     must_enrol: bool | None = None,
-) -> Session | SignInLost:
+) -> Session:
     """Let a session that changed its account's credentials go on as a new one, when all others end.
 
     Called in the transaction of the change, after it raised the epoch; the new session is put into the `SessionStore`
@@ -148,9 +149,13 @@ async def renew_session(
         held: The account as it was when its lock was taken, before the change.
         meta: Who and why.
         must_enrol: Whether the new one is good for enrolment alone; as before when None.
+
+    Raises:
+        SessionEndedError: it ended since its request was admitted, and so nothing that it asked for is to stay.
     """
+    # SECURITY: whoever holds a stolen session could else outrun its end by changing credentials without pause.
     if held.user.id != session.user_id or held.auth_epoch != session.auth_epoch or await is_ended(work, session):
-        return SignInLost()
+        raise SessionEndedError("the session was ended meanwhile")
     row = (await work.session.execute(_NOW, {"tenant_id": work.tenant_id, "user_id": session.user_id})).one()
     fresh = renewed(
         session, session_id=make_uuid7(row.now, secrets.token_bytes(10)), auth_epoch=row.auth_epoch, now=row.now

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+from authn.begin_session import renew_session
 from authn.credential_failures import LockedOut, MustWait
 from authn.errors import UserStorageUnavailableError
 from authn.mail_queue import Seals, queue_mail
@@ -14,6 +15,7 @@ from authn.password_storage import PasswordRules, read_password_rules, replace_p
 from authn.password_text import normalize_password
 from authn.passwords import Advice, PasswordRefused
 from authn.prove_password import NoPassword, PasswordProofs, PresentWrong, Proven
+from authn.sessions import Session
 from authn.user_rows import lock_user
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry
@@ -33,6 +35,8 @@ class PasswordChanged:
 
     head: TenantHead
     advice: Advice | None
+    session: Session | None
+    """The one in which the person goes on, not put into the store yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,14 @@ class PasswordChanges:
         self._proofs = PasswordProofs(sessions, passwords.hasher, limits=limits)
 
     async def change(
-        self, tenant_id: TenantId, user_id: UUID, present: str, wanted: str, *, meta: ChangeMeta
+        self,
+        tenant_id: TenantId,
+        user_id: UUID,
+        present: str,
+        wanted: str,
+        *,
+        meta: ChangeMeta,
+        session: Session | None = None,
     ) -> PasswordChange:
         """Replace a password.
 
@@ -71,10 +82,12 @@ class PasswordChanges:
             present: Proves who asks.
             wanted: Is judged by the tenant's rules, once the present one was right.
             meta: Who, from where.
+            session: The one that asks; another takes its place, and all others end.
 
         Raises:
             UnusablePasswordError: one of both cannot be a password at all; nothing is counted.
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
+            SessionEndedError: the session that asks has ended meanwhile; nothing changed.
             UserStorageUnavailableError: PostgreSQL did not answer.
         """
         normalize_password(wanted)
@@ -95,7 +108,7 @@ class PasswordChanges:
             if isinstance(chosen, PasswordRefused):
                 return chosen
             async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-                return await self._write(work, proof.held, chosen, rules, meta)
+                return await self._write(work, proof.held, chosen, rules, meta=meta, session=session)
         except DatabaseUnavailableError as error:
             raise UserStorageUnavailableError(str(error)) from error
 
@@ -105,7 +118,9 @@ class PasswordChanges:
         proven: StoredUser,
         chosen: ChosenPassword,
         rules: PasswordRules,
+        *,
         meta: ChangeMeta,
+        session: Session | None,
     ) -> PasswordChanged | ChangedMeanwhile | NoPassword:
         locked = await lock_head(work)
         held = await lock_user(work, proven.user.id)
@@ -125,4 +140,5 @@ class PasswordChanges:
         head = await raise_head(work)
         entry = AuditEntry(_ACTION, target=held.user.ref)
         await record_change(work.session, head, "user", meta, audit=[entry], touched=[held.user.ref])
-        return PasswordChanged(head, chosen.advice)
+        fresh = None if session is None else await renew_session(work, session, held, meta=meta)
+        return PasswordChanged(head, chosen.advice, fresh)

@@ -71,6 +71,10 @@ class PasswordHashingBusyError(AuthnError):
     """More passwords wait to be hashed than may; try again soon."""
 
 
+class SessionEndedError(AuthnError):
+    """The session that asks for a change ended after its request was admitted."""
+
+
 class VolatileStoreUnavailableError(AuthnError):
     """Valkey did not answer in time: what is half done, or who is signed in, is not known."""
 

@@ -9,6 +9,8 @@ from sqlalchemy import Row, text
 
 from authn.api_keys import PERSONAL_LIFE, SCOPES, ApiKey, ApiKeyId, new_api_key
 from authn.errors import KeyLimitExceededError, KeyMakerEndedError, UserNotFoundError
+from authn.session_rows import require_session
+from authn.sessions import Session
 from authn.users import UserId
 from tenancy.audit import AuditEntry
 from tenancy.ids import TenantId
@@ -42,18 +44,22 @@ _MAKER_LIVES = text(
 )
 
 
-async def require_maker(work: TenantUnitOfWork, key_id: UUID) -> None:
-    """Refuse a key that ended since its request was admitted; whoever calls holds the tenant's lock.
+async def require_maker(work: TenantUnitOfWork, maker: UUID | Session) -> None:
+    """Refuse a key or a session that ended since its request was admitted; whoever calls holds the tenant's lock.
 
     SECURITY: a key of a person is of the epoch that its owner is in *now*. Without this, whoever stole one makes keys
     without pause, and the one that is made just after the owner ended all sign-ins lives on.
 
     Raises:
         KeyMakerEndedError: the tenant has no live key with this id.
+        SessionEndedError: it was a session, and that has ended.
     """
-    found = await work.session.execute(_MAKER_LIVES, {"tenant_id": work.tenant_id, "key_id": key_id})
+    if isinstance(maker, Session):
+        await require_session(work, maker)
+        return
+    found = await work.session.execute(_MAKER_LIVES, {"tenant_id": work.tenant_id, "key_id": maker})
     if found.one_or_none() is None:
-        raise KeyMakerEndedError(f"the key `{key_id}` has ended")
+        raise KeyMakerEndedError(f"the key `{maker}` has ended")
 
 
 async def require_room(work: TenantUnitOfWork, limit: int, owner_id: UserId | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 from uuid import UUID
 
 from authn.api_keys import ApiKey, ApiKeyId
+from authn.sessions import Session
 from authn.users import UserId
 from tenancy.ids import Slug, TenantId
 from tenancy.once import Once
@@ -46,7 +47,7 @@ class ApiKeys(Protocol):
         *,
         meta: ChangeMeta,
         once: Once[TenantHead] | None = None,
-        maker: UUID | None = None,
+        maker: UUID | Session | None = None,
     ) -> TenantHead:
         """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 

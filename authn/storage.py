@@ -11,6 +11,7 @@ from authn.errors import ApiKeyNotFoundError, KeyStorageUnavailableError, KeyTen
 from authn.key_notices import tell_of_keys
 from authn.key_rows import KEY_COLUMNS, created_entry, insert_key, key_of, require_maker, require_room
 from authn.ports import ApiKeyPage, FoundKey
+from authn.sessions import Session
 from authn.users import UserId
 from tenancy.audit import AuditEntry
 from tenancy.errors import DatabaseUnavailableError
@@ -61,7 +62,7 @@ class ApiKeyStore:
         *,
         meta: ChangeMeta,
         once: Once[TenantHead] | None = None,
-        maker: UUID | None = None,
+        maker: UUID | Session | None = None,
     ) -> TenantHead:
         """Store a key; raises `KeyTenantNotFoundError`, `UserNotFoundError` or `KeyLimitExceededError`.
 
@@ -103,7 +104,12 @@ class ApiKeyStore:
         return None if row is None else FoundKey(key_of(row), Slug(row.slug), head_of(row), row.owner_lives)
 
     async def _create(
-        self, key: ApiKey, key_hash: bytes, meta: ChangeMeta, once: Once[TenantHead] | None, maker: UUID | None
+        self,
+        key: ApiKey,
+        key_hash: bytes,
+        meta: ChangeMeta,
+        once: Once[TenantHead] | None,
+        maker: UUID | Session | None,
     ) -> TenantHead:
         async with tenant_unit_of_work(self._sessions, key.tenant_id) as work:
             await claim(work, once)

@@ -88,6 +88,8 @@ class Account:
     state: AccountState
     auth_epoch: int = 1
     ended_sessions: frozenset[UUID] = NO_SESSIONS
+    has_factors: bool = False
+    """Whether a second factor is bound to it, so that it can sign in better than by a password alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,9 @@ _LOOKUP = text(
         ) AS entities,
         (SELECT json_agg(json_build_array(u.user_id, u.status, u.auth_epoch,
                     (SELECT json_agg(s.session_id) FROM ended_sessions AS s
-                     WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id)))
+                     WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id),
+                    EXISTS (SELECT FROM authenticators AS f WHERE f.tenant_id = :tenant_id AND f.user_id = u.user_id
+                        AND f.confirmed_at IS NOT NULL)))
          FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:accounts AS uuid[]))
         ) AS accounts
     FROM tenants AS t WHERE t.tenant_id = :tenant_id
@@ -258,7 +260,7 @@ class PostgresPolicyReader:
             source = None if file is None else Source(file, line)
             grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
         stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
-        accounts = {f"{_PERSON}{identifier}": _account(*said) for identifier, *said in row.accounts or ()}
+        accounts = {f"{_PERSON}{identifier}": _account(said) for identifier, *said in row.accounts or ()}
         return Lookup(
             head_of(row),
             {
@@ -334,8 +336,10 @@ class PostgresPolicyReader:
         return [ref[len(kind) + 1 :] for ref in refs]
 
 
-def _account(status: str, auth_epoch: int, ended: Sequence[str] | None) -> Account:
-    return Account(AccountState(status), auth_epoch, frozenset(map(UUID, ended)) if ended else NO_SESSIONS)
+def _account(said: Sequence[Any]) -> Account:
+    status, auth_epoch, ended, has_factors = said
+    sessions = frozenset(map(UUID, ended)) if ended else NO_SESSIONS
+    return Account(AccountState(status), auth_epoch, sessions, has_factors)
 
 
 def _changed_rows(items: Sequence[tuple[bool, bool, Mapping[str, Any]]]) -> tuple[ChangedRow, ...] | None:

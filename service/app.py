@@ -15,6 +15,7 @@ from service import problems
 from service.answer_headers import closed_under
 from service.callers import Caller, bearer_token
 from service.edge_errors import OtherTenantError, TenantSuspendedError
+from service.fresh_sign_in import require_fresh, require_sign_in
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
 from service.jobs import Jobs
@@ -26,6 +27,7 @@ from service.keys import (
     HTTP_SETTINGS,
     JOBS,
     METRICS,
+    NODE,
     READMIT,
     REQUEST_ID,
     ROUTE,
@@ -200,6 +202,8 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
 
     Raises:
         TenantSuspendedError: the key's tenant is suspended, and the route is not about a decision.
+        InteractiveOnlyError, EnrolmentRequiredError: as `require_sign_in`.
+        InsufficientAuthenticationError: a session that is not fresh enough.
         MissingScopeError: the key lacks the scope.
         MissingRightError: its owner lacks the right.
         StaleError, StorageUnavailableError: what the owner may do is not known.
@@ -209,7 +213,10 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     # A decision says itself that its tenant is suspended; a person of that tenant may not even ask for one.
     if (access.resource != DECISIONS or caller.user_id is not None) and request.app[CALLERS].is_suspended(caller):
         raise TenantSuspendedError
+    require_sign_in(caller, access)
     caller = request[CALLER] = await judged(request, caller, access)
+    if caller.session is not None:
+        require_fresh(caller, access.freshness, request.app[NODE].now())
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")
     if not access.tenant and not access.own:

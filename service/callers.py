@@ -16,7 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from authn.api_keys import hash_token, is_token
-from authn.sessions import Session
+from authn.sessions import Acr, Session
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
 from authz.request import Ref
@@ -55,6 +55,8 @@ class Caller:
     kind: CallerKind = CallerKind.SERVICE_KEY
     """A key with an owner is always a personal one."""
     session: Session | None = field(default=None, compare=False)
+    full_acr: Acr = field(default=Acr.AAL1, compare=False)
+    """Of a session: how well its account can prove who it is."""
     may_check: bool = field(init=False, compare=False)
     may_assert: bool = field(init=False, compare=False)
     may_explain: bool = field(init=False, compare=False)
@@ -67,6 +69,11 @@ class Caller:
         object.__setattr__(self, "may_check", "decision:check" in scopes)
         object.__setattr__(self, "may_assert", "decision:assert" in scopes)
         object.__setattr__(self, "may_explain", "decision:explain" in scopes)
+
+    @property
+    def maker(self) -> UUID | Session:
+        """What must still hold under the tenant's lock when the caller makes a key."""
+        return self.session or self.key_id
 
     @property
     def subject(self) -> Ref:

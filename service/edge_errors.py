@@ -132,5 +132,25 @@ class PasswordRefusedError(EdgeError):
         self.members = members
 
 
+class InteractiveOnlyError(EdgeError):
+    """The credential is no session: nobody signed in with it."""
+
+
+class EnrolmentRequiredError(EdgeError):
+    """The session was made with a recovery code, and is good for the enrolment of second factors alone."""
+
+
+class InsufficientAuthenticationError(EdgeError):
+    """The sign-in is too old or too weak for this; `challenge` says, as RFC 9470 section 3 has it, what is enough."""
+
+    def __init__(self, acr_values: str, max_age: int) -> None:
+        super().__init__(f"sign in again: this needs `{acr_values}`, proven within the last {max_age} s")
+        self.members = {"acr_values": str(acr_values), "max_age": max_age}
+        self.challenge = (
+            'Bearer realm="kasbah", error="insufficient_user_authentication", '
+            f'error_description="a fresh sign-in is needed", acr_values="{acr_values}", max_age="{max_age}"'
+        )
+
+
 class TenantSuspendedError(EdgeError):
     """The tenant of the key is suspended, or being deleted."""

@@ -67,6 +67,13 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
     edge_errors.MissingRightError: Problem("missing-right", HTTPStatus.FORBIDDEN, "Missing right"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),
+    edge_errors.InteractiveOnlyError: Problem("interactive-only", HTTPStatus.FORBIDDEN, "Only for who signed in"),
+    edge_errors.EnrolmentRequiredError: Problem(
+        "enrolment-required", HTTPStatus.FORBIDDEN, "A second factor must be enrolled"
+    ),
+    edge_errors.InsufficientAuthenticationError: Problem(
+        "insufficient-user-authentication", HTTPStatus.UNAUTHORIZED, "A fresh or stronger sign-in is needed"
+    ),
     edge_errors.NoSuchTenantError: TENANT_NOT_FOUND,
     edge_errors.TenantSuspendedError: Problem(
         "tenant-suspended", HTTPStatus.FORBIDDEN, "The tenant is suspended", tells=False
@@ -157,6 +164,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "password-hashing-busy", HTTPStatus.SERVICE_UNAVAILABLE, "Too many passwords to check", tells=False
     ),
     authn_errors.UserStorageUnavailableError: STORAGE_UNAVAILABLE,
+    authn_errors.SessionEndedError: replace(NOT_AUTHENTICATED, tells=False),
     authn_errors.VolatileStoreUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.ChallengeExpiredError: Problem(
         "challenge-expired", HTTPStatus.GONE, "The sign-in must begin again", tells=False
@@ -243,6 +251,9 @@ def render_error(error: BaseException) -> RenderedProblem:
     pointer = getattr(error, "pointer", None)
     wait = getattr(error, "retry_after", None)
     headers = {} if wait is None else {"Retry-After": str(wait)}
+    challenge = getattr(error, "challenge", None)
+    if challenge is not None:
+        headers["WWW-Authenticate"] = challenge
     return render(problem, detail=detail, pointer=pointer, headers=headers, members=getattr(error, "members", None))
 
 
@@ -275,7 +286,7 @@ def render(
     body |= members or {}
     all_headers = dict(headers or {})
     if problem.status is HTTPStatus.UNAUTHORIZED:
-        all_headers["WWW-Authenticate"] = 'Bearer realm="kasbah"'
+        all_headers.setdefault("WWW-Authenticate", 'Bearer realm="kasbah"')
     elif problem.status is HTTPStatus.SERVICE_UNAVAILABLE:
         all_headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     elif problem.status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:

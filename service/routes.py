@@ -3,9 +3,11 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from aiohttp import web
 
+from authn.sessions import Acr
 from service.time_limits import ANSWER_SECONDS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -14,6 +16,28 @@ DEFAULT_BODY_LIMIT = 1 << 20
 ANY_METHOD = "*"
 
 _PATTERN = re.compile(r"\{(\w+):[^}]*\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """How lately, and how well, whoever uses a route with a session must have proven who they are (RFC 9470).
+
+    `full_level`: as well as the account can; who has a second factor must have proven it. `acr`: at least so well.
+    """
+
+    max_age: timedelta
+    full_level: bool = True
+    acr: Acr | None = None
+
+
+FRESH = Fresh(timedelta(minutes=5))
+"""For changes of one's own credentials (ASVS 5.0, 7.5.1)."""
+
+STEP_UP = Fresh(timedelta(minutes=15))
+"""For administration: whatever changes something (ASVS 5.0, 7.5.3)."""
+
+HARMLESS = frozenset({"assert", "check", "explain", "plan", "read"})
+"""Actions that change nothing; all others ask a session for `STEP_UP`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +51,8 @@ class Needs:
     `base`: the path may name `_base`, whose rows every tenant inherits. `home`: a platform key may name `_platform`,
     which has people and an audit as a tenant has. `gone`: a platform key may name a deleted tenant.
     `own`: the route acts on the tenant of the caller, or on the platform for its people, and no other can be named.
+    `interactive`: only whoever signed in, no key. `fresh`: of a session, how fresh it must be; administration that
+    changes something demands `STEP_UP` without saying so. `enrolling`: also with a session that a recovery code made.
     """
 
     scope: str
@@ -39,6 +65,16 @@ class Needs:
     gone: bool = False
     own: bool = False
     by_scope: str = ""
+    interactive: bool = False
+    fresh: Fresh | None = None
+    enrolling: bool = False
+
+    @property
+    def freshness(self) -> Fresh | None:
+        """How fresh a session must be."""
+        if self.fresh is None and self.action and self.action not in HARMLESS:
+            return STEP_UP
+        return self.fresh
 
     def __post_init__(self) -> None:
         stated = bool(self.resource) and bool(self.action)

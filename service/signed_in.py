@@ -17,7 +17,7 @@ import structlog
 from authn.api_keys import SCOPES
 from authn.errors import VolatileStoreUnavailableError
 from authn.session_storage import SessionStore
-from authn.sessions import Session, digest_of, is_session_token
+from authn.sessions import Acr, Session, digest_of, is_session_token
 from authn.users import subject_ref
 from authz.errors import TenantNotFoundError
 from authz.ports import Account, AccountState
@@ -98,7 +98,7 @@ class SignedIn:
         held = await self._held(token, digest)
         session = held.session
         account, loaded = await self._account(session, min_revision)
-        if not counts(session, account):
+        if account is None or not counts(session, account):
             self._forget(digest)
             raise NotAuthenticatedError
         await self._note_seen(token, held)
@@ -109,10 +109,10 @@ class SignedIn:
             tenant_id=None if platform else session.tenant_id,
             slug=None if platform else loaded.head.slug,
             scopes=SCOPES,
-            expires_at=session.expires_at,
             user_id=session.user_id,
             kind=CallerKind.SESSION,
             session=held.session,
+            full_acr=Acr.AAL2 if account.has_factors else Acr.AAL1,
         )
 
     def forget_all(self) -> None:
@@ -172,11 +172,10 @@ class SignedIn:
         self._remembered.pop(digest, None)
 
 
-def counts(session: Session, account: Account | None) -> bool:
+def counts(session: Session, account: Account) -> bool:
     """Return whether a session's account still has it: active, of the same epoch, and not ended by itself."""
     return (
-        account is not None
-        and account.state is AccountState.ACTIVE
+        account.state is AccountState.ACTIVE
         and account.auth_epoch == session.auth_epoch
         and session.session_id not in account.ended_sessions
     )

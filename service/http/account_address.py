@@ -23,9 +23,15 @@ from service.keys import CALLER, PASSWORDS, SESSIONS, TENANT, TENANT_LIMITS
 from service.mail_part import hurry_mails
 from service.request_body import read_json_body
 from service.rights import require_person, require_power_over
-from service.routes import Needs, Route
+from service.routes import FRESH, Needs, Route
 
-_OWN = Needs("account:write", by_scope="whoever knows the present password may ask for another address", tenant=False)
+_OWN = Needs(
+    "account:write",
+    by_scope="whoever knows the present password may ask for another address",
+    tenant=False,
+    interactive=True,
+    fresh=FRESH,
+)
 
 
 class NewAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from service.rights import require_person
-from service.routes import Needs, Route
+from service.routes import FRESH, Needs, Route
 from tenancy.tenant import TenantHead
 from tenancy.uuid7 import make_uuid7
 
@@ -67,7 +67,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
         return json_answer(shown_key(key) | {"token": token}, status=201, head=head)
 
     once = once_for(answer)
-    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once, maker=caller.key_id)
+    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once, maker=caller.maker)
     await written(request, head)
     return answer(head)
 
@@ -97,7 +97,7 @@ async def revoke(request: web.Request) -> web.Response:
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", _PATH, list_keys, Needs("key:read", tenant=False, own=True, by_scope=_OWN)),
-    Route("POST", _PATH, create, Needs("key:write", tenant=False, own=True, by_scope=_OWN), seconds=None),
+    Route("POST", _PATH, create, Needs("key:write", tenant=False, own=True, by_scope=_OWN, fresh=FRESH), seconds=None),
     Route(
         "DELETE",
         f"{_PATH}/{{key_id}}",

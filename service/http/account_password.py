@@ -13,16 +13,15 @@ from service.edge_errors import (
     CredentialChangedError,
     CredentialLockedError,
     EdgeError,
-    MissingScopeError,
     PasswordRefusedError,
     TooManyTriesError,
     WrongPasswordError,
 )
-from service.http.admin import meta_of, written
+from service.http.admin import json_answer, meta_of, written
 from service.http.policy_wire import read_struct
-from service.keys import CALLER
+from service.http.session_wire import own_session, shown_renewed
 from service.request_body import read_json_body
-from service.routes import Needs, Route
+from service.routes import FRESH, Needs, Route
 
 Unproven = PresentWrong | NoPassword | MustWait | LockedOut
 
@@ -45,18 +44,21 @@ _decoder = msgspec.json.Decoder(NewPassword)
 
 
 async def change(request: web.Request) -> web.Response:
-    """POST both passwords; all sign-ins of the account end."""
+    """POST both passwords; all sign-ins of the account end, and the one that asks goes on under another token."""
     wanted = read_struct(await read_json_body(request), _decoder)
-    caller = request[CALLER]
-    if caller.user_id is None:
-        raise MissingScopeError("this needs the key of a person, and yours is a service's")
+    session = own_session(request)
     outcome = await request.app[PASSWORD_CHANGES].change(
-        caller.home, caller.user_id, wanted.current_password, wanted.new_password, meta=meta_of(request)
+        session.tenant_id,
+        session.user_id,
+        wanted.current_password,
+        wanted.new_password,
+        meta=meta_of(request),
+        session=session,
     )
     match outcome:
-        case PasswordChanged(head=head):
+        case PasswordChanged(head=head, session=renewed):
             await written(request, head)
-            return web.Response(status=204, headers={"Kasbah-Revision": str(head.revision)})
+            return json_answer({"session": await shown_renewed(request, renewed)}, head=head)
         case PasswordRefused():
             raise refused(outcome, "/new_password")
         case ChangedMeanwhile():
@@ -100,7 +102,13 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/users/me/password",
         change,
-        Needs("account:write", by_scope="whoever knows the present password may replace it", tenant=False),
+        Needs(
+            "account:write",
+            by_scope="whoever knows the present password may replace it",
+            tenant=False,
+            interactive=True,
+            fresh=FRESH,
+        ),
         MAX_BODY,
         seconds=None,
     ),

@@ -72,7 +72,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
 
     caller, once = request[CALLER], once_for(answer)
     # A platform's key is not of the tenant that it makes a key for, where its end could be seen under the lock.
-    maker = caller.key_id if caller.home == _home(request) else None
+    maker = caller.maker if caller.home == _home(request) else None
     head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once, maker=maker)
     await written(request, head)
     return answer(head)
@@ -168,14 +168,14 @@ def shown_key(key: ApiKey) -> dict[str, Any]:
 
 
 async def own_key(request: web.Request) -> web.Response:
-    """GET what the caller's own key is."""
+    """GET what the caller's own credential is."""
     caller = request[CALLER]
     said = {
         "id": caller.key_id,
         "prefix": caller.prefix,
         "tenant": caller.slug,
         "subject": caller.subject,
-        "expires_at": caller.expires_at,
+        "expires_at": caller.expires_at if caller.session is None else caller.session.expires_at,
         "scopes": sorted(caller.scopes),
     }
     return json_answer(said)

@@ -10,20 +10,21 @@ from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import PRESENT, WANTED, Accounts
 from tests.support.administration import Service
 from tests.support.persons import People
+from tests.support.sessions import signed_in
 
 PATH = "/v1/users/me/password"
 
 
 @pytest.fixture
 async def person(admin: Service):
-    """A person of a tenant without any role, with a password, and a key that acts for them."""
+    """A person of a tenant without any role, with a password, and a token of theirs, signed in."""
     people = People(admin)
     tenant_id = await people.tenant_id("acme")
     accounts = Accounts(people.sessions, tenant_id)
     jane = await accounts.add("jane", stored=await accounts.hasher.hash(PRESENT), email="jane@example.com")
 
     async def new_key() -> str:
-        return await people.key(tenant_id, jane.id, scopes=frozenset({"account:write"}))
+        return (await signed_in(admin.app, tenant_id, jane.id)).token
 
     yield await new_key(), accounts, new_key
     accounts.hasher.close()
@@ -34,16 +35,18 @@ def both(present: str, wanted: str) -> dict[str, str]:
 
 
 async def test_a_person_replaces_their_password(admin: Service, person) -> None:
-    """204; all that acts for the person ends with it, this key too, and from then on the new one is asked for."""
+    """All that acts for the person ends with it; they go on under a new token, and the new password is asked for."""
     key, _, new_key = person
+    other = await new_key()
     done = await admin.post(PATH, both(PRESENT, WANTED), key=key)
-    assert done.status == 204, done.body
+    assert done.status == 200, done.body
     assert int(done.headers["Kasbah-Revision"]) > 1
-    assert (await admin.post(PATH, both(WANTED, PRESENT), key=key)).status == 401
-    key = await new_key()
+    for ended in (key, other):
+        assert (await admin.post(PATH, both(WANTED, PRESENT), key=ended)).status == 401
+    key = done.json["session"]["token"]
     wrong = await admin.post(PATH, both(PRESENT, "another one entirely"), key=key)
     assert (wrong.status, wrong.problem, wrong.json["pointer"]) == (403, "wrong-password", "/current_password")
-    assert (await admin.post(PATH, both(WANTED, "another one entirely"), key=key)).status == 204
+    assert (await admin.post(PATH, both(WANTED, "another one entirely"), key=key)).status == 200
 
 
 async def test_a_refusal_says_every_reason_and_what_helps(admin: Service, person) -> None:
@@ -93,12 +96,16 @@ async def test_what_is_no_such_request_is_refused(admin: Service, person, body) 
     assert await accounts.count("credential_failures") == 0
 
 
-async def test_a_services_key_has_no_password(admin: Service) -> None:
-    """Neither a tenant's nor the platform's, whatever its scopes."""
+async def test_no_key_changes_a_password(admin: Service, person) -> None:
+    """Neither a tenant's nor the platform's nor the person's own, whatever its scopes: somebody must have signed in."""
+    _, accounts, _ = person
     key = await admin.tenant("acme", "account:write")
-    for token in (key, admin.platform):
+    people = People(admin)
+    own = await people.person("acme", "joe")
+    for token in (key, admin.platform, own.key):
         answer = await admin.post(PATH, both(PRESENT, WANTED), key=token)
-        assert (answer.status, answer.problem) == (403, "missing-scope")
+        assert (answer.status, answer.problem) == (403, "interactive-only")
+    assert await accounts.count("credential_failures") == 0
     weak = await admin.tenant("acme", "policy:read")
     assert (await admin.post(PATH, both(PRESENT, WANTED), key=weak)).status == 403
     assert (await admin.post(PATH, both(PRESENT, WANTED), key="")).status == 401

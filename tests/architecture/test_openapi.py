@@ -61,13 +61,22 @@ def test_every_route_is_described_with_its_access(document, route):
             case Needs() as needs:
                 decided = {"resource": needs.resource, "action": needs.action}
                 expected = {"scope": needs.scope} | ({"by_scope": needs.by_scope} if needs.by_scope else decided)
-                assert stated == expected | ({"platform": True} if needs.platform else {})
+                assert stated == expected | ({"platform": True} if needs.platform else {}) | demanded(needs)
                 assert "security" not in operation
             case Public(reason=reason):
                 assert stated == {"public": reason}
                 assert operation["security"] == []
             case OwnCredential(how=how):
                 assert stated == {"credential": how}
+
+
+def demanded(needs: Needs) -> dict[str, Any]:
+    """Return what a route demands of a sign-in, beyond what all administration does."""
+    found: dict[str, Any] = {"interactive": True} if needs.interactive else {}
+    if needs.fresh is not None:
+        found["max_age"] = int(needs.fresh.max_age.total_seconds())
+        found |= {} if needs.fresh.acr is None else {"acr": needs.fresh.acr.value}
+    return found
 
 
 def test_every_reference_resolves_and_every_component_is_used(document):

@@ -1,0 +1,50 @@
+"""What a route demands of a sign-in: that there is one at all, and that it is fresh and strong enough (RFC 9470).
+
+A key proves no presence: what it may do is bounded by its scopes, and a person's key was made by a fresh session. So a
+demand for freshness is one on sessions, and a route that no key may use says `interactive` besides.
+"""
+
+from datetime import datetime
+
+from authn.sessions import Acr, reaches
+from service.callers import Caller, CallerKind
+from service.edge_errors import EnrolmentRequiredError, InsufficientAuthenticationError, InteractiveOnlyError
+from service.routes import Fresh, Needs
+
+
+def require_sign_in(caller: Caller, access: Needs) -> None:
+    """Refuse whoever did not sign in where that is demanded, and a session that is good for enrolment alone elsewhere.
+
+    Raises:
+        InteractiveOnlyError: a key, or an access token.
+        EnrolmentRequiredError: a recovery code was used, and no second factor was enrolled or confirmed since.
+    """
+    if access.interactive and caller.kind is not CallerKind.SESSION:
+        raise InteractiveOnlyError("this needs somebody who signed in, and no key stands for that")
+    if caller.session is not None and caller.session.must_enrol and not access.enrolling:
+        raise EnrolmentRequiredError("enrol or confirm a second factor first")
+
+
+def require_fresh(caller: Caller, fresh: Fresh | None, now: datetime) -> None:
+    """Refuse a session whose proof is too old or too weak; the answer says what would be enough.
+
+    Args:
+        caller: Who asks; a key is bounded by its scopes instead.
+        fresh: What is demanded.
+        now: The node's time.
+
+    Raises:
+        InsufficientAuthenticationError: signing in again, as it says, satisfies this.
+    """
+    if fresh is None or caller.session is None:
+        return
+    wanted = wanted_acr(fresh, caller.full_acr)
+    old = now - caller.session.auth_time > fresh.max_age
+    if old or not reaches(caller.session.acr, wanted):
+        raise InsufficientAuthenticationError(wanted, int(fresh.max_age.total_seconds()))
+
+
+def wanted_acr(fresh: Fresh, full: Acr) -> Acr:
+    """Return the level that is demanded of an account whose highest one is `full`."""
+    wanted = fresh.acr or Acr.AAL1
+    return full if fresh.full_level and reaches(full, wanted) else wanted
