@@ -28,13 +28,15 @@ TOKEN_PATTERN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
 class LinkPurpose(StrEnum):
-    """What a link does. Its value is the last part of the page's path."""
+    """What a link does. Its value is the last part of the page's path; enrolment has no page, its token is a ticket."""
 
     INVITATION = "invitation"
     VERIFY = "verify"
     PASSWORD_RESET = "password-reset"  # noqa: S105 - a purpose
     CONFIRM_ADDRESS = "confirm-address"
     UNDO_ADDRESS = "undo-address"
+    ENROLMENT = "enrolment"
+    FACTOR_RESET = "factor-reset"
 
 
 LIFETIMES = {
@@ -43,6 +45,8 @@ LIFETIMES = {
     LinkPurpose.PASSWORD_RESET: timedelta(hours=1),
     LinkPurpose.CONFIRM_ADDRESS: timedelta(days=1),
     LinkPurpose.UNDO_ADDRESS: timedelta(hours=72),
+    LinkPurpose.ENROLMENT: timedelta(hours=24),
+    LinkPurpose.FACTOR_RESET: timedelta(hours=24),
 }
 
 

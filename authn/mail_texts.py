@@ -109,6 +109,23 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
         "How you sign in to $tenant was changed",
         f"A second factor of your account $username at $tenant was added, changed or removed on $when.\n{_NOT_YOU}",
     ),
+    MailKind.ENROLMENT_CODE: (
+        "Your code for $tenant",
+        (
+            "Someone who knows the password of your account $username at $tenant is adding a second factor to it. "
+            "If this is you, type this code:\n\n$code\n\nIt works once, until $until. Tell it to nobody.\n"
+            "If this is not you, choose a new password now: without the code nothing is added."
+        ),
+    ),
+    MailKind.FACTORS_RESET: (
+        "Bind a new second factor to your account at $tenant",
+        (
+            "On $when an administrator took away the second factors of your account $username at $tenant, and everyone "
+            "who was signed in to it is signed out. When you sign in next, bind a new one with this ticket:\n\n"
+            "$ticket\n\nIt works once, until $until, and only together with your password. Tell it to nobody.\n"
+            "If you did not ask for this, ask for help at once."
+        ),
+    ),
     MailKind.RECOVERY_CODE_USED: (
         "A recovery code of your account at $tenant was used",
         (

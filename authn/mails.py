@@ -35,6 +35,8 @@ class MailKind(StrEnum):
     PASSWORD_CHANGED = "password-changed"  # noqa: S105 - a kind of mail
     USERNAME_CHANGED = "username-changed"
     FACTOR_CHANGED = "factor-changed"
+    ENROLMENT_CODE = "enrolment-code"
+    FACTORS_RESET = "factors-reset"
     RECOVERY_CODE_USED = "recovery-code-used"
     KEY_CHANGED = "key-changed"
     SIGN_IN_REFUSED = "sign-in-refused"

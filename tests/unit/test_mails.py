@@ -97,6 +97,8 @@ VALUES = {
     "when": "2026-01-02 03:04 UTC",
     "until": "2026-01-03 03:04 UTC",
     "link": "https://k.example/a?token=x",
+    "code": "01234567",
+    "ticket": "a-ticket",
 }
 
 
