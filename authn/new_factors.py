@@ -10,7 +10,7 @@ from uuid import UUID
 import segno
 from sqlalchemy import text
 
-from authn.factor_storage import confirm_authenticator, find_totp, insert_totp, require_room
+from authn.factor_storage import confirm_authenticator, find_authenticator, find_totp, insert_totp, require_room
 from authn.factors import PENDING_LIFETIME, Authenticator, FactorKind, FactorProven, FactorWrong
 from authn.mail_queue import Seals
 from authn.prove_totp import TotpJudge
@@ -83,7 +83,7 @@ class NewTotp:
     async def finish(
         self, work: TenantUnitOfWork, held: StoredUser, kept: Mapping[str, Any], given: str | Mapping[str, Any]
     ) -> Authenticator | FactorWrong | MustWait | LockedOut:
-        """Judge a first code, which spends its step; `kept` names the authenticator."""
+        """Judge a code, which spends its step; `kept` names an authenticator, which may be bound already."""
         user_id, authenticator_id = held.user.id, UUID(kept["authenticator"])
         stored = await find_totp(work, user_id, authenticator_id)
         if stored is None:
@@ -93,7 +93,8 @@ class NewTotp:
         outcome = await TotpJudge(work, self._ring, user_id, limits).judge([stored], code)
         if not isinstance(outcome, FactorProven):
             return outcome
-        return await confirm_authenticator(work, user_id, authenticator_id) or FactorWrong()
+        confirmed = await confirm_authenticator(work, user_id, authenticator_id)
+        return confirmed or await find_authenticator(work, user_id, authenticator_id) or FactorWrong()
 
 
 def qr_svg(uri: str) -> str:

@@ -36,6 +36,11 @@ async def renew_codes(work: TenantUnitOfWork, user_id: UUID) -> tuple[str, ...]:
     return tuple(code_text(code) for code in fresh)
 
 
+async def drop_codes(work: TenantUnitOfWork, user_id: UUID) -> None:
+    """End all codes of an account that has nothing to recover any more."""
+    await work.session.execute(_REMOVE, {"tenant_id": work.tenant_id, "user_id": user_id})
+
+
 async def spend_code(work: TenantUnitOfWork, user_id: UUID, code: bytes) -> bool:
     """Spend a code of an account that has an authenticator to recover from; whether it was good.
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from authn.challenge_storage import ChallengeStore
     from authn.end_sessions import SessionEnds
-    from authn.factors import FactorMethod, SecondFactor
+    from authn.factors import FactorKind, FactorMethod, SecondFactor
+    from authn.new_factors import NewFactor
     from authn.new_passwords import NewPasswords
     from authn.password_hashing import PasswordHasher
     from authn.register_webauthn import NewSecurityKey
@@ -57,6 +58,8 @@ VOLATILE: web.AppKey["VolatileValues"] = web.AppKey("VOLATILE")
 CHALLENGES: web.AppKey["ChallengeStore"] = web.AppKey("CHALLENGES")
 FACTORS: web.AppKey[MutableMapping["FactorMethod", "SecondFactor"]] = web.AppKey("FACTORS")
 """What proves each method; a part that brings one adds it."""
+NEW_FACTORS: web.AppKey[MutableMapping["FactorKind", "NewFactor"]] = web.AppKey("NEW_FACTORS")
+"""What binds each kind; a part that brings one adds it."""
 SECURITY_KEYS: web.AppKey["NewSecurityKey"] = web.AppKey("SECURITY_KEYS")
 """Binds security keys; there where browsers offer them on an origin of this deployment."""
 REFUSALS: web.AppKey["Refusals"] = web.AppKey("REFUSALS")

@@ -164,7 +164,6 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "password-hashing-busy", HTTPStatus.SERVICE_UNAVAILABLE, "Too many passwords to check", tells=False
     ),
     authn_errors.UserStorageUnavailableError: STORAGE_UNAVAILABLE,
-    authn_errors.SessionEndedError: replace(NOT_AUTHENTICATED, tells=False),
     authn_errors.VolatileStoreUnavailableError: STORAGE_UNAVAILABLE,
     authn_errors.ChallengeExpiredError: Problem(
         "challenge-expired", HTTPStatus.GONE, "The sign-in must begin again", tells=False
@@ -174,6 +173,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.InvalidPersonNameError: Problem(
         "invalid-display-name", HTTPStatus.BAD_REQUEST, "Invalid display name"
     ),
+    authn_errors.SessionEndedError: replace(NOT_AUTHENTICATED, tells=False),
     authn_errors.InvalidFactorNameError: Problem("invalid-factor-name", HTTPStatus.BAD_REQUEST, "Invalid factor name"),
     authn_errors.FactorLimitExceededError: Problem(
         "factor-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many authenticators"

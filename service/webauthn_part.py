@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import structlog
 from aiohttp import web
 
-from authn.factors import FactorMethod
+from authn.factors import FactorKind, FactorMethod
 from authn.prove_webauthn import WebauthnProofs
 from authn.register_webauthn import NewSecurityKey
 from authn.relying_party import RelyingParty
 from service.app import Part
-from service.keys import FACTORS, KEY_RING, SECURITY_KEYS, SESSIONS, TENANT_LIMITS
+from service.keys import FACTORS, KEY_RING, NEW_FACTORS, SECURITY_KEYS, SESSIONS, TENANT_LIMITS
 
 _log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ def security_keys(party: RelyingParty | None) -> Part:
         if party is None:
             _log.warning("webauthn.off", consequence="no security keys: set KASBAH_WEBAUTHN__ORIGINS")
         else:
-            app[SECURITY_KEYS] = NewSecurityKey(party)
+            app[SECURITY_KEYS] = app[NEW_FACTORS][FactorKind.WEBAUTHN] = NewSecurityKey(party)
             app[FACTORS][FactorMethod.WEBAUTHN] = WebauthnProofs(
                 app[SESSIONS], app[KEY_RING], party, limits=app.get(TENANT_LIMITS)
             )

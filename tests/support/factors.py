@@ -1,11 +1,13 @@
 """Accounts with second factors, and what their people hold."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from secrets import token_bytes
+from typing import Any
 from uuid import UUID, uuid4
 
-from pyotp import TOTP
+from pyotp import TOTP, parse_uri
 
 from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep
 from authn.factor_storage import confirm_authenticator, insert_totp
@@ -46,6 +48,11 @@ class Phone:
 
     id: UUID
     secret: bytes
+
+    @classmethod
+    def scan(cls, shown: Mapping[str, Any]) -> "Phone":
+        """Return a phone that read the address of an enrolment, as a real library reads it."""
+        return cls(UUID(str(shown["id"])), parse_uri(shown["uri"]).byte_secret())
 
     def code(self, step: int = 0, *, now: datetime | None = None) -> str:
         """Return the code of the present time step, or of one that many later."""
