@@ -38,7 +38,7 @@ class UserChange:
 
     `columns` are those of the row. `before`, `after` and `fields` are for the audit and hold nothing personal; what is
     goes into `personal`, to be sealed. `ends_sign_ins`: outstanding links and sign-ins were given to another account,
-    in effect.
+    in effect, or proved less than is demanded from now on.
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -78,7 +78,8 @@ def change_of(stored: StoredUser, edit: UserEdit) -> UserChange:
         columns["mfa_required"] = edit.mfa_required
         fields.append("mfa_required")
         before["mfa_required"], after["mfa_required"] = user.mfa_required, edit.mfa_required
-    return UserChange(columns, tuple(fields), before, after, personal, ends_sign_ins="email" in columns)
+    ends_sign_ins = "email" in columns or columns.get("mfa_required") is True
+    return UserChange(columns, tuple(fields), before, after, personal, ends_sign_ins=ends_sign_ins)
 
 
 def personal_of(new: NewUser) -> dict[str, str]:

@@ -15,12 +15,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def account(**changed):
     """Return a stored account with a verified address."""
     named = {"username": "carol", "email": "carol@example.com", "display_name": None, "email_verified_at": NOW}
+    named["mfa_required"] = False
     user = User(
         id=UserId(UUID(int=7)),
         tenant_id=PLATFORM_TENANT_ID,
         status=UserStatus.ACTIVE,
         status_reason=None,
-        mfa_required=False,
         password_set=True,
         password_changed_at=NOW,
         created_at=NOW,
@@ -54,16 +54,24 @@ def test_what_is_so_already_changes_nothing():
 
 def test_other_names_end_no_sign_in():
     """A rename is no change of what proves who somebody is."""
-    change = change_of(account(), UserEdit(username=("Carol", "carol"), display_name=("C", "c"), mfa_required=True))
+    change = change_of(account(), UserEdit(username=("Carol", "carol"), display_name=("C", "c")))
     assert not change.ends_sign_ins
-    assert change.fields == ("username", "display_name", "mfa_required")
+    assert change.fields == ("username", "display_name")
     assert change.columns == {
         "username": "Carol",
         "username_key": "carol",
         "display_name": "C",
         "display_name_key": "c",
-        "mfa_required": True,
     }
+
+
+def test_who_must_prove_a_second_factor_from_now_on_signs_in_anew():
+    """A sign-in by the password alone would go on for a day; the demand's end takes nothing from anybody."""
+    change = change_of(account(), UserEdit(mfa_required=True))
+    assert change.ends_sign_ins
+    assert (change.fields, change.columns) == (("mfa_required",), {"mfa_required": True})
+    relieved = change_of(account(mfa_required=True), UserEdit(mfa_required=False))
+    assert not relieved.ends_sign_ins
 
 
 def test_nothing_personal_is_outside_of_what_is_sealed():
