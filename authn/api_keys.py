@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from typing import NewType
 from uuid import UUID
 
-from authn.errors import InvalidKeyNameError, KeyLifeError, UnknownScopeError
-from authn.users import UserId
+from authn.errors import InvalidKeyLimitError, InvalidKeyNameError, KeyLifeError, UnknownScopeError
+from authn.service_accounts import ServiceAccountId, service_ref
+from authn.users import UserId, subject_ref
 from tenancy.ids import TenantId
 
 ApiKeyId = NewType("ApiKeyId", UUID)
@@ -43,6 +44,8 @@ SCOPES = frozenset(
         "invitation:write",
         "user:read",
         "user:write",
+        "service-account:read",
+        "service-account:write",
     }
 )
 """Every scope there is."""
@@ -55,6 +58,30 @@ PERSONAL_LIFE = timedelta(days=30)
 """Of a personal key, if nothing else is said."""
 
 MAX_PERSONAL_LIFE = timedelta(days=365)
+
+
+MAX_PER_SECOND = 100_000
+MAX_BURST = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimit:
+    """How often a key may ask each node: `requests_per_second` in the long run, and up to `burst` requests at once."""
+
+    requests_per_second: int
+    burst: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.requests_per_second <= MAX_PER_SECOND:
+            raise InvalidKeyLimitError(
+                f"`requests_per_second` is from 1 to {MAX_PER_SECOND}", "/limits/requests_per_second"
+            )
+        if not 0 < self.burst <= MAX_BURST:
+            raise InvalidKeyLimitError(f"`burst` is from 1 to {MAX_BURST}", "/limits/burst")
+
+    def within(self, other: "KeyLimit") -> bool:
+        """Whether it allows no more than another one."""
+        return self.requests_per_second <= other.requests_per_second and self.burst <= other.burst
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,20 @@ class ApiKey:
     created_by: str = ""
     owner_id: UserId | None = None
     """The account that a personal key belongs to, and ends with."""
+    service_account_id: ServiceAccountId | None = None
+    """The service account that the key belongs to, and ends with."""
+    limit: KeyLimit | None = None
+    last_used_at: datetime | None = None
+    """To the minute; None when it was never used."""
+    replaces: ApiKeyId | None = None
+    """The key whose rotation made this one."""
+
+    @property
+    def owner(self) -> str | None:
+        """The subject that the key belongs to; its rights bound what the key may do. None for a key of its own."""
+        if self.owner_id is not None:
+            return subject_ref(self.owner_id)
+        return None if self.service_account_id is None else service_ref(self.service_account_id)
 
     def is_live(self, now: datetime) -> bool:
         """Whether the key is neither revoked nor expired; it is expired from `expires_at` on."""
@@ -89,6 +130,9 @@ def new_api_key(
     ttl: timedelta | None = None,
     created_by: str = "",
     owner_id: UserId | None = None,
+    service_account_id: ServiceAccountId | None = None,
+    limit: KeyLimit | None = None,
+    replaces: ApiKeyId | None = None,
 ) -> tuple[str, ApiKey, bytes]:
     """Make a key; return the token, the key, and the hash to store. Every key has the scope `decision:check`.
 
@@ -102,6 +146,9 @@ def new_api_key(
         ttl: How long it lives; for ever when None, which a personal key never does.
         created_by: The actor.
         owner_id: Whose personal key it is.
+        service_account_id: The service account whose key it is.
+        limit: How often it may be used.
+        replaces: The key whose place it takes.
 
     Raises:
         UnknownScopeError: a scope that does not exist.
@@ -112,8 +159,6 @@ def new_api_key(
     unknown = sorted(scopes - SCOPES)
     if unknown:
         raise UnknownScopeError(f"`{unknown[0]}` is not a scope; there are {', '.join(sorted(SCOPES))}")
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise InvalidKeyNameError(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters")
     if len(entropy) < PREFIX_BYTES + SECRET_BYTES:
         raise ValueError("too little entropy for a key")
     if ttl is not None and ttl <= timedelta(0):
@@ -126,7 +171,7 @@ def new_api_key(
     key = ApiKey(
         ApiKeyId(key_id),
         tenant_id,
-        name.strip(),
+        checked_key_name(name),
         prefix,
         scopes | {DECISION_CHECK},
         now,
@@ -134,8 +179,18 @@ def new_api_key(
         None,
         created_by,
         owner_id,
+        service_account_id,
+        limit,
+        replaces=replaces,
     )
     return token, key, hash_token(token)
+
+
+def checked_key_name(name: str) -> str:
+    """Return a key's name without blanks around it; raises `InvalidKeyNameError`."""
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise InvalidKeyNameError(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters")
+    return name.strip()
 
 
 def hash_token(token: str) -> bytes:

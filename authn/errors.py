@@ -27,6 +27,22 @@ class ApiKeyNotFoundError(AuthnError):
     """The tenant has no key with this id."""
 
 
+class KeyEndedError(AuthnError):
+    """A key that was to be replaced has ended."""
+
+
+class KeyLivesElsewhereError(AuthnError):
+    """A key that belongs to somebody: it is replaced where its owner's keys are, and by whom it concerns."""
+
+
+class InvalidKeyLimitError(AuthnError):
+    """A limit of a key's requests that cannot be; `pointer` is the place in what was sent."""
+
+    def __init__(self, message: str, pointer: str = "/limits") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
 class KeyTenantNotFoundError(AuthnError):
     """No tenant has the id that a key was to be made for."""
 
@@ -53,6 +69,38 @@ class BadKeySetError(AuthnError):
 
 class IssuerUnavailableError(AuthnError):
     """The issuer of access tokens did not answer, so it is not known whether one is good."""
+
+
+class InvalidServiceAccountError(AuthnError):
+    """A name or description that a service account cannot have; `pointer` is the place in what was sent."""
+
+    def __init__(self, message: str, pointer: str) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class ServiceAccountNotFoundError(AuthnError):
+    """The tenant has no service account with this id."""
+
+
+class ServiceAccountDeletedError(AuthnError):
+    """The service account is a tombstone: nothing brings it back."""
+
+
+class ServiceAccountNameTakenError(AuthnError):
+    """Another service account of the tenant has this name."""
+
+
+class ServiceAccountLimitExceededError(AuthnError):
+    """The tenant has as many service accounts as it may have."""
+
+
+class ServiceAccountRevisionConflictError(AuthnError):
+    """The tenant moved on since the caller read it."""
+
+
+class ServiceAccountNotActiveError(AuthnError):
+    """A key for a service account that is disabled or deleted."""
 
 
 class UnusablePasswordError(AuthnError):

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
 from authn.api_keys import ApiKey, ApiKeyId
+from authn.key_edits import EVERYBODY, KeyEdit, KeyOwner, KeyResult, RotatedKey
 from authn.sessions import Session
-from authn.users import UserId
 from tenancy.ids import Slug, TenantId
 from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
@@ -59,14 +60,32 @@ class ApiKeys(Protocol):
         """Return a key of a tenant, also one that ended."""
 
     async def list(
-        self, tenant_id: TenantId, after: str | None, limit: int, *, owner_id: UserId | None = None
+        self, tenant_id: TenantId, after: str | None, limit: int, *, owner: KeyOwner = EVERYBODY
     ) -> ApiKeyPage:
-        """Return keys of a tenant, or those of one of its people, with the ended ones."""
+        """Return keys of a tenant, or those of one owner, with the ended ones."""
 
     async def revoke(
-        self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta, owner_id: UserId | None = None
+        self, tenant_id: TenantId, key_id: ApiKeyId, *, meta: ChangeMeta, owner: KeyOwner = EVERYBODY
     ) -> TenantHead:
-        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes.
+        """End a key now; raises `ApiKeyNotFoundError`. A key that was revoked before stays so, and nothing changes."""
 
-        With `owner_id`, only a key of this person is one.
+    async def rotate(
+        self,
+        previous_id: ApiKeyId,
+        key: ApiKey,
+        key_hash: bytes,
+        *,
+        overlap: timedelta,
+        meta: ChangeMeta,
+        once: Once[RotatedKey] | None = None,
+        maker: UUID | Session | None = None,
+    ) -> RotatedKey:
+        """Store a key in the place of another one of its owner, which ends after `overlap`.
+
+        Raises what `create` does, and `ApiKeyNotFoundError` or `KeyEndedError` for the one before it.
         """
+
+    async def update(
+        self, tenant_id: TenantId, key_id: ApiKeyId, edit: KeyEdit, *, meta: ChangeMeta, owner: KeyOwner = EVERYBODY
+    ) -> KeyResult:
+        """Change a live key's name and limit; raises `ApiKeyNotFoundError` and `KeyEndedError`."""

@@ -39,8 +39,7 @@ MAX_TOUCHED = 1000
 MAX_CHANGED_ROWS = 200
 """A snapshot is brought up by so many changed rows at most; after more, all rows are read."""
 
-_PERSON = "user:"
-_ACCOUNT = re.compile(rf"{_PERSON}[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}")
+_ACCOUNT = re.compile(r"(user|service):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 """A subject that may be an account: no other spelling of an id is one, and other ids are never looked for."""
 
 _LOOKUP = text(
@@ -63,8 +62,12 @@ _LOOKUP = text(
                      WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id),
                     EXISTS (SELECT FROM authenticators AS f WHERE f.tenant_id = :tenant_id AND f.user_id = u.user_id
                         AND f.confirmed_at IS NOT NULL)))
-         FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:accounts AS uuid[]))
-        ) AS accounts
+         FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:people AS uuid[]))
+        ) AS people,
+        (SELECT json_agg(json_build_array(a.service_account_id, a.status))
+         FROM service_accounts AS a
+         WHERE a.tenant_id = :tenant_id AND a.service_account_id = ANY(CAST(:services AS uuid[]))
+        ) AS services
     FROM tenants AS t WHERE t.tenant_id = :tenant_id
     """
 )
@@ -249,7 +252,8 @@ class PostgresPolicyReader:
             "subject_starts": [ref[:INDEXED_CHARACTERS] for ref in subjects],
             "resources": list(resources),
             "resource_starts": [ref[:INDEXED_CHARACTERS] for ref in resources],
-            "accounts": [ref[len(_PERSON) :] for ref in subjects if _ACCOUNT.fullmatch(ref)],
+            "people": _ids_of("user", subjects),
+            "services": _ids_of("service", subjects),
         }
         row = await fetch_row(self._sessions, tenant_id, _LOOKUP, parameters)
         if row is None:
@@ -260,7 +264,10 @@ class PostgresPolicyReader:
             source = None if file is None else Source(file, line)
             grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
         stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
-        accounts = {f"{_PERSON}{identifier}": _account(said) for identifier, *said in row.accounts or ()}
+        accounts = {f"user:{identifier}": _account(said) for identifier, *said in row.people or ()}
+        accounts |= {
+            f"service:{identifier}": Account(AccountState(status)) for identifier, status in row.services or ()
+        }
         return Lookup(
             head_of(row),
             {
@@ -348,3 +355,9 @@ def _changed_rows(items: Sequence[tuple[bool, bool, Mapping[str, Any]]]) -> tupl
         return None
     found = [(added, row_from_json(data)) for added, _, data in items]
     return tuple(ChangedRow(added, row) for added, row in found if not isinstance(row, StoredEntity))
+
+
+def _ids_of(kind: str, subjects: Sequence[Ref]) -> list[str]:
+    """Return the ids of those subjects that may be accounts of one kind."""
+    found = (_ACCOUNT.fullmatch(ref) for ref in subjects)
+    return [match[2] for match in found if match is not None and match[1] == kind]

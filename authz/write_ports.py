@@ -32,6 +32,7 @@ class ChangeKind(StrEnum):
     KEY = "key"
     SETTINGS = "settings"
     USER = "user"
+    SERVICE_ACCOUNT = "service_account"
 
 
 @dataclass(frozen=True, slots=True)

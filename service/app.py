@@ -210,8 +210,8 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
         OtherTenantError: a tenant-bound key on a platform route, or another tenant's name.
         InvalidRequestError, TenantRequiredError, NoSuchTenantError: as in `service/tenant_of_request.py`.
     """
-    # A decision says itself that its tenant is suspended; a person of that tenant may not even ask for one.
-    if (access.resource != DECISIONS or caller.user_id is not None) and request.app[CALLERS].is_suspended(caller):
+    # A decision says itself that its tenant is suspended; an account of that tenant may not even ask for one.
+    if (access.resource != DECISIONS or caller.owner is not None) and request.app[CALLERS].is_suspended(caller):
         raise TenantSuspendedError
     require_sign_in(caller, access)
     caller = request[CALLER] = await judged(request, caller, access)

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
-from authn.api_keys import hash_token, is_token
+from authn.api_keys import KeyLimit, hash_token, is_token
 from authn.sessions import Acr, Session
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
@@ -40,8 +40,9 @@ class Caller:
     """Who calls, authenticated. `tenant_id` and `slug` are None for the platform's.
 
     `key_id` names the credential: the key, or the session. `user_id` is the person whose it is, for a personal key or a
-    session; then its scopes are a bound, and the person's rights count besides. `judged` says that they were looked at
-    for this request, and that `scopes` holds no decision scope beyond them. `session` is there for one alone.
+    session, `service_account_id` the service account whose key it is; then its scopes are a bound, and its owner's
+    rights count besides. `judged` says that they were looked at for this request, and that `scopes` holds no decision
+    scope beyond them. `session` is there for one alone.
     """
 
     key_id: UUID
@@ -51,6 +52,8 @@ class Caller:
     scopes: frozenset[str]
     expires_at: datetime | None = None
     user_id: UUID | None = None
+    service_account_id: UUID | None = None
+    limit: KeyLimit | None = None
     judged: bool = field(default=False, compare=False)
     kind: CallerKind = CallerKind.SERVICE_KEY
     """A key with an owner is always a personal one."""
@@ -64,8 +67,10 @@ class Caller:
     def __post_init__(self) -> None:
         if self.kind is CallerKind.SERVICE_KEY and self.user_id is not None:
             object.__setattr__(self, "kind", CallerKind.PERSONAL_KEY)
-        # SECURITY: what decisions take on the scope's word alone, a personal key has only once its owner was judged.
-        scopes = self.scopes if self.user_id is None or self.judged else frozenset[str]()
+        elif self.kind is CallerKind.SERVICE_KEY and self.service_account_id is not None:
+            object.__setattr__(self, "kind", CallerKind.SERVICE_ACCOUNT)
+        # SECURITY: what decisions take on the scope's word alone, a key with an owner has only once that was judged.
+        scopes = self.scopes if self.owner is None or self.judged else frozenset[str]()
         object.__setattr__(self, "may_check", "decision:check" in scopes)
         object.__setattr__(self, "may_assert", "decision:assert" in scopes)
         object.__setattr__(self, "may_explain", "decision:explain" in scopes)
@@ -76,9 +81,16 @@ class Caller:
         return self.session or self.key_id
 
     @property
+    def owner(self) -> Ref | None:
+        """Whose rights bound what the caller may do: a person or a service account; None where scopes decide alone."""
+        if self.user_id is not None:
+            return Ref(f"user:{self.user_id}")
+        return None if self.service_account_id is None else Ref(f"service:{self.service_account_id}")
+
+    @property
     def subject(self) -> Ref:
-        """Who acts, as the engine knows them: the owner of a personal key, or the key itself."""
-        return Ref(f"key:{self.key_id}" if self.user_id is None else f"user:{self.user_id}")
+        """Who acts, as the engine knows them: the owner of the key, or the key itself."""
+        return self.owner or Ref(f"key:{self.key_id}")
 
     @property
     def home(self) -> TenantId:
@@ -88,7 +100,7 @@ class Caller:
     @property
     def actor(self) -> str:
         """How histories and logs name this caller."""
-        return f"key:{self.prefix}" if self.user_id is None else self.subject
+        return self.owner or f"key:{self.prefix}"
 
     @property
     def credential(self) -> str:
@@ -112,6 +124,9 @@ class FoundApiKey:
     head: TenantHead
     owner_id: UUID | None = None
     """Of a personal key."""
+    service_account_id: UUID | None = None
+    """Of a service account's key."""
+    limit: KeyLimit | None = None
 
 
 class TokenKind(Protocol):
@@ -285,6 +300,8 @@ class Callers:
             scopes=found.scopes,
             expires_at=found.expires_at,
             user_id=found.owner_id,
+            service_account_id=found.service_account_id,
+            limit=found.limit,
         )
         await self._node.watch(home)
         self._remembered[key_hash] = Remembered(

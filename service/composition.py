@@ -170,7 +170,16 @@ class StoredKeys:
         if found is None or found.key.revoked_at is not None or not found.owner_lives:
             return None
         key = found.key
-        return FoundApiKey(key.id, key.prefix, key.scopes, key.expires_at, found.tenant_head, key.owner_id)
+        return FoundApiKey(
+            key.id,
+            key.prefix,
+            key.scopes,
+            key.expires_at,
+            found.tenant_head,
+            key.owner_id,
+            key.service_account_id,
+            key.limit,
+        )
 
 
 class Tenants:

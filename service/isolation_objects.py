@@ -75,6 +75,11 @@ async def _user(tenant: Tenant) -> str:
     return str(made["id"])
 
 
+async def _service_account(tenant: Tenant) -> str:
+    made = await tenant.post("/v1/service-accounts", {"name": tenant.mark, "description": tenant.secret})
+    return str(made["id"])
+
+
 async def _invitation(tenant: Tenant) -> str:
     made = await tenant.post("/v1/invitations", {"email": f"{tenant.mark}@example.com"})
     return str(made["id"])
@@ -107,6 +112,7 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
     {
         "key_id": _key,
         "user_id": _user,
+        "service_account_id": _service_account,
         "invitation_id": _invitation,
         "revision": _revision,
         "slug": _slug,
@@ -121,6 +127,7 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "key_id": _uuid,
         "user_id": _uuid,
+        "service_account_id": _uuid,
         "invitation_id": _uuid,
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),

@@ -153,6 +153,28 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.KeyLimitExceededError: Problem(
         "key-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many live keys"
     ),
+    authn_errors.KeyEndedError: Problem("key-ended", HTTPStatus.CONFLICT, "The key has ended"),
+    authn_errors.KeyLivesElsewhereError: Problem("key-owned", HTTPStatus.CONFLICT, "The key belongs to an account"),
+    authn_errors.InvalidKeyLimitError: Problem("invalid-key-limit", HTTPStatus.BAD_REQUEST, "Invalid limit"),
+    authn_errors.InvalidServiceAccountError: Problem(
+        "invalid-service-account", HTTPStatus.BAD_REQUEST, "Invalid name or description"
+    ),
+    authn_errors.ServiceAccountNotFoundError: Problem(
+        "service-account-not-found", HTTPStatus.NOT_FOUND, "Service account not found", tells=False
+    ),
+    authn_errors.ServiceAccountDeletedError: Problem(
+        "service-account-deleted", HTTPStatus.CONFLICT, "Service account is deleted"
+    ),
+    authn_errors.ServiceAccountNotActiveError: Problem(
+        "service-account-not-active", HTTPStatus.CONFLICT, "Service account may do nothing"
+    ),
+    authn_errors.ServiceAccountNameTakenError: Problem(
+        "service-account-name-taken", HTTPStatus.CONFLICT, "Service account's name is taken"
+    ),
+    authn_errors.ServiceAccountLimitExceededError: Problem(
+        "service-account-limit-exceeded", HTTPStatus.UNPROCESSABLE_ENTITY, "Too many service accounts"
+    ),
+    authn_errors.ServiceAccountRevisionConflictError: REVISION_CONFLICT,
     authn_errors.UnusablePasswordError: Problem("unusable-password", HTTPStatus.BAD_REQUEST, "No usable password"),
     authn_errors.UnsupportedPasswordHashError: Problem(
         "unsupported-password-hash", HTTPStatus.UNPROCESSABLE_ENTITY, "Password hash refused"

@@ -1,8 +1,9 @@
 """Whether a caller may use a route: decided by Kasbah's own engine, on what its key carries and what its owner may.
 
-A service's key has no owner: its scopes decide, by the built-in policy (`authz/key_scopes.csv`). A personal key may do
-what both its scopes and its owner may, now: the owner's rights are those of the subject `user:<id>` on `kasbah:…`
-resources in the owner's own domain, the tenant or `_platform`. What cannot be known is 503, never an allow.
+A service's key has no owner: its scopes decide, by the built-in policy (`authz/key_scopes.csv`). The key of a person or
+of a service account may do what both its scopes and its owner may, now: the owner's rights are those of the subject
+`user:<id>` or `service:<id>` on `kasbah:…` resources in the owner's own domain, the tenant or `_platform`. What cannot
+be known is 503, never an allow.
 """
 
 from collections.abc import Sequence
@@ -47,13 +48,10 @@ async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
         return caller
     if not key_scopes().allow(caller.scopes, access.resource, access.action):
         raise MissingScopeError(f"this needs the scope `{access.scope}`")
-    if caller.user_id is None:
+    if caller.owner is None:
         return caller
     if access.resource == DECISIONS:
-        caller = await _with_live_scopes(request, caller)
-        if access.scope not in caller.scopes:
-            raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
-        return caller
+        return await judged_for_decisions(request, caller, access.scope)
     if await _owner_may(request, caller, [(access.resource, access.action)]) != [True]:
         raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
     return caller
@@ -64,7 +62,7 @@ async def may(request: web.Request, resource: str, action: str) -> bool:
     caller = request[CALLER]
     if not key_scopes().allow(caller.scopes, resource, action):
         return False
-    return caller.user_id is None or await _owner_may(request, caller, [(resource, action)]) == [True]
+    return caller.owner is None or await _owner_may(request, caller, [(resource, action)]) == [True]
 
 
 def require_scope(caller: Caller, scope: str) -> None:
@@ -80,6 +78,21 @@ def require_service_key(caller: Caller, scope: str) -> None:
         raise MissingScopeError("this needs the key of a service, and yours is a person's")
 
 
+async def judged_for_decisions(request: web.Request, caller: Caller, scope: str) -> Caller:
+    """Return the caller with those decision scopes that its owner, if it has one, may use; refuse it without `scope`.
+
+    Raises:
+        MissingRightError: the owner lacks the right.
+        NotAuthenticatedError: its owner's tenant is gone.
+        StaleError, StorageUnavailableError: what the owner may do is not known.
+    """
+    if caller.owner is not None:
+        caller = await _with_live_scopes(request, caller)
+    if scope not in caller.scopes:
+        raise MissingRightError(f"you may not `{scope.partition(':')[2]}` on `{DECISIONS}`")
+    return caller
+
+
 async def _with_live_scopes(request: web.Request, caller: Caller) -> Caller:
     """Return the caller without those decision scopes that the owner may not use."""
     carried = [scope for scope in _DECISION_SCOPES if scope in caller.scopes]
@@ -90,7 +103,7 @@ async def _with_live_scopes(request: web.Request, caller: Caller) -> Caller:
 
 
 async def _owner_may(request: web.Request, caller: Caller, pairs: list[tuple[str, str]]) -> list[bool]:
-    """Return what the owner of a personal key may do, pair by pair, at one revision of its own domain."""
+    """Return what the owner of a key may do, pair by pair, at one revision of its own domain."""
     subject = parse_ref(caller.subject)
     questions = [EvaluationRequest(subject, Action(action), parse_ref(resource)) for resource, action in pairs]
     # A revision that the caller demands is one of its tenant; the platform counts by itself.
@@ -104,7 +117,7 @@ async def _owner_may(request: web.Request, caller: Caller, pairs: list[tuple[str
 
 def grantor_of(caller: Caller) -> Grantor:
     """Return who gives, as the gate knows them."""
-    return Grantor(caller.scopes, caller.home, None if caller.user_id is None else caller.subject)
+    return Grantor(caller.scopes, caller.home, caller.owner)
 
 
 def judge_of(request: web.Request) -> Judge:
@@ -123,6 +136,11 @@ async def require_grantable(request: web.Request, roles: Sequence[Ref]) -> None:
 
 
 async def require_power_over(request: web.Request, user_id: UUID, *, tenant_id: TenantId | None = None) -> None:
+    """Refuse a caller that could not give a person all that their account has; as `require_power_over_subject`."""
+    await require_power_over_subject(request, Ref(f"user:{user_id}"), tenant_id=tenant_id)
+
+
+async def require_power_over_subject(request: web.Request, target: Ref, *, tenant_id: TenantId | None = None) -> None:
     """Refuse a caller that could not give an account all that it has; the account is of the request's tenant.
 
     Before another one's password, address, state, factors or keys are changed: who changes them can become the other.
@@ -131,18 +149,17 @@ async def require_power_over(request: web.Request, user_id: UUID, *, tenant_id: 
         TargetTooPowerfulError: the account has more, or is the caller's own.
         StaleError, StorageUnavailableError: what either of them holds is not known.
     """
-    target = Ref(f"user:{user_id}")
     of = request[TENANT] if tenant_id is None else tenant_id
     await grantor_stands_above(grantor_of(request[CALLER]), of, target, node=request.app[NODE])
 
 
 async def require_scopes(request: web.Request, scopes: AbstractSet[str]) -> None:
-    """Refuse a person who does not hold every right that a service's key with these scopes has.
+    """Refuse an account that does not hold every right that a service's key with these scopes has.
 
     A service's key gives only scopes that it carries, which is looked at where keys are made.
     """
     caller = request[CALLER]
-    if caller.user_id is not None:
+    if caller.owner is not None:
         await grantor_holds(grantor_of(caller), scopes, node=request.app[NODE])
 
 

@@ -22,6 +22,10 @@ _KEY_LIVES = text(
     "AND (expires_at IS NULL OR expires_at > clock_timestamp())"
 )
 _PERSON_LIVES = text("SELECT 1 FROM users WHERE tenant_id = :tenant_id AND user_id = :id AND status = 'active'")
+_SERVICE_LIVES = text(
+    "SELECT 1 FROM service_accounts WHERE tenant_id = :tenant_id AND service_account_id = :id AND status = 'active'"
+)
+_LIVES = {"user": _PERSON_LIVES, "service": _SERVICE_LIVES}
 _ROOM = text("SELECT memberships_count, users_count FROM tenants WHERE tenant_id = :tenant_id")
 
 
@@ -61,8 +65,8 @@ class PolicyRoleGrants:
         """Whether the inviter is still there, and may grant these roles now."""
         if not await self._lives(inviter):
             return False
-        person = Ref(inviter.subject) if inviter.subject.startswith("user:") else None
-        grantor = Grantor(inviter.scopes, inviter.home, person)
+        owner = Ref(inviter.subject) if inviter.subject.partition(":")[0] in _LIVES else None
+        grantor = Grantor(inviter.scopes, inviter.home, owner)
         try:
             await require_grantable(grantor, tenant_id, [Ref(role) for role in roles], node=self._node)
         except GrantRefusedError:
@@ -88,7 +92,7 @@ class PolicyRoleGrants:
 
     async def _lives(self, inviter: Inviter) -> bool:
         kind, _, identifier = inviter.subject.partition(":")
-        query = _PERSON_LIVES if kind == "user" else _KEY_LIVES
+        query = _LIVES.get(kind, _KEY_LIVES)
         named = {"tenant_id": inviter.home, "id": UUID(identifier)}
         async with tenant_unit_of_work(self._sessions, inviter.home) as work:
             return (await work.session.execute(query, named)).one_or_none() is not None

@@ -27,6 +27,7 @@ PURGED_TABLES: tuple[str, ...] = (
     "role_links",
     "rules",
     "api_keys",
+    "service_accounts",
     "mails",
     "links",
     "address_changes",

@@ -1,28 +1,41 @@
-"""`/v1/keys` (of the platform) and `/v1/tenants/{tenant}/keys`: make, list and revoke API keys."""
+"""`/v1/keys` (of the platform) and `/v1/tenants/{tenant}/keys`: make, list, change, replace and revoke API keys."""
 
-import secrets
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from aiohttp import web
 
-from authn.api_keys import DECISION_CHECK, SCOPES, ApiKey, ApiKeyId, new_api_key
-from authn.errors import ApiKeyNotFoundError
-from authn.ports import ApiKeys
+from authn.api_keys import DECISION_CHECK, ApiKey
+from authn.errors import ApiKeyNotFoundError, KeyLivesElsewhereError
+from authn.key_edits import EVERYBODY
+from authz.request import Ref
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
 from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
-from service.http.admin_errors import KeyScopeError
 from service.http.idempotency import OnceFor, idempotent
+from service.http.key_writes import (
+    API_KEYS,
+    Limits,
+    WantedKey,
+    check_end,
+    check_scopes,
+    key_id_of,
+    limit_of,
+    make_key,
+    patch_decoder,
+    rotate_key,
+    rotation_decoder,
+    shown_key,
+    ttl_of,
+    update_key,
+)
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
-from service.rights import require_power_over, require_scopes
+from service.request_body import MERGE_PATCH, read_json_body
+from service.rights import require_power_over_subject, require_scopes
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
 from tenancy.tenant import TenantHead
-from tenancy.uuid7 import make_uuid7
-
-API_KEYS: web.AppKey[ApiKeys] = web.AppKey("API_KEYS")
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,6 +44,7 @@ class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     scopes: list[str] = []
     expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    limits: Limits | None = None
     reason: str | None = None
 
 
@@ -54,44 +68,23 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
     if request[CALLER].user_id is None:
         check_end(request, ttl, now)
     await require_scopes(request, scopes | {DECISION_CHECK})
-    meta = meta_of(request, wanted.reason)
-    key_id = make_uuid7(now, secrets.token_bytes(10))
-    token, key, key_hash = new_api_key(
-        _home(request),
-        wanted.name,
-        scopes,
-        key_id=key_id,
-        entropy=secrets.token_bytes(36),
-        now=now,
-        ttl=ttl,
-        created_by=meta.actor,
-    )
-
-    def answer(head: TenantHead) -> web.Response:
-        return json_answer(shown_key(key) | {"token": token}, status=201, head=head)
-
-    caller, once = request[CALLER], once_for(answer)
-    # A platform's key is not of the tenant that it makes a key for, where its end could be seen under the lock.
-    maker = caller.maker if caller.home == _home(request) else None
-    head = await request.app[API_KEYS].create(key, key_hash, meta=meta, once=once, maker=maker)
-    await written(request, head)
-    return answer(head)
+    limit = limit_of(request, wanted.limits)
+    key = WantedKey(_home(request), wanted.name, scopes, now, ttl, limit, EVERYBODY)
+    return await make_key(request, key, wanted.reason, once_for)
 
 
-def check_scopes(request: web.Request, scopes: frozenset[str]) -> None:
-    """Refuse scopes that the caller's key lacks: a key never makes one that may do more than itself."""
-    beyond = sorted((scopes & SCOPES) - request[CALLER].scopes)  # what is no scope at all is refused as such later
-    if beyond:
-        raise KeyScopeError(f"your key lacks `{beyond[0]}`, so it cannot give it", "/scopes")
+@idempotent
+async def rotate(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
+    """POST: a new key with the same name, scopes and limits; the old one goes on for the overlap."""
+    wanted = read_struct(body, rotation_decoder)
+    previous = await _key_of_a_service(request)
+    return await rotate_key(request, previous, wanted, wanted.reason, once_for)
 
 
-def check_end(request: web.Request, ttl: timedelta | None, now: datetime) -> None:
-    """Refuse a key that would outlive the caller's, or a key of an hour would be one for ever."""
-    own_end = request[CALLER].expires_at
-    if own_end is not None and (ttl is None or now + ttl > own_end):
-        raise KeyScopeError(
-            f"your key ends at {own_end.isoformat()}, so it cannot make one that ends later", "/expires_at"
-        )
+async def change(request: web.Request) -> web.Response:
+    """PATCH a key's name and limits (RFC 7396)."""
+    patch = read_struct(await read_json_body(request, MERGE_PATCH), patch_decoder)
+    return await update_key(request, await _key_of_a_service(request), patch, patch.reason)
 
 
 async def list_keys(request: web.Request) -> web.Response:
@@ -103,11 +96,10 @@ async def list_keys(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """DELETE a key: it ends now, on every node."""
+    await _require_power(request)
     try:
-        key_id = ApiKeyId(UUID(request.match_info["key_id"]))
-        await _require_power(request, key_id)
-        head = await request.app[API_KEYS].revoke(_home(request), key_id, meta=meta_of(request))
-    except (ValueError, ApiKeyNotFoundError):
+        head = await request.app[API_KEYS].revoke(_home(request), key_id_of(request), meta=meta_of(request))
+    except ApiKeyNotFoundError:
         raise NoSuchResourceError from None
     await written(request, head)
     return revoked(head)
@@ -120,29 +112,36 @@ def revoked(head: TenantHead) -> web.Response:
     return response
 
 
-async def _require_power(request: web.Request, key_id: ApiKeyId) -> None:
-    """Refuse a person who could not have made the key: whose service it is may more than they."""
-    if request[CALLER].user_id is None:
-        return
-    key = await request.app[API_KEYS].find(_home(request), key_id)
+async def _found(request: web.Request) -> ApiKey:
+    key = await request.app[API_KEYS].find(_home(request), key_id_of(request))
     if key is None:
         raise NoSuchResourceError
-    if key.owner_id is None:
+    return key
+
+
+async def _key_of_a_service(request: web.Request) -> ApiKey:
+    """Return a key that belongs to nobody and that the caller could have made; else refuse.
+
+    SECURITY: whoever is given a successor of a person's key acts as that person, so those are replaced by their owner
+    alone, and those of service accounts by who has power over the account.
+    """
+    key = await _found(request)
+    if key.owner is not None:
+        raise KeyLivesElsewhereError(f"this key is one of `{key.owner}`, and is changed where that one's keys are")
+    await require_scopes(request, key.scopes)
+    return key
+
+
+async def _require_power(request: web.Request) -> None:
+    """Refuse an account that could not have made the key: whose service it is may more than they."""
+    caller = request[CALLER]
+    if caller.owner is None:
+        return
+    key = await _found(request)
+    if key.owner is None:
         await require_scopes(request, key.scopes)
-    elif key.owner_id != request[CALLER].user_id:
-        await require_power_over(request, key.owner_id, tenant_id=_home(request))
-
-
-def ttl_of(expires_at: datetime | None, now: datetime) -> timedelta | None:
-    """Return how long a key lives that ends then; raises `InvalidRequestError`."""
-    if expires_at is None:
-        return None
-    if expires_at <= now:
-        raise InvalidRequestError("`expires_at` is in the past", "/expires_at")
-    try:
-        return expires_at.astimezone(UTC) - now
-    except OverflowError:
-        raise InvalidRequestError("`expires_at` is out of range", "/expires_at") from None
+    elif key.owner != caller.owner:
+        await require_power_over_subject(request, Ref(key.owner), tenant_id=_home(request))
 
 
 def id_of_cursor(cursor: str | None) -> str | None:
@@ -150,21 +149,6 @@ def id_of_cursor(cursor: str | None) -> str | None:
         return None if cursor is None else str(UUID(cursor))
     except ValueError:
         raise InvalidRequestError("not a cursor of this list") from None
-
-
-def shown_key(key: ApiKey) -> dict[str, Any]:
-    """Return a key as lists show it."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "prefix": key.prefix,
-        "scopes": sorted(key.scopes),
-        "created_at": key.created_at,
-        "created_by": key.created_by,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "owner": None if key.owner_id is None else f"user:{key.owner_id}",
-    }
 
 
 async def own_key(request: web.Request) -> web.Response:

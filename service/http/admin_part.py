@@ -7,6 +7,7 @@ from aiohttp import web
 
 from authn.change_password import PasswordChanges
 from authn.import_users import UserImports
+from authn.service_account_storage import ServiceAccountStore
 from authn.storage import ApiKeyStore
 from authn.user_storage import UserStore
 from authz.compile_model import compile_model
@@ -17,12 +18,13 @@ from service.http.account_password import PASSWORD_CHANGES
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
 from service.http.admin_audit import AUDIT, EXPORTS
 from service.http.admin_changes import STREAMS
-from service.http.admin_keys import API_KEYS
+from service.http.admin_service_accounts import SERVICE_ACCOUNTS
 from service.http.admin_tenant_life import TENANT_CHANGES
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.admin_user_import import USER_IMPORTS
 from service.http.admin_users import USERS
 from service.http.idempotency import KEPT_ANSWERS
+from service.http.key_writes import API_KEYS
 from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, REFUSALS, SESSIONS, TENANT_LIMITS
 from service.refusals import Refusals
 from tenancy.audit_log import seal_personal_with
@@ -51,6 +53,7 @@ async def administration(app: web.Application) -> AsyncIterator[None]:
     app[API_KEYS] = ApiKeyStore(sessions, app[KEY_RING])
     app[PASSWORD_CHANGES] = PasswordChanges(sessions, app[NEW_PASSWORDS], app[KEY_RING], limits=app.get(TENANT_LIMITS))
     limits = app.get(POLICY_LIMITS) or PolicyLimits()
+    app[SERVICE_ACCOUNTS] = ServiceAccountStore(sessions, PostgresSubjectPolicy())
     app[USERS] = UserStore(sessions, app[KEY_RING], PostgresSubjectPolicy(), max_users=limits.users)
     bounds = app.get(TENANT_LIMITS) or TenantLimits()
     app[TENANT_SETTINGS] = TenantSettingsStore(sessions, bounds)

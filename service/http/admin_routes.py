@@ -112,6 +112,14 @@ ADMIN_ROUTES: tuple[Route, ...] = (
     Route("GET", f"{_T}/keys", admin_keys.list_keys, Needs("key:read", "kasbah:key", "read")),
     Route("POST", f"{_T}/keys", admin_keys.create, Needs("key:write", "kasbah:key", "write"), seconds=None),
     Route(
+        "POST",
+        f"{_T}/keys/{{key_id}}/rotate",
+        admin_keys.rotate,
+        Needs("key:write", "kasbah:key", "write"),
+        seconds=None,
+    ),
+    Route("PATCH", f"{_T}/keys/{{key_id}}", admin_keys.change, Needs("key:write", "kasbah:key", "write"), seconds=None),
+    Route(
         "DELETE", f"{_T}/keys/{{key_id}}", admin_keys.revoke, Needs("key:write", "kasbah:key", "write"), seconds=None
     ),
     Route(
@@ -127,6 +135,20 @@ ADMIN_ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/keys",
         admin_keys.create,
+        Needs("key:write", "kasbah:key", "write", tenant=False, platform=True),
+        seconds=None,
+    ),
+    Route(
+        "POST",
+        "/v1/keys/{key_id}/rotate",
+        admin_keys.rotate,
+        Needs("key:write", "kasbah:key", "write", tenant=False, platform=True),
+        seconds=None,
+    ),
+    Route(
+        "PATCH",
+        "/v1/keys/{key_id}",
+        admin_keys.change,
         Needs("key:write", "kasbah:key", "write", tenant=False, platform=True),
         seconds=None,
     ),

@@ -107,7 +107,7 @@ async def read(request: web.Request) -> web.Response:
     page = await request.app[ADMINISTRATION].writer.list_memberships(
         request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(user.ref)
     )
-    return json_answer(shown(user) | {"roles": _roles(page.rows)}, head=head)
+    return json_answer(shown(user) | {"roles": shown_roles(page.rows)}, head=head)
 
 
 async def read_own(request: web.Request) -> web.Response:
@@ -127,7 +127,7 @@ async def change(request: web.Request) -> web.Response:
     names = ("username", "email", "display_name", "mfa_required")
     wanted: dict[str, Any] = {name: _or_unchanged(getattr(patch, name)) for name in names}
     if wanted["email"] is not UNCHANGED:
-        _require_reason(patch.reason)
+        require_reason(patch.reason)
     user_id = _user_id(request)
     # SECURITY: names count, too: policy files may name an account by its username.
     await require_power_over(request, user_id)
@@ -155,7 +155,7 @@ async def enable(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """DELETE: what is personal is erased, and with it what the API granted; a tombstone keeps the id."""
-    reason = _require_reason(parameter(request, "reason"))
+    reason = require_reason(parameter(request, "reason"))
     user_id = _user_id(request)
     await require_power_over(request, user_id)
     head = await request.app[USERS].delete(
@@ -178,7 +178,7 @@ async def _put(request: web.Request, status: UserStatus) -> web.Response:
         request[TENANT],
         user_id,
         status,
-        meta=meta_of(request, _require_reason(why.reason)),
+        meta=meta_of(request, require_reason(why.reason)),
         expected_revision=expected_revision(request),
     )
     await written(request, changed.head)
@@ -231,7 +231,8 @@ def _status(request: web.Request) -> UserStatus | None:
         raise InvalidRequestError("`status` is `active`, `disabled` or `deleted`") from None
 
 
-def _require_reason(reason: str | None) -> str:
+def require_reason(reason: str | None) -> str:
+    """Return the reason that must be given for what is done to another's account."""
     if reason is None or not reason.strip():
         raise InvalidRequestError("say why: a `reason` is kept in the history", "/reason")
     return reason
@@ -241,7 +242,8 @@ def _or_unchanged(value: Any) -> Any:
     return UNCHANGED if value is msgspec.UNSET else value
 
 
-def _roles(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def shown_roles(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the direct roles and groups of an account as answers have them."""
     return [
         {"role": row.role, "owner": row.owner, "expires_at": row.expires_at, "source": row.source}
         for row in rows

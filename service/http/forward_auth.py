@@ -30,7 +30,7 @@ from service.keys import CALLER, CALLERS, HTTP_SETTINGS, METRICS, NODE, TENANT, 
 from service.metrics import outcome_of
 from service.recording import Ignored, log_decision
 from service.refusals import CROSS_USE, told_of
-from service.rights import require_service_key
+from service.rights import judged_for_decisions, require_service_key
 from service.routes import ANY_METHOD, OwnCredential, Route
 from service.tenant_of_request import TENANT_HEADER, named_tenant, tenant_of
 
@@ -91,6 +91,7 @@ async def _decide(request: web.Request) -> web.Response:
     caller = await app[CALLERS].authenticate(_only(headers.getall(settings.key_header, [])) or "")
     request[CALLER] = caller
     require_service_key(caller, "decision:check")
+    caller = request[CALLER] = await judged_for_decisions(request, caller, "decision:check")
     async with told_of(request, CROSS_USE):
         named = headers.getall(TENANT_HEADER, [])
         name = named_tenant(headers=named, parameters=(), host=(), base_domain=None, path=None)

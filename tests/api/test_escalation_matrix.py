@@ -21,6 +21,7 @@ from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tests.support.administration import Service, at, link, rule
 from tests.support.paths import ROOT
 from tests.support.persons import People, Person
+from tests.support.service_accounts import Program, program
 
 METHODS = ("post", "put", "patch", "delete")
 REFUSED = {401, 403, 404, 409, 410, 412, 422, 429}
@@ -62,6 +63,7 @@ class World:
     boss: Person | None = None
     boss_key: str = ""
     service_key: str = ""
+    mighty_program: Program | None = None
     platform_key: str = ""
     mighty_invitation: str = ""
     spare_invitation: str = ""
@@ -106,11 +108,15 @@ async def world(admin: Service) -> World:
     made.actors.append(Actor("another tenant's administrator", foreign.key, foreign.ref, foreign.tenant_id))
     operator = await people.person(None, "operator", "role:platform-operator")
     made.actors.append(Actor("platform-operator", operator.key, operator.ref, PLATFORM_TENANT_ID))
+    worker = await program(admin, "acme", "worker", "role:tenant-admin", "role:tracked")
+    made.actors.append(Actor("a service account", worker.key, Ref(worker.ref), made.acme))
     for scopes in (("policy:read", "policy:write"), ("user:read", "user:write"), ("key:read", "key:write")):
         made.actors.append(Actor(f"a key with {scopes[1]}", await admin.tenant("acme", *scopes)))
     narrow = await admin.post("/v1/keys", {"name": "narrow", "scopes": ["policy:read", "policy:write"]})
     made.actors.append(Actor("a platform key with policy:write", narrow.json["token"], home=PLATFORM_TENANT_ID))
+    made.actors.append(Actor("a key for service accounts", await admin.tenant("acme", "service-account:write")))
     made.actors.append(Actor("nobody", ""))
+    made.mighty_program = await program(admin, "acme", "mighty", BOSS)
     made.boss_key, made.service_key, made.platform_key = await victims(admin, made)
     await mighty_history(made)
     for name, roles_of in (("mighty_invitation", [BOSS]), ("spare_invitation", [])):
@@ -185,7 +191,7 @@ def rules(world: World, actor: Actor) -> Sequence[Attempt]:
     own = me(world, actor)
     rows = [
         rule(own, "secret:1"),
-        rule("user:*", "secret:1"),
+        rule(f"{own.partition(':')[0]}:*", "secret:1"),
         rule("*", "secret:1"),
         rule("*", "*", "*"),
         rule(own, "kasbah:user", "write"),
@@ -286,6 +292,59 @@ def accounts(world: World, actor: Actor, method: str, suffix: str, body: Any) ->
     return [Attempt(method, f"/v1/users/{ref.partition(':')[2]}{suffix}{query}", body) for ref in others]
 
 
+def programs(world: World, actor: Actor) -> Sequence[Attempt]:
+    """A service account with roles, with a state, under an id of one's choice, in the platform."""
+    path = "/v1/service-accounts?tenant=acme"
+    more = ({"roles": [BOSS]}, {"status": "active"}, {"id": me(world, actor)}, {"tenant": "_platform"})
+    named = [Attempt("POST", path, {"name": world.fresh()} | each, malformed=True) for each in more]
+    plain = Attempt("POST", path, {"name": world.fresh()}, may_pass=True)
+    return [*named, plain, Attempt("POST", "/v1/service-accounts?tenant=_platform", {"name": world.fresh()})]
+
+
+def mighty_program(method: str, suffix: str, body: Any = None) -> Attack:
+    """The mighty service account, and the actor's own where it is one."""
+
+    def attempts(world: World, actor: Actor) -> Sequence[Attempt]:
+        assert world.mighty_program is not None
+        ids = [world.mighty_program.id]
+        if actor.ref is not None and actor.ref.startswith("service:"):
+            ids.append(actor.ref.partition(":")[2])
+        query = "?tenant=acme&reason=why" if method == "DELETE" else "?tenant=acme"
+        return [Attempt(method, f"/v1/service-accounts/{each}{suffix}{query}", body) for each in ids]
+
+    return attempts
+
+
+def program_keys(method: str, suffix: str, body: Any = None) -> Attack:
+    """Keys of the mighty service account: who has one acts as that account."""
+
+    def attempts(world: World, _: Actor) -> Sequence[Attempt]:
+        assert world.mighty_program is not None
+        path = f"/v1/service-accounts/{world.mighty_program.id}/keys"
+        one = suffix.replace("{key_id}", world.mighty_program.key_id)
+        query = "?tenant=acme&reason=why" if method == "DELETE" else "?tenant=acme"
+        return [Attempt(method, f"{path}{one}{query}", body)]
+
+    return attempts
+
+
+LIMITS = {"limits": {"requests_per_second": 1}, "reason": "why"}
+
+
+def key_changes(world: World, actor: Actor, method: str, suffix: str, body: Any) -> Sequence[Attempt]:
+    """Keys of the mighty, replaced or slowed down; a person's and an account's are not changed there at all."""
+    assert world.mighty_program is not None
+    path = "/v1/tenants/acme/keys"
+    # A service's key may slow a service down, as it may end it.
+    slower = actor.ref is None and method == "PATCH"
+    return [
+        Attempt(method, f"{path}/{world.service_key}{suffix}", body, may_pass=slower),
+        Attempt(method, f"{path}/{world.boss_key}{suffix}", body),
+        Attempt(method, f"{path}/{world.mighty_program.key_id}{suffix}", body),
+        Attempt(method, f"{path}/{world.platform_key}{suffix}", body),
+    ]
+
+
 def users(world: World, _: Actor) -> Sequence[Attempt]:
     """An account with roles, with a state, in the platform."""
     more = [
@@ -376,6 +435,37 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("DELETE", "/v1/tenants/{tenant}/keys/{key_id}"): key_ends,
     ("POST", "/v1/keys"): lambda world, actor: [Attempt("POST", "/v1/keys", {"name": "x", "scopes": ["policy:write"]})],
     ("DELETE", "/v1/keys/{key_id}"): lambda world, actor: [Attempt("DELETE", f"/v1/keys/{world.platform_key}")],
+    ("POST", "/v1/tenants/{tenant}/keys/{key_id}/rotate"): lambda world, actor: key_changes(
+        world, actor, "POST", "/rotate", {"overlap_seconds": 0}
+    ),
+    ("PATCH", "/v1/tenants/{tenant}/keys/{key_id}"): lambda world, actor: key_changes(
+        world, actor, "PATCH", "", LIMITS
+    ),
+    ("POST", "/v1/keys/{key_id}/rotate"): lambda world, actor: [
+        Attempt("POST", f"/v1/keys/{world.platform_key}/rotate", {"overlap_seconds": 0})
+    ],
+    ("PATCH", "/v1/keys/{key_id}"): lambda world, actor: [Attempt("PATCH", f"/v1/keys/{world.platform_key}", LIMITS)],
+    ("POST", "/v1/users/me/keys/{key_id}/rotate"): lambda world, actor: [
+        Attempt("POST", f"/v1/users/me/keys/{world.boss_key}/rotate", {"overlap_seconds": 0})
+    ],
+    ("PATCH", "/v1/users/me/keys/{key_id}"): lambda world, actor: [
+        Attempt("PATCH", f"/v1/users/me/keys/{world.boss_key}", LIMITS)
+    ],
+    ("POST", "/v1/service-accounts"): programs,
+    ("PATCH", "/v1/service-accounts/{service_account_id}"): mighty_program("PATCH", "", {"name": "meek"}),
+    ("DELETE", "/v1/service-accounts/{service_account_id}"): mighty_program("DELETE", ""),
+    ("POST", "/v1/service-accounts/{service_account_id}/disable"): mighty_program(
+        "POST", "/disable", {"reason": "why"}
+    ),
+    ("POST", "/v1/service-accounts/{service_account_id}/enable"): mighty_program("POST", "/enable", {"reason": "why"}),
+    ("POST", "/v1/service-accounts/{service_account_id}/keys"): program_keys(
+        "POST", "", {"name": "x", "reason": "why"}
+    ),
+    ("POST", "/v1/service-accounts/{service_account_id}/keys/{key_id}/rotate"): program_keys(
+        "POST", "/{key_id}/rotate", {"overlap_seconds": 0, "reason": "why"}
+    ),
+    ("PATCH", "/v1/service-accounts/{service_account_id}/keys/{key_id}"): program_keys("PATCH", "/{key_id}", LIMITS),
+    ("DELETE", "/v1/service-accounts/{service_account_id}/keys/{key_id}"): program_keys("DELETE", "/{key_id}"),
     ("POST", "/v1/users/me/keys"): own_keys,
     ("DELETE", "/v1/users/me/keys/{key_id}"): lambda world, actor: [
         Attempt("DELETE", f"/v1/users/me/keys/{world.boss_key}")

@@ -1,0 +1,347 @@
+"""Service accounts in PostgreSQL. Every change is one transaction: the row, the revision, the history, the audit."""
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import text
+
+from authn.errors import (
+    ServiceAccountLimitExceededError,
+    ServiceAccountNotFoundError,
+    ServiceAccountRevisionConflictError,
+    UserStorageUnavailableError,
+    UserTenantNotFoundError,
+)
+from authn.service_account_rows import (
+    COLUMNS,
+    READ,
+    count_service_accounts,
+    describe_service_account,
+    end_keys_of,
+    insert_service_account,
+    lock_service_account,
+    put_service_account,
+    service_account_of,
+)
+from authn.service_accounts import ServiceAccount, ServiceAccountStatus
+from authn.subject_policy import SubjectPolicy
+from authn.user_edits import UNCHANGED, Unchanged
+from tenancy.audit import AuditEntry
+from tenancy.errors import DatabaseUnavailableError
+from tenancy.heads import find_head, lock_head, raise_head, record_change
+from tenancy.ids import TenantId
+from tenancy.kept_answers import claim, keep
+from tenancy.once import Once
+from tenancy.tenant import ChangeMeta, TenantHead
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, within
+from tenancy.uuid7 import make_uuid7
+
+T = TypeVar("T")
+
+REQUEST_SECONDS = 2.5
+MAX_SERVICE_ACCOUNTS = 1000
+"""Of one tenant, deleted ones aside."""
+
+KIND = "service_account"
+"""What the history calls a change of a service account."""
+
+_FIRST = UUID(int=0)
+_LIST = text(
+    f"SELECT {COLUMNS} FROM service_accounts WHERE tenant_id = :tenant_id "  # noqa: S608 - constants
+    "AND service_account_id > :after AND starts_with(name, :search) AND "
+    "CASE WHEN CAST(:status AS text) IS NULL THEN status <> 'deleted' ELSE status = :status END "
+    "ORDER BY service_account_id LIMIT :limit"
+)
+_IDS = text(
+    "SELECT name, service_account_id FROM service_accounts WHERE tenant_id = :tenant_id AND status <> 'deleted' "
+    "AND name = ANY(:names)"
+)
+_NAMES = text(
+    "SELECT name, service_account_id FROM service_accounts WHERE tenant_id = :tenant_id AND status <> 'deleted' "
+    "AND service_account_id = ANY(CAST(:ids AS uuid[]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountResult:
+    """An account after a write or at a reading, and where its tenant stands then."""
+
+    head: TenantHead
+    account: ServiceAccount
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccountPage:
+    """Accounts ascending by id, which is by age; `cursor` is None on the last page."""
+
+    accounts: Sequence[ServiceAccount]
+    cursor: str | None
+
+
+class ServiceAccountStore:
+    """Service accounts of tenants. Every method raises `UserStorageUnavailableError` when PostgreSQL cannot answer.
+
+    Writes raise `UserTenantNotFoundError`, `ServiceAccountRevisionConflictError` (not at `expected_revision`), and for
+    an account that is not there or a tombstone `ServiceAccountNotFoundError` and `ServiceAccountDeletedError`.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        policy: SubjectPolicy,
+        *,
+        max_accounts: int = MAX_SERVICE_ACCOUNTS,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        """Keep where units of work come from, what a policy holds of a subject, and how many a tenant may have."""
+        self._sessions = sessions
+        self._policy = policy
+        self._max_accounts = max_accounts
+        self._seconds = request_seconds
+
+    async def read(self, tenant_id: TenantId, account_id: UUID) -> ServiceAccountResult:
+        """Return an account, a deleted one too, and where its tenant stood then."""
+        return await self._bounded(lambda: self._read(tenant_id, account_id))
+
+    async def list(
+        self,
+        tenant_id: TenantId,
+        *,
+        search: str | None = None,
+        status: ServiceAccountStatus | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> ServiceAccountPage:
+        """Return accounts whose names begin with `search`, in one state; deleted ones only when asked for."""
+        return await self._bounded(lambda: self._list(tenant_id, search, status, after, limit))
+
+    async def find_ids(self, tenant_id: TenantId, names: Sequence[str]) -> dict[str, UUID]:
+        """Return the accounts that have these names."""
+        return await self._bounded(lambda: self._pairs(tenant_id, names))
+
+    async def find_names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
+        """Return the names of accounts; deleted ones and ids that are none are left out."""
+        return await self._bounded(lambda: self._names(tenant_id, ids))
+
+    async def create(
+        self,
+        tenant_id: TenantId,
+        name: str,
+        description: str | None,
+        *,
+        meta: ChangeMeta,
+        expected_revision: int | None = None,
+        once: Once[ServiceAccountResult] | None = None,
+    ) -> ServiceAccountResult:
+        """Enter an account. With `once`, it acts once for its request.
+
+        Raises:
+            ServiceAccountNameTakenError: another one of the tenant has the name.
+            ServiceAccountLimitExceededError: the tenant has as many as it may.
+        """
+        return await self._bounded(
+            lambda: self._create(tenant_id, name, description, meta, expected_revision, once=once)
+        )
+
+    async def update(
+        self,
+        tenant_id: TenantId,
+        account_id: UUID,
+        *,
+        meta: ChangeMeta,
+        name: str | Unchanged = UNCHANGED,
+        description: str | Unchanged | None = UNCHANGED,
+        expected_revision: int | None = None,
+    ) -> ServiceAccountResult:
+        """Change the name and the description; raises `ServiceAccountNameTakenError`."""
+        return await self._bounded(
+            lambda: self._update(tenant_id, account_id, name, description, meta, expected_revision=expected_revision)
+        )
+
+    async def set_status(
+        self,
+        tenant_id: TenantId,
+        account_id: UUID,
+        status: ServiceAccountStatus,
+        *,
+        meta: ChangeMeta,
+        expected_revision: int | None = None,
+    ) -> ServiceAccountResult:
+        """Disable or enable an account. Its keys do nothing while it is disabled, and go on when it is enabled."""
+        if status is ServiceAccountStatus.DELETED:
+            raise ValueError("a service account is deleted by `delete`, which ends its keys")
+        return await self._bounded(lambda: self._set_status(tenant_id, account_id, status, meta, expected_revision))
+
+    async def delete(
+        self, tenant_id: TenantId, account_id: UUID, *, meta: ChangeMeta, expected_revision: int | None = None
+    ) -> TenantHead:
+        """End an account and its keys for ever, and take what the API granted it; a tombstone keeps the id."""
+        return await self._bounded(lambda: self._delete(tenant_id, account_id, meta, expected_revision))
+
+    async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await within(self._seconds, work)
+        except DatabaseUnavailableError as error:
+            raise UserStorageUnavailableError(str(error)) from error
+
+    async def _read(self, tenant_id: TenantId, account_id: UUID) -> ServiceAccountResult:
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            head = await find_head(work.session, tenant_id)
+            named = {"tenant_id": tenant_id, "account_id": account_id}
+            row = (await work.session.execute(READ, named)).one_or_none()
+        if head is None or row is None:
+            raise ServiceAccountNotFoundError(f"the tenant has no service account `{account_id}`")
+        return ServiceAccountResult(head, service_account_of(row))
+
+    async def _list(
+        self,
+        tenant_id: TenantId,
+        search: str | None,
+        status: ServiceAccountStatus | None,
+        after: str | None,
+        limit: int,
+    ) -> ServiceAccountPage:
+        parameters = {
+            "tenant_id": tenant_id,
+            "after": _FIRST if after is None else UUID(after),
+            "search": search or "",
+            "status": None if status is None else status.value,
+            "limit": limit + 1,
+        }
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            rows = (await work.session.execute(_LIST, parameters)).all()
+        accounts = [service_account_of(row) for row in rows[:limit]]
+        return ServiceAccountPage(accounts, str(accounts[-1].id) if len(rows) > limit else None)
+
+    async def _pairs(self, tenant_id: TenantId, names: Sequence[str]) -> dict[str, UUID]:
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            rows = await work.session.execute(_IDS, {"tenant_id": tenant_id, "names": list(names)})
+            return {row.name: row.service_account_id for row in rows}
+
+    async def _names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            rows = await work.session.execute(_NAMES, {"tenant_id": tenant_id, "ids": list(ids)})
+            return {row.service_account_id: row.name for row in rows}
+
+    async def _create(
+        self,
+        tenant_id: TenantId,
+        name: str,
+        description: str | None,
+        meta: ChangeMeta,
+        expected_revision: int | None,
+        *,
+        once: Once[ServiceAccountResult] | None,
+    ) -> ServiceAccountResult:
+        async with self._write(tenant_id, expected_revision, once) as (work, _):
+            if await count_service_accounts(work) >= self._max_accounts:
+                raise ServiceAccountLimitExceededError(
+                    f"the tenant has {self._max_accounts} service accounts, which is the limit"
+                )
+            # Of the same space as the ids of people: the milliseconds of its making, and 74 random bits.
+            account_id = make_uuid7(datetime.now(UTC), secrets.token_bytes(10))
+            account = await insert_service_account(work, account_id, name, description, created_by=meta.actor)
+            entry = AuditEntry("service_account.create", account.ref, after={"name": name, "description": description})
+            result = ServiceAccountResult(await _recorded(work, account.ref, meta, entry), account)
+            await keep(work, once, result)
+            return result
+
+    async def _update(
+        self,
+        tenant_id: TenantId,
+        account_id: UUID,
+        name: str | Unchanged,
+        description: str | Unchanged | None,
+        meta: ChangeMeta,
+        *,
+        expected_revision: int | None,
+    ) -> ServiceAccountResult:
+        async with self._write(tenant_id, expected_revision) as (work, head):
+            before = await lock_service_account(work, account_id)
+            wanted = replace(
+                before,
+                name=before.name if isinstance(name, Unchanged) else name,
+                description=before.description if isinstance(description, Unchanged) else description,
+            )
+            if wanted == before:
+                return ServiceAccountResult(head, before)
+            account = await describe_service_account(work, account_id, wanted.name, wanted.description)
+            changed = [field for field in ("name", "description") if getattr(wanted, field) != getattr(before, field)]
+            entry = AuditEntry(
+                "service_account.update",
+                account.ref,
+                before={field: getattr(before, field) for field in changed},
+                after={field: getattr(wanted, field) for field in changed},
+            )
+            return ServiceAccountResult(await _recorded(work, account.ref, meta, entry), account)
+
+    async def _set_status(
+        self,
+        tenant_id: TenantId,
+        account_id: UUID,
+        status: ServiceAccountStatus,
+        meta: ChangeMeta,
+        expected_revision: int | None,
+    ) -> ServiceAccountResult:
+        async with self._write(tenant_id, expected_revision) as (work, head):
+            before = await lock_service_account(work, account_id)
+            if before.status is status:
+                return ServiceAccountResult(head, before)
+            enabled = status is ServiceAccountStatus.ACTIVE
+            account = await put_service_account(work, account_id, status, None if enabled else meta.reason)
+            entry = AuditEntry(
+                "service_account.enable" if enabled else "service_account.disable",
+                account.ref,
+                before={"status": before.status.value},
+                after={"status": status.value},
+            )
+            return ServiceAccountResult(await _recorded(work, account.ref, meta, entry, keys=True), account)
+
+    async def _delete(
+        self, tenant_id: TenantId, account_id: UUID, meta: ChangeMeta, expected_revision: int | None
+    ) -> TenantHead:
+        async with self._write(tenant_id, expected_revision) as (work, _):
+            before = await lock_service_account(work, account_id)
+            rows = await self._policy.owned_by_api(work, before.ref)
+            await put_service_account(work, account_id, ServiceAccountStatus.DELETED, meta.reason)
+            ended = await end_keys_of(work, account_id)
+            head = await raise_head(work, keys=True, counts=rows.growth)
+            entry = AuditEntry(
+                "service_account.delete",
+                before.ref,
+                before={"name": before.name, "status": before.status.value},
+                after={"status": ServiceAccountStatus.DELETED.value},
+                detail={"rows_removed": rows.count, "keys_ended": ended},
+            )
+            await record_change(work.session, head, KIND, meta, removed=rows.count, audit=[entry], touched=[before.ref])
+            await rows.remove(work, head.revision)
+            return head
+
+    @asynccontextmanager
+    async def _write(
+        self, tenant_id: TenantId, expected_revision: int | None, once: Once[ServiceAccountResult] | None = None
+    ) -> AsyncIterator[tuple[TenantUnitOfWork, TenantHead]]:
+        """Open the transaction of one write, with the tenant locked where it is expected to be."""
+        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+            await claim(work, once)
+            locked = await lock_head(work)
+            if locked is None:
+                raise UserTenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+            if expected_revision not in {None, locked[0].revision}:
+                raise ServiceAccountRevisionConflictError(
+                    f"the tenant is at revision {locked[0].revision}, not {expected_revision}"
+                )
+            yield work, locked[0]
+
+
+async def _recorded(
+    work: TenantUnitOfWork, ref: str, meta: ChangeMeta, entry: AuditEntry, *, keys: bool = False
+) -> TenantHead:
+    head = await raise_head(work, keys=keys)
+    await record_change(work.session, head, KIND, meta, audit=[entry], touched=[ref])
+    return head

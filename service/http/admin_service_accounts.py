@@ -1,0 +1,237 @@
+"""`/v1/service-accounts`: the programs of one tenant, or of `_platform` for platform keys."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from authn.errors import ServiceAccountNotFoundError
+from authn.service_account_storage import ServiceAccountResult, ServiceAccountStore
+from authn.service_accounts import (
+    ServiceAccount,
+    ServiceAccountId,
+    ServiceAccountStatus,
+    checked_description,
+    checked_name,
+    service_account_id_of,
+    service_ref,
+)
+from authn.user_edits import UNCHANGED
+from authz.request import Ref
+from service.edge_errors import InvalidRequestError
+from service.http.admin import (
+    ADMINISTRATION,
+    Cursor,
+    expected_revision,
+    json_answer,
+    meta_of,
+    page_limit,
+    parameter,
+    written,
+)
+from service.http.admin_users import MAX_ROLES, require_reason, shown_roles
+from service.http.idempotency import OnceFor, idempotent
+from service.http.policy_wire import read_struct
+from service.keys import TENANT
+from service.request_body import MERGE_PATCH, read_json_body
+from service.rights import require_power_over_subject
+from service.routes import Needs, Route
+
+SERVICE_ACCOUNTS: web.AppKey[ServiceAccountStore] = web.AppKey("SERVICE_ACCOUNTS")
+MAX_BODY = 16 << 10
+MAX_SEARCH = 64
+
+
+class NewServiceAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A service account to make. It has no rights until it is given a role, and no key until one is made."""
+
+    name: str
+    description: str | None = None
+    reason: str | None = None
+
+
+class ServiceAccountPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to change; null takes the description away."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType | None = msgspec.UNSET
+    reason: str | None = None
+
+
+class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why an account changes state."""
+
+    reason: str
+
+
+_new_decoder = msgspec.json.Decoder(NewServiceAccount)
+_patch_decoder = msgspec.json.Decoder(ServiceAccountPatch)
+_why_decoder = msgspec.json.Decoder(Why)
+
+
+async def list_accounts(request: web.Request) -> web.Response:
+    """GET service accounts: all, those whose names begin with `q`, those of one status."""
+    search, status = _search(request), _status(request)
+    cursor = Cursor("service-accounts", request[TENANT], search, status)
+    page = await request.app[SERVICE_ACCOUNTS].list(
+        request[TENANT], search=search, status=status, after=_place(cursor.read(request)), limit=page_limit(request)
+    )
+    shown_accounts = [shown(account) for account in page.accounts]
+    return json_answer({"service_accounts": shown_accounts, "next_cursor": cursor.show(page.cursor)})
+
+
+@idempotent
+async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Response:
+    """POST a service account."""
+    wanted = read_struct(body, _new_decoder)
+    made = await request.app[SERVICE_ACCOUNTS].create(
+        request[TENANT],
+        checked_name(wanted.name),
+        checked_description(wanted.description),
+        meta=meta_of(request, wanted.reason),
+        expected_revision=expected_revision(request),
+        once=once_for(_created),
+    )
+    await written(request, made.head)
+    return _created(made)
+
+
+async def read(request: web.Request) -> web.Response:
+    """GET one service account with its direct roles and groups; of a deleted one, what is left."""
+    found = await request.app[SERVICE_ACCOUNTS].read(request[TENANT], account_id_of(request))
+    page = await request.app[ADMINISTRATION].writer.list_memberships(
+        request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(found.account.ref)
+    )
+    return json_answer(shown(found.account) | {"roles": shown_roles(page.rows)}, head=found.head)
+
+
+async def change(request: web.Request) -> web.Response:
+    """PATCH the name and the description (RFC 7396)."""
+    patch = read_struct(await read_json_body(request, MERGE_PATCH), _patch_decoder)
+    account_id = account_id_of(request)
+    # SECURITY: names count, too: policy files may name an account by it.
+    await _require_power(request, account_id)
+    changed = await request.app[SERVICE_ACCOUNTS].update(
+        request[TENANT],
+        account_id,
+        name=UNCHANGED if patch.name is msgspec.UNSET else checked_name(patch.name),
+        description=UNCHANGED if patch.description is msgspec.UNSET else checked_description(patch.description),
+        meta=meta_of(request, patch.reason),
+        expected_revision=expected_revision(request),
+    )
+    await written(request, changed.head)
+    return json_answer(shown(changed.account), head=changed.head)
+
+
+async def disable(request: web.Request) -> web.Response:
+    """POST: nothing is allowed to the account from now on, and its keys do nothing."""
+    return await _put(request, ServiceAccountStatus.DISABLED)
+
+
+async def enable(request: web.Request) -> web.Response:
+    """POST: its roles count again, and its keys go on."""
+    return await _put(request, ServiceAccountStatus.ACTIVE)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE: its keys end, and with it goes what the API granted; a tombstone keeps the id."""
+    reason = require_reason(parameter(request, "reason"))
+    account_id = account_id_of(request)
+    await _require_power(request, account_id)
+    head = await request.app[SERVICE_ACCOUNTS].delete(
+        request[TENANT], account_id, meta=meta_of(request, reason), expected_revision=expected_revision(request)
+    )
+    await written(request, head)
+    response = web.Response(status=204)
+    response.headers["Kasbah-Revision"] = str(head.revision)
+    return response
+
+
+async def _put(request: web.Request, status: ServiceAccountStatus) -> web.Response:
+    why = read_struct(await read_json_body(request), _why_decoder)
+    account_id = account_id_of(request)
+    await _require_power(request, account_id)
+    changed = await request.app[SERVICE_ACCOUNTS].set_status(
+        request[TENANT],
+        account_id,
+        status,
+        meta=meta_of(request, require_reason(why.reason)),
+        expected_revision=expected_revision(request),
+    )
+    await written(request, changed.head)
+    return json_answer(shown(changed.account), head=changed.head)
+
+
+async def _require_power(request: web.Request, account_id: ServiceAccountId) -> None:
+    await require_power_over_subject(request, Ref(service_ref(account_id)))
+
+
+def _created(made: ServiceAccountResult) -> web.Response:
+    response = json_answer(shown(made.account), status=201, head=made.head)
+    response.headers["Location"] = f"/v1/service-accounts/{made.account.id}"
+    return response
+
+
+def account_id_of(request: web.Request) -> ServiceAccountId:
+    """Return the account that the path names. One spelling of an id: another one is another subject in rules."""
+    found = service_account_id_of(request.match_info["service_account_id"])
+    if found is None:
+        raise ServiceAccountNotFoundError
+    return found
+
+
+def _place(cursor: str | None) -> str | None:
+    if cursor is not None and service_account_id_of(cursor) is None:
+        raise InvalidRequestError("not a cursor of this list")
+    return cursor
+
+
+def _search(request: web.Request) -> str | None:
+    text = parameter(request, "q")
+    if text is not None and (len(text) > MAX_SEARCH or not text.isprintable()):
+        raise InvalidRequestError(f"`q` is at most {MAX_SEARCH} printable characters")
+    return text
+
+
+def _status(request: web.Request) -> ServiceAccountStatus | None:
+    text = parameter(request, "status")
+    try:
+        return None if text is None else ServiceAccountStatus(text)
+    except ValueError:
+        raise InvalidRequestError("`status` is `active`, `disabled` or `deleted`") from None
+
+
+def shown(account: ServiceAccount) -> dict[str, Any]:
+    """Return an account as answers have it."""
+    return {
+        "id": account.id,
+        "subject": account.ref,
+        "client_id": account.id,
+        "name": account.name,
+        "description": account.description,
+        "status": account.status,
+        "status_reason": account.status_reason,
+        "created_at": account.created_at,
+        "updated_at": account.updated_at,
+        "created_by": account.created_by,
+    }
+
+
+_ALL = "/v1/service-accounts"
+_ONE = f"{_ALL}/{{service_account_id}}"
+_READ = Needs("service-account:read", "kasbah:service-account", "read", home=True)
+
+
+def _write(action: str) -> Needs:
+    return Needs("service-account:write", "kasbah:service-account", action, home=True)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", _ALL, list_accounts, _READ),
+    Route("POST", _ALL, create, _write("create"), MAX_BODY, seconds=None),
+    Route("GET", _ONE, read, _READ),
+    Route("PATCH", _ONE, change, _write("write"), MAX_BODY, seconds=None),
+    Route("DELETE", _ONE, delete, _write("delete"), seconds=None),
+    Route("POST", f"{_ONE}/disable", disable, _write("disable"), MAX_BODY, seconds=None),
+    Route("POST", f"{_ONE}/enable", enable, _write("enable"), MAX_BODY, seconds=None),
+)
