@@ -5,6 +5,7 @@ nodes, are judged no more often than the limit says. A device that its person kn
 authenticator, named with an `@` (`password@<device>`).
 """
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -12,8 +13,10 @@ from sqlalchemy import text
 from authn.tries import LockedOut as LockedOut  # noqa: PLC0414 - what this module answers
 from authn.tries import MustWait as MustWait  # noqa: PLC0414
 from authn.tries import TryTaken as TryTaken  # noqa: PLC0414
+from tenancy.ids import TenantId
+from tenancy.one_trip import fetch_row
 from tenancy.tenant_settings import SignInSettings
-from tenancy.unit_of_work import TenantUnitOfWork
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork
 
 PASSWORD = "password"  # noqa: S105 - the name of an authenticator
 _MAX_DOUBLINGS = 20
@@ -48,35 +51,55 @@ async def take_try(
     work: TenantUnitOfWork, user_id: UUID, limits: SignInSettings, *, authenticator: str = PASSWORD
 ) -> TryTaken | MustWait | LockedOut:
     """Count a try, if one is free, in a transaction that commits before it is judged."""
-    key = _key(work, user_id, authenticator)
-    parameters = {
-        "free": limits.failures_before_wait,
-        "first": limits.first_wait_seconds,
-        "longest": limits.longest_wait_seconds,
-        "most": limits.max_failures,
-    }
-    if (await work.session.execute(_TAKE, key | parameters)).one_or_none() is not None:
+    key = _key(work.tenant_id, user_id, authenticator)
+    if (await work.session.execute(_TAKE, key | _bounds(limits))).one_or_none() is not None:
         return TryTaken()
-    row = (await work.session.execute(_WAIT, key)).one_or_none()
+    return _refused((await work.session.execute(_WAIT, key)).one_or_none(), limits)
+
+
+async def take_try_now(
+    sessions: Sessions, tenant_id: TenantId, user_id: UUID, limits: SignInSettings, *, authenticator: str = PASSWORD
+) -> TryTaken | MustWait | LockedOut:
+    """As `take_try`, in one trip that commits it.
+
+    Raises:
+        DatabaseUnavailableError: no answer; whether the try is counted is then unknown.
+    """
+    key = _key(tenant_id, user_id, authenticator)
+    if await fetch_row(sessions, tenant_id, _TAKE, key | _bounds(limits)) is not None:
+        return TryTaken()
+    return _refused(await fetch_row(sessions, tenant_id, _WAIT, key), limits)
+
+
+async def give_back_try(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
+    """Take back the count of a try that was not judged."""
+    await work.session.execute(_GIVE_BACK, _key(work.tenant_id, user_id, authenticator))
+
+
+def _refused(row: Any, limits: SignInSettings) -> MustWait | LockedOut:
     if row is not None and row.failures >= limits.max_failures:
         return LockedOut()
     return MustWait(max(1, int(row.seconds or 1)) if row is not None else 1)
 
 
-async def give_back_try(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
-    """Take back the count of a try that was not judged."""
-    await work.session.execute(_GIVE_BACK, _key(work, user_id, authenticator))
+def _bounds(limits: SignInSettings) -> dict[str, object]:
+    return {
+        "free": limits.failures_before_wait,
+        "first": limits.first_wait_seconds,
+        "longest": limits.longest_wait_seconds,
+        "most": limits.max_failures,
+    }
 
 
 async def forgive_tries(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
     """Forget all tries: one was right."""
-    await work.session.execute(_FORGIVE, _key(work, user_id, authenticator))
+    await work.session.execute(_FORGIVE, _key(work.tenant_id, user_id, authenticator))
 
 
 async def forgive_everywhere(work: TenantUnitOfWork, user_id: UUID, *, authenticator: str = PASSWORD) -> None:
     """Forget all tries of an authenticator, those from known devices too: it was replaced."""
-    await work.session.execute(_FORGIVE_EVERYWHERE, _key(work, user_id, authenticator))
+    await work.session.execute(_FORGIVE_EVERYWHERE, _key(work.tenant_id, user_id, authenticator))
 
 
-def _key(work: TenantUnitOfWork, user_id: UUID, authenticator: str) -> dict[str, object]:
-    return {"tenant_id": work.tenant_id, "user_id": user_id, "authenticator": authenticator}
+def _key(tenant_id: TenantId, user_id: UUID, authenticator: str) -> dict[str, object]:
+    return {"tenant_id": tenant_id, "user_id": user_id, "authenticator": authenticator}

@@ -2,24 +2,28 @@
 
 SECURITY: what a flood of sign-ins can take is bounded: the memory of `threads` hashes, as many cores at a low
 priority, and `queue` requests that wait. Decisions go on.
+
+How a request gets its hash: its route says `hashes=True`, so that the edge refuses it by `require_room` before it does
+anything else for it; the use case takes a `place` before it asks the database, and gives it to `verify`.
 """
 
 import asyncio
-import os
 import secrets
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import argon2.low_level
+
 from authn.errors import PasswordHashingBusyError
+from authn.hashing_processes import HashingProcesses
 from authn.password_hash_forms import read_password_hash
-from authn.password_hashes import Argon2Cost, Argon2Hash, PasswordHash, compute_argon2
+from authn.password_hashes import Argon2Cost, Argon2Hash, PasswordHash, peppered
 from authn.password_settings import PasswordSettings
 from authn.password_text import encode_password, normalize_password
 from tenancy.ids import TenantId
@@ -27,8 +31,6 @@ from tenancy.ids import TenantId
 SALT_BYTES = 16
 TAG_BYTES = 32
 """RFC 9106 section 3.1: 128 bits of salt, 256 of hash."""
-NICENESS = 10
-"""Threads that hash get a tenth of a core that something else wants (Linux counts this for each thread)."""
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class PasswordHasher:
             "argon2id", 19, self._cost, secrets.token_bytes(SALT_BYTES), secrets.token_bytes(TAG_BYTES), self._pepper
         )
         self._pool = BoundedPool(settings.threads, settings.queue)
+        self._processes = HashingProcesses(settings.niceness)
 
     async def hash(self, password: str) -> str:
         """Return the hash to store of a new password.
@@ -71,20 +74,20 @@ class PasswordHasher:
         """
         secret = encode_password(normalize_password(password))
         salt = secrets.token_bytes(SALT_BYTES)
-        made = await self.beside(
-            lambda: compute_argon2(
-                secret, self._cost, salt=salt, tag_bytes=TAG_BYTES, pepper=self._pepper, peppers=self._peppers
-            )
-        )
-        return str(made)
+        mixed = peppered(secret, self._pepper, self._peppers)
+        tag = await self.beside(lambda: self._processes.derive(mixed, self._cost, salt=salt, tag_bytes=TAG_BYTES))
+        return str(Argon2Hash("argon2id", argon2.low_level.ARGON2_VERSION, self._cost, salt, tag, self._pepper))
 
-    async def verify(self, password: str, stored: str | None, *, tenant_id: TenantId | None = None) -> Verification:
+    async def verify(
+        self, password: str, stored: str | None, *, tenant_id: TenantId | None = None, place: "Place | None" = None
+    ) -> Verification:
         """Compare a password with a stored hash. Without one, an account that is not there costs the same.
 
         Args:
             password: As it was typed.
             stored: What the database has, or None.
             tenant_id: On whose account it is: half of the places are one tenant's at most.
+            place: One that was taken before; without it one is taken now.
 
         Raises:
             UnusablePasswordError, PasswordHashingBusyError: as in `hash`.
@@ -93,7 +96,11 @@ class PasswordHasher:
         """
         secret = encode_password(normalize_password(password))
         known = self._nobody if stored is None else read_password_hash(stored)
-        right = await self.beside(lambda: known.matches(secret, self._peppers), tenant_id=tenant_id)
+        text = stored or ""
+        if isinstance(known, Argon2Hash):  # alone has a pepper, or stands for nobody
+            secret = peppered(secret, known.pepper, self._peppers)
+            text = str(replace(known, pepper=None))
+        right = await self.beside(lambda: self._processes.compare(text, secret), tenant_id=tenant_id, place=place)
         if stored is None or not right:
             return Wrong()
         return Verified(not self._is_current(known))
@@ -106,9 +113,26 @@ class PasswordHasher:
         """
         self._pool.require_room(tenant_id)
 
-    async def beside(self, work: Callable[[], T], *, tenant_id: TenantId | None = None) -> T:
+    @contextmanager
+    def place(self, tenant_id: TenantId | None = None) -> "Iterator[Place]":
+        """Hold a place for one hash within the block, so that what is looked up for it is not in vain.
+
+        SECURITY: not while a body is awaited: whoever sends slowly would keep others out.
+
+        Raises:
+            PasswordHashingBusyError: none is free.
+        """
+        place = self._pool.take(tenant_id)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    async def beside(
+        self, work: Callable[[], T], *, tenant_id: TenantId | None = None, place: "Place | None" = None
+    ) -> T:
         """Run what takes long in the pool, under its bounds; raises `PasswordHashingBusyError`."""
-        future = asyncio.wrap_future(self._pool.submit(work, tenant_id))
+        future = asyncio.wrap_future(self._pool.submit(work, tenant_id, place=place))
         try:
             async with asyncio.timeout(self._seconds):
                 return await future
@@ -126,6 +150,7 @@ class PasswordHasher:
     def close(self) -> None:
         """Let what is being computed end, forget what waits, and start nothing more."""
         self._pool.close()
+        self._processes.close()
 
     def _is_current(self, known: PasswordHash) -> bool:
         match known:
@@ -136,6 +161,31 @@ class PasswordHasher:
                 return False
 
 
+class Place:
+    """One of the pool's places, until it is left by whoever took it and by the call that it was given to."""
+
+    __slots__ = ("_holders", "_left", "_lock")
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        """Be held by whoever took it; `left` is called when nobody holds it any more."""
+        self._left = left
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> None:
+        """Be held once more; each holder leaves once."""
+        with self._lock:
+            self._holders += 1
+
+    def leave(self) -> None:
+        """Be held once less."""
+        with self._lock:
+            self._holders -= 1
+            empty = not self._holders
+        if empty:
+            self._left()
+
+
 class BoundedPool:
     """Threads that run `threads` calls at once; `queue` more may wait.
 
@@ -144,7 +194,7 @@ class BoundedPool:
     """
 
     def __init__(self, threads: int, queue: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_give_way)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._room = threads + queue
         self._share = max(1, self._room // 2)
         self._held_by: Counter[Hashable | None] = Counter()
@@ -158,23 +208,38 @@ class BoundedPool:
         with self._lock:
             self._refuse_if_full(owner)
 
-    def submit(self, work: Callable[[], T], owner: Hashable | None = None) -> "Future[T]":
-        """Begin a call, or queue it; raises `PasswordHashingBusyError`.
+    def take(self, owner: Hashable | None = None) -> Place:
+        """Return a place, which whoever took it leaves; raises `PasswordHashingBusyError`.
 
         Args:
-            work: What to call in a thread.
             owner: Who may hold half of the places and no more, so that others find one; None is nobody in particular.
         """
         with self._lock:
             self._refuse_if_full(owner)
             self._held += 1
             self._held_by[owner] += 1
+        return Place(partial(self._leave, owner))
+
+    def submit(
+        self, work: Callable[[], T], owner: Hashable | None = None, *, place: Place | None = None
+    ) -> "Future[T]":
+        """Begin a call, or queue it, at a place that was taken or at one taken now; raises `PasswordHashingBusyError`.
+
+        Args:
+            work: What to call in a thread.
+            owner: As in `take`.
+            place: Is held until the call ends, too.
+        """
+        if place is None:
+            place = self.take(owner)
+        else:
+            place.hold()
         try:
             future = self._executor.submit(work)
         except RuntimeError:  # closed
-            self._leave(owner, None)
+            place.leave()
             raise PasswordHashingBusyError("the service is ending") from None
-        future.add_done_callback(partial(self._leave, owner))
+        future.add_done_callback(partial(self._ended, place))
         return future
 
     def _refuse_if_full(self, owner: Hashable | None) -> None:
@@ -191,17 +256,15 @@ class BoundedPool:
         """End the threads when their call is done."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _leave(self, owner: Hashable | None, future: "Future[T] | None") -> None:
+    def _ended(self, place: Place, future: "Future[T]") -> None:
+        if not future.cancelled():
+            with self._lock:
+                self._done += 1
+        place.leave()
+
+    def _leave(self, owner: Hashable | None) -> None:
         with self._lock:
             self._held -= 1
             self._held_by[owner] -= 1
             if not self._held_by[owner]:
                 del self._held_by[owner]
-            if future is not None and not future.cancelled():
-                self._done += 1
-
-
-def _give_way() -> None:
-    if sys.platform == "linux":  # elsewhere the number of a thread may be that of another process
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -32,6 +32,8 @@ class PasswordSettings(BaseModel):
     """Hashes that one process computes at once; it takes this times the memory of one hash (imported ones: 128 MiB)."""
     queue: int = Field(default=16, ge=0, le=1024)
     """Hashes that may wait for their turn in one process; what comes above that is answered with 503 at once."""
+    niceness: int = Field(default=10, ge=0, le=19)
+    """How far the processes that hash give way to all others: 10 leaves them a tenth of a core that others want."""
     wait_seconds: float = Field(default=2.5, gt=0, le=30)
     """How long a hash may take with its waiting; then 503."""
     peppers: SecretStr | None = None

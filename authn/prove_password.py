@@ -3,16 +3,15 @@
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tries, give_back_try, take_try
+from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tries, give_back_try, take_try_now
 from authn.errors import PasswordHashingBusyError
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_text import normalize_password
-from authn.user_rows import read_user, set_password_hash
+from authn.user_rows import read_account, set_password_hash
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry, AuditOutcome
 from tenancy.audit_log import append_audit
 from tenancy.ids import TenantId
-from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits
 from tenancy.unit_of_work import Sessions, tenant_unit_of_work
@@ -62,25 +61,22 @@ class PasswordProofs:
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
         """
         normalize_password(password)
-        self._hasher.require_room(tenant_id)  # SECURITY: a flood costs no query of the database
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            held = await read_user(work, user_id)
-            if held is None or held.user.status is not UserStatus.ACTIVE or held.password_hash is None:
-                taken: TryTaken | MustWait | LockedOut | None = None
-            else:
-                settings = await read_settings(work, self._limits)
-                taken = await take_try(work, user_id, settings.sign_in)
-        if held is None or taken is None:
-            await self._hasher.verify(password, None, tenant_id=tenant_id)  # SECURITY: takes as long as a real one
-            return NoPassword()
-        if not isinstance(taken, TryTaken):
-            return taken
-        try:
-            found = await self._hasher.verify(password, held.password_hash, tenant_id=tenant_id)
-        except PasswordHashingBusyError:
-            async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-                await give_back_try(work, user_id)
-            raise
+        with self._hasher.place(tenant_id) as place:  # SECURITY: a flood costs no query of the database
+            read = await read_account(self._sessions, tenant_id, user_id, self._limits)
+            if read is None or read[0].user.status is not UserStatus.ACTIVE or read[0].password_hash is None:
+                # SECURITY: takes as long as a real one.
+                await self._hasher.verify(password, None, place=place)
+                return NoPassword()
+            held, settings = read
+            taken = await take_try_now(self._sessions, tenant_id, user_id, settings.sign_in)
+            if not isinstance(taken, TryTaken):
+                return taken
+            try:
+                found = await self._hasher.verify(password, held.password_hash, place=place)
+            except PasswordHashingBusyError:
+                async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+                    await give_back_try(work, user_id)
+                raise
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
             if not isinstance(found, Verified):
                 await append_audit(work, meta, [AuditEntry(action, held.user.ref, AuditOutcome.REFUSED)])

@@ -21,13 +21,15 @@ from tenancy.ids import Slug, TenantId
 from tenancy.kept_answers import claim, keep
 from tenancy.key_ring import KeyRing
 from tenancy.once import Once
+from tenancy.one_trip import fetch_row
 from tenancy.tenant import ChangeMeta, TenantHead
-from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session, within
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, within
 
 T = TypeVar("T")
 
 REQUEST_SECONDS = 2.5
 MAX_LIVE_KEYS = 1000
+_FIND = text("SELECT * FROM find_api_key(:key_hash)")
 
 
 class ApiKeyStore:
@@ -120,9 +122,7 @@ class ApiKeyStore:
 
     async def _find_by_hash(self, key_hash: bytes) -> FoundKey | None:
         # SECURITY: the tenant is not known yet, so no tenant is bound: the function returns this one key or nothing.
-        async with unbound_session(self._sessions) as session:
-            query = text("SELECT * FROM find_api_key(:key_hash)")
-            row = (await session.execute(query, {"key_hash": key_hash})).one_or_none()
+        row = await fetch_row(self._sessions, None, _FIND, {"key_hash": key_hash})
         return None if row is None else FoundKey(key_of(row), Slug(row.slug), head_of(row), row.owner_lives)
 
     async def _create(

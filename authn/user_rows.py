@@ -14,7 +14,10 @@ from sqlalchemy.exc import IntegrityError
 from authn.errors import EmailTakenError, UsernameTakenError
 from authn.users import NewUser, StoredUser, User, UserId, UserStatus
 from tenancy.ids import TenantId
-from tenancy.unit_of_work import TenantUnitOfWork
+from tenancy.one_trip import fetch_row
+from tenancy.settings_storage import settings_of
+from tenancy.tenant_settings import TenantLimits, TenantSettings
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork
 from tenancy.uuid7 import make_uuid7
 
 USER_COLUMNS = (
@@ -31,6 +34,10 @@ _ALIVE = f"{_MINE} AND status <> 'deleted'"
 
 _LOCK = text(f"SELECT {STORED_COLUMNS} FROM users WHERE {_MINE} FOR NO KEY UPDATE")  # noqa: S608 - constants
 _READ = text(f"SELECT {STORED_COLUMNS} FROM users WHERE {_MINE}")  # noqa: S608 - constants
+_READ_WITH_SETTINGS = text(
+    f"SELECT {STORED_COLUMNS}, (SELECT s.settings FROM tenant_settings AS s WHERE s.tenant_id = users.tenant_id) "  # noqa: S608
+    f"AS settings FROM users WHERE {_MINE}"
+)
 _INSERT = text(
     "INSERT INTO users (tenant_id, user_id, username, username_key, email, email_key, email_verified_at, "  # noqa: S608
     "display_name, display_name_key, mfa_required, password_hash, password_set_by, password_changed_at, created_by) "
@@ -73,6 +80,18 @@ async def read_user(work: TenantUnitOfWork, user_id: UUID) -> StoredUser | None:
     """Return an account as it is now, for whoever judges first and writes later, when it may be another one."""
     row = (await work.session.execute(_READ, _named(work, user_id))).one_or_none()
     return None if row is None else stored_user_of(row)
+
+
+async def read_account(
+    sessions: Sessions, tenant_id: TenantId, user_id: UUID, limits: TenantLimits | None
+) -> tuple[StoredUser, TenantSettings] | None:
+    """Return an account as it is now with its tenant's settings, in one trip and a transaction of its own.
+
+    Raises:
+        DatabaseUnavailableError: no answer.
+    """
+    row = await fetch_row(sessions, tenant_id, _READ_WITH_SETTINGS, {"tenant_id": tenant_id, "user_id": user_id})
+    return None if row is None else (stored_user_of(row), settings_of(row.settings, limits))
 
 
 async def find_by_email_key(work: TenantUnitOfWork, email_key: str) -> User | None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import structlog
 from aiohttp import web
 
+from authn.errors import PasswordHashingBusyError
 from service import problems
 from service.answer_headers import closed_under
 from service.callers import Caller, bearer_token
@@ -28,6 +29,7 @@ from service.keys import (
     JOBS,
     METRICS,
     NODE,
+    PASSWORDS,
     READMIT,
     REQUEST_ID,
     ROUTE,
@@ -112,7 +114,8 @@ async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = response_of(problems.render(problems.of_status(refusal.status), headers=headers))
     except Exception as error:  # noqa: BLE001  # the last resort: whatever it is, it becomes a problem
         rendered = problems.render_error(error)
-        if rendered.status >= 500:  # noqa: PLR2004  # server's fault
+        # What a full pool refuses is counted (`password_hashes_refused`): a flood of passwords is no flood of lines.
+        if rendered.status >= 500 and not isinstance(error, PasswordHashingBusyError):  # noqa: PLR2004  # server's fault
             _log_failure(request, error, rendered.status)
         response = response_of(rendered)
     if not response.prepared:
@@ -169,6 +172,8 @@ def guarded(route: Route) -> Handler:
 
     async def open_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
+        if route.hashes:
+            request.app[PASSWORDS].require_room()
         async with answered_in_time(request, route.seconds):
             return await handler(request)
 
@@ -177,6 +182,8 @@ def guarded(route: Route) -> Handler:
 
     async def keyed_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
+        if route.hashes:
+            request.app[PASSWORDS].require_room()
         async with answered_in_time(request, route.seconds):
             await authenticate_and_admit(request, access)
             request[READMIT] = lambda: authenticate_and_admit(request, access)
@@ -192,6 +199,8 @@ async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
     token = bearer_token(request.headers.getall("Authorization", []))
     caller = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
     request[CALLER] = caller
+    if request[ROUTE].hashes:
+        request.app[PASSWORDS].require_room(caller.home)
     structlog.contextvars.bind_contextvars(caller=caller.actor)
     async with told_of(request, CROSS_USE):
         await admit(request, caller, access)

@@ -36,7 +36,7 @@ FRESH = Fresh(timedelta(minutes=5))
 STEP_UP = Fresh(timedelta(minutes=15))
 """For administration: whatever changes something (ASVS 5.0, 7.5.3)."""
 
-HARMLESS = frozenset({"assert", "check", "explain", "plan", "read", "read-sessions"})
+HARMLESS = frozenset({"assert", "check", "explain", "plan", "read"})
 """Actions that change nothing; all others ask a session for `STEP_UP`."""
 
 
@@ -105,7 +105,9 @@ class Route:
 
     `path` is aiohttp's pattern, `body_limit` is in bytes. `seconds` bounds what the service waits for; None where
     the work is large, lasts by nature, or writes and must not be broken off. `bulk`: it may keep the interpreter busy
-    for long, so the bulk worker answers it where there is one (`service/bulk.py`).
+    for long, so the bulk worker answers it where there is one (`service/bulk.py`). `hashes`: it computes a password
+    hash, so it is refused before anything else is done for it while there is no place for one
+    (`authn/password_hashing.py`).
     """
 
     method: str
@@ -115,6 +117,7 @@ class Route:
     body_limit: int = DEFAULT_BODY_LIMIT
     seconds: float | None = ANSWER_SECONDS
     bulk: bool = False
+    hashes: bool = False
     label: str = field(init=False, compare=False)
     """The path without regular expressions: OpenAPI's, and a metric's label."""
 

@@ -1,7 +1,8 @@
 """One statement under a tenant, in one trip to the server.
 
-A unit of work takes four: BEGIN, the tenant, the statement, COMMIT. For what a first decision about a subject waits
-for, these go out together (PostgreSQL's pipeline mode), which costs a third of the processor time.
+A unit of work takes four: BEGIN, the tenant, the statement, COMMIT. For what a first decision about a subject or a key
+waits for, and for tries of a password, these go out together (PostgreSQL's pipeline mode), which costs a third of the
+processor time.
 """
 
 from collections.abc import Mapping
@@ -23,20 +24,21 @@ _BIND_NAMED = "SELECT set_config('app.tenant_id', coalesce(find_tenant_id(%s), %
 
 
 async def fetch_row(
-    sessions: Sessions, tenant_id: TenantId, statement: TextClause, parameters: Mapping[str, Any]
+    sessions: Sessions, tenant_id: TenantId | None, statement: TextClause, parameters: Mapping[str, Any]
 ) -> Any | None:
     """Return the row that a statement gives, with its columns as attributes, or None when it gives none.
 
     Args:
         sessions: From `tenancy.database.open_sessions`.
-        tenant_id: Whose rows are seen, as in `tenant_unit_of_work`.
-        statement: Gives at most one row. What it writes stays when this returns.
+        tenant_id: Whose rows are seen, as in `tenant_unit_of_work`; None as in `unbound_session`.
+        statement: Gives at most one row. What it writes is committed when this returns.
         parameters: Of the statement.
 
     Raises:
         DatabaseUnavailableError: no connection, a timeout, or a statement that PostgreSQL broke off.
     """
-    return await _fetch(sessions, _BIND, (str(tenant_id),), statement, parameters)
+    bind = None if tenant_id is None else _BIND
+    return await _fetch(sessions, bind, (str(tenant_id),), statement, parameters)
 
 
 async def fetch_row_of_named(
@@ -50,7 +52,7 @@ async def fetch_row_of_named(
 
 
 async def _fetch(
-    sessions: Sessions, bind: str, bound: tuple[Any, ...], statement: TextClause, parameters: Mapping[str, Any]
+    sessions: Sessions, bind: str | None, bound: tuple[Any, ...], statement: TextClause, parameters: Mapping[str, Any]
 ) -> Any | None:
     engine: AsyncEngine = sessions.kw["bind"]
     with database_errors():
@@ -60,7 +62,8 @@ async def _fetch(
                 raise DatabaseUnavailableError("the connection was lost")
             async with connection.pipeline(), connection.cursor(row_factory=namedtuple_row) as cursor:
                 # The driver begins a transaction before the first statement; the tenant is bound until it ends here.
-                await connection.execute(bind.encode(), bound)
+                if bind is not None:
+                    await connection.execute(bind.encode(), bound)
                 await cursor.execute(_text_of(statement), parameters)
                 await connection.execute("COMMIT")
                 return await cursor.fetchone()

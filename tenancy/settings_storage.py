@@ -35,9 +35,14 @@ async def read_settings(work: TenantUnitOfWork, limits: TenantLimits | None = No
         work: Bound to the tenant.
         limits: The platform's bounds, as this node has them; settings that they overtook are tightened.
     """
+    stored = (await work.session.execute(_READ, {"tenant_id": work.tenant_id})).scalar_one_or_none()
+    return settings_of(stored, limits)
+
+
+def settings_of(stored: Any, limits: TenantLimits | None) -> TenantSettings:
+    """Return the settings that a stored document says, or None's, within the platform's bounds."""
     limits = limits or TenantLimits()
     defaults = tightened(TenantSettings(), limits)
-    stored = (await work.session.execute(_READ, {"tenant_id": work.tenant_id})).scalar_one_or_none()
     return defaults if stored is None else tightened(read_stored(stored, defaults), limits)
 
 

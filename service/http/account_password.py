@@ -111,5 +111,6 @@ ROUTES: tuple[Route, ...] = (
         ),
         MAX_BODY,
         seconds=None,
+        hashes=True,
     ),
 )

@@ -73,5 +73,6 @@ ROUTES: tuple[Route, ...] = (
         Public("the one-time token in the body is the credential"),
         body_limit=16 << 10,
         seconds=None,
+        hashes=True,
     ),
 )

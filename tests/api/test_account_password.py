@@ -1,11 +1,17 @@
 """`POST /v1/users/me/password` over HTTP."""
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 import pytest
 import structlog
 from sqlalchemy import text
 
+import service.app
+from service.all_routes import all_routes
+from service.callers import Callers
+from service.keys import PASSWORDS
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import PRESENT, WANTED, Accounts
 from tests.support.administration import Service
@@ -140,3 +146,75 @@ async def test_no_password_is_logged(admin: Service, person) -> None:
     assert any("/v1/users/me/password" in repr(event) for event in seen)
     assert "canary" not in said
     assert PRESENT not in said
+
+
+async def test_a_full_pool_refuses_before_anything_else(admin: Service, person, monkeypatch) -> None:
+    """No key is looked up and no body is read for it; with `Retry-After`, and without a line in the log for each."""
+    pool = admin.app[PASSWORDS]._pool
+    held = [pool.take(number) for number in range(pool._room)]
+    seen: list[object] = []
+    monkeypatch.setattr(Callers, "authenticate", lambda *_: seen.append("authenticated"))
+    monkeypatch.setattr(service.app, "_log_failure", lambda *_: seen.append("logged"))
+    for path in hashing_paths():
+        answer = await admin.ask("POST", path, b"no JSON", key="of nobody")
+        assert (answer.status, answer.problem) == (503, "password-hashing-busy"), path
+        assert answer.headers["Retry-After"] == "1"
+    assert seen == []
+    monkeypatch.undo()
+    for place in held:
+        place.leave()
+    assert (await admin.ask("POST", PATH, b"no JSON", key=person[0])).status == 400
+
+
+async def test_a_tenants_flood_is_refused_before_its_bodies_are_read(admin: Service, person) -> None:
+    """When half of the places are its own; who is of another tenant finds one."""
+    key, accounts, _ = person
+    pool = admin.app[PASSWORDS]._pool
+    held = [pool.take(accounts.tenant_id) for _ in range(pool._share)]
+    answer = await admin.ask("POST", PATH, b"no JSON", key=key)
+    assert (answer.status, answer.problem) == (503, "password-hashing-busy")
+    other = await admin.tenant("globex", "account:write")
+    assert (await admin.ask("POST", PATH, b"no JSON", key=other)).status == 403  # a key; nothing of a full pool
+    for place in held:
+        place.leave()
+    assert (await admin.ask("POST", PATH, b"no JSON", key=key)).status == 400
+
+
+async def test_whoever_sends_slowly_holds_no_place(admin: Service, person) -> None:
+    """Or a few connections would keep everybody from signing in."""
+    key, _, _ = person
+    pool = admin.app[PASSWORDS]._pool
+    sent, rest = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"current'
+        sent.set()
+        await rest.wait()
+        yield b'_password": "x", "new_password": "y"}'
+
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    asking = asyncio.create_task(admin.client._request("POST", PATH, data=slowly(), headers=headers))
+    async with asyncio.timeout(5):
+        await sent.wait()
+    await asyncio.sleep(0.05)
+    assert pool._held == 0
+    rest.set()
+    answer = await asking
+    assert answer.status == 403
+    answer.release()
+
+
+def hashing_paths() -> list[str]:
+    """Return the paths of all routes that say that they hash."""
+    return [route.path for route in all_routes() if route.hashes]
+
+
+def test_every_route_that_hashes_says_so() -> None:
+    """Whoever adds one adds it here, too; pages answer in their own words and are refused by the use case."""
+    assert sorted(hashing_paths()) == [
+        "/v1/account/invitation",
+        "/v1/account/password-reset",
+        "/v1/bootstrap",
+        "/v1/users/me/email",
+        "/v1/users/me/password",
+    ]

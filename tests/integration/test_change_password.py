@@ -328,7 +328,7 @@ async def test_another_tenants_person_is_nobody(store, accounts, jane, changes):
 
 async def test_the_cost_of_hashes_can_rise_and_fall(accounts, jane):
     """Settings changed: the next proof renews the hash with them."""
-    dearer = PasswordHasher(PasswordSettings(memory_mib=20, iterations=2))
+    dearer = PasswordHasher(PasswordSettings(memory_mib=20, iterations=2, niceness=0))
     proofs = PasswordProofs(accounts.sessions, dearer)
     assert isinstance(
         await proofs.prove(accounts.tenant_id, jane.id, PRESENT, meta=META, action="password.change"), Proven

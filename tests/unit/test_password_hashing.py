@@ -4,15 +4,18 @@ import asyncio
 import base64
 import threading
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
 from authn.errors import PasswordHashingBusyError, UnknownPepperError, UnusablePasswordError
+from authn.hashing_processes import HashingProcesses
+from authn.password_hash_forms import read_password_hash
 from authn.password_hashing import BoundedPool, PasswordHasher, Verified, Wrong
 from authn.password_settings import PasswordSettings
 
-CHEAP = {"memory_mib": 19, "iterations": 2}
+CHEAP = {"memory_mib": 19, "iterations": 2, "niceness": 0}
 PASSWORD = "correct horse battery staple"
 K1, K2 = (f"{name}:{base64.b64encode(name.encode() * 16).decode()}" for name in ("k1", "k2"))
 
@@ -75,16 +78,15 @@ async def test_nobody_costs_as_much_as_somebody(hasher_with, monkeypatch):
     """Without a stored hash the same function runs with the same costs, and nothing is ever right."""
     hasher = hasher_with(peppers=K1)
     stored = await hasher.hash(PASSWORD)
-    import argon2.low_level
-
     seen = []
-    real = argon2.low_level.hash_secret_raw
+    real = HashingProcesses.compare
 
-    def watched(secret, salt, **cost):
-        seen.append((len(secret), len(salt), *cost.values()))
-        return real(secret, salt, **cost)
+    def watched(self, text, secret):
+        known = read_password_hash(text)
+        seen.append((len(secret), len(known.salt), len(known.tag), replace(known, salt=b"", tag=b"")))
+        return real(self, text, secret)
 
-    monkeypatch.setattr(argon2.low_level, "hash_secret_raw", watched)
+    monkeypatch.setattr(HashingProcesses, "compare", watched)
     assert await hasher.verify("something else entirely", stored) == Wrong()
     assert await hasher.verify(PASSWORD, None) == Wrong()
     assert len(seen) == 2
@@ -170,6 +172,24 @@ async def test_one_tenant_leaves_room_for_others():
     for future in held:
         await asyncio.wrap_future(future)
     await asyncio.wrap_future(pool.submit(gate, "acme"))
+    assert not pool._held_by
+    pool.close()
+
+
+async def test_a_place_that_was_taken_before_is_not_taken_again():
+    """It is refused when nothing was done yet; once held, the call finds it, and it is free when both have ended."""
+    pool, gate = BoundedPool(1, 1), Gate()
+    place, other = pool.take("acme"), pool.take("globex")
+    with pytest.raises(PasswordHashingBusyError):
+        pool.take()
+    running = asyncio.wrap_future(pool.submit(gate, place=place))
+    place.leave()  # whoever took it went away
+    with pytest.raises(PasswordHashingBusyError):
+        pool.require_room()
+    gate.open.set()
+    await running
+    pool.take("acme").leave()
+    other.leave()
     assert not pool._held_by
     pool.close()
 
