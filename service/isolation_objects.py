@@ -80,6 +80,11 @@ async def _service_account(tenant: Tenant) -> str:
     return str(made["id"])
 
 
+async def _session(_: Tenant) -> str:
+    """No key makes a session, so this is one of nobody: the paths that end one are tried all the same."""
+    return _uuid()
+
+
 async def _invitation(tenant: Tenant) -> str:
     made = await tenant.post("/v1/invitations", {"email": f"{tenant.mark}@example.com"})
     return str(made["id"])
@@ -113,6 +118,7 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
         "key_id": _key,
         "user_id": _user,
         "service_account_id": _service_account,
+        "session_id": _session,
         "invitation_id": _invitation,
         "revision": _revision,
         "slug": _slug,
@@ -128,6 +134,7 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
         "key_id": _uuid,
         "user_id": _uuid,
         "service_account_id": _uuid,
+        "session_id": _uuid,
         "invitation_id": _uuid,
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),

@@ -36,7 +36,7 @@ FRESH = Fresh(timedelta(minutes=5))
 STEP_UP = Fresh(timedelta(minutes=15))
 """For administration: whatever changes something (ASVS 5.0, 7.5.3)."""
 
-HARMLESS = frozenset({"assert", "check", "explain", "plan", "read"})
+HARMLESS = frozenset({"assert", "check", "explain", "plan", "read", "read-sessions"})
 """Actions that change nothing; all others ask a session for `STEP_UP`."""
 
 

@@ -28,6 +28,7 @@ from service.http.admin import (
 from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
+from service.live_sessions import forget_sessions
 from service.request_body import MERGE_PATCH, read_json_body
 from service.rights import require_power_over
 from service.routes import Needs, Route
@@ -103,7 +104,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
 
 async def read(request: web.Request) -> web.Response:
     """GET one account with its direct roles and groups; of a deleted one, what is left."""
-    head, user = await request.app[USERS].read(request[TENANT], _user_id(request))
+    head, user = await request.app[USERS].read(request[TENANT], user_id_in(request))
     page = await request.app[ADMINISTRATION].writer.list_memberships(
         request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(user.ref)
     )
@@ -128,7 +129,7 @@ async def change(request: web.Request) -> web.Response:
     wanted: dict[str, Any] = {name: _or_unchanged(getattr(patch, name)) for name in names}
     if wanted["email"] is not UNCHANGED:
         require_reason(patch.reason)
-    user_id = _user_id(request)
+    user_id = user_id_in(request)
     # SECURITY: names count, too: policy files may name an account by its username.
     await require_power_over(request, user_id)
     changed = await edit_user(
@@ -156,7 +157,7 @@ async def enable(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE: what is personal is erased, and with it what the API granted; a tombstone keeps the id."""
     reason = require_reason(parameter(request, "reason"))
-    user_id = _user_id(request)
+    user_id = user_id_in(request)
     await require_power_over(request, user_id)
     head = await request.app[USERS].delete(
         request[TENANT],
@@ -165,6 +166,8 @@ async def delete(request: web.Request) -> web.Response:
         expected_revision=expected_revision(request),
     )
     await written(request, head)
+    # From where and with what the person signed in is personal, too.
+    await forget_sessions(request, request[TENANT], user_id)
     response = web.Response(status=204)
     response.headers["Kasbah-Revision"] = str(head.revision)
     return response
@@ -172,7 +175,7 @@ async def delete(request: web.Request) -> web.Response:
 
 async def _put(request: web.Request, status: UserStatus) -> web.Response:
     why = read_struct(await read_json_body(request), _why_decoder)
-    user_id = _user_id(request)
+    user_id = user_id_in(request)
     await require_power_over(request, user_id)
     changed = await request.app[USERS].set_status(
         request[TENANT],
@@ -202,7 +205,8 @@ def _created(made: UserResult) -> web.Response:
     return response
 
 
-def _user_id(request: web.Request) -> UserId:
+def user_id_in(request: web.Request) -> UserId:
+    """Return the account that the path names; raises `UserNotFoundError` for what can be none."""
     # One spelling of an id: another one is another subject in rules, and no account here.
     found = user_id_of(f"user:{request.match_info['user_id']}")
     if found is None:

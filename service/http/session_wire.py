@@ -9,6 +9,7 @@ from authn.errors import VolatileStoreUnavailableError
 from authn.sessions import NewSession, Session
 from service.edge_errors import InteractiveOnlyError
 from service.keys import CALLER, SESSION_STORE
+from tenancy.tenant import TenantHead
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +33,29 @@ def shown_new(new: NewSession) -> dict[str, Any]:
         "amr": list(session.amr),
         "auth_time": session.auth_time,
     }
+
+
+def shown(session: Session) -> dict[str, Any]:
+    """Return a session as lists have it: without anything that could be used in its place."""
+    return {
+        "id": session.session_id,
+        "acr": session.acr,
+        "amr": list(session.amr),
+        "auth_time": session.auth_time,
+        "created_at": session.created_at,
+        "last_seen_at": session.last_seen_at,
+        "expires_at": session.expires_at,
+        "device": session.device,
+        "address": session.address,
+    }
+
+
+def ended(head: TenantHead | None) -> web.Response:
+    """Return the answer when something ended, or had ended before."""
+    response = web.Response(status=204)
+    if head is not None:
+        response.headers["Kasbah-Revision"] = str(head.revision)
+    return response
 
 
 async def shown_renewed(request: web.Request, session: Session | None) -> dict[str, Any] | None:

@@ -487,6 +487,14 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("POST", "/v1/users/{user_id}/disable"): lambda world, actor: accounts(
         world, actor, "POST", "/disable", {"reason": "why"}
     ),
+    ("DELETE", "/v1/users/{user_id}/sessions"): lambda world, actor: accounts(
+        world, actor, "DELETE", "/sessions", None
+    ),
+    ("DELETE", "/v1/users/{user_id}/sessions/{session_id}"): lambda world, actor: accounts(
+        world, actor, "DELETE", "/sessions/018f0000-0000-7000-8000-000000000000", None
+    ),
+    ("DELETE", "/v1/users/me/sessions"): harmless("no key may use it, and a session ends its own person's alone"),
+    ("DELETE", "/v1/users/me/sessions/{session_id}"): harmless("as above"),
     ("POST", "/v1/users/{user_id}/enable"): lambda world, actor: accounts(
         world, actor, "POST", "/enable", {"reason": "why"}
     ),

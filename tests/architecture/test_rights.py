@@ -35,6 +35,7 @@ def test_a_route_without_a_decision_says_why():
         "whoever knows the present password may ask for another address",
         "it is about the caller's own keys, and a personal key never does more than its owner may",
         "everyone may be told who they are",
+        "it is about the caller's own sessions",
     }
     for more in ({}, {"resource": "kasbah:x"}, {"action": "read"}):
         with pytest.raises(ValueError, match="resource and action"):
