@@ -38,12 +38,14 @@ class GrantNode(EvaluationNode, Protocol):
 class Grantor:
     """Who gives: the scopes of a key, and its owner if it is a personal one.
 
-    `home` is where the owner's rights are: its tenant, or the platform.
+    `home` is where the owner's rights are: its tenant, or the platform. `weak`: the owner is not known to have proven
+    two factors, so roles that demand them give nothing.
     """
 
     scopes: frozenset[str]
     home: TenantId
     person: Ref | None = None
+    weak: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -164,7 +166,9 @@ async def _holder(node: GrantNode, grantor: Grantor, state: StateView) -> Holder
     if state.head.tenant_id != grantor.home:
         state = await node.load(grantor.home, [grantor.person], (), None)
     record = state.subjects[grantor.person].record
-    return Holder((held_by(state.snapshot, grantor.person, record, node.now()), carried), is_person=True)
+    return Holder(
+        (held_by(state.snapshot, grantor.person, record, node.now(), weak=grantor.weak), carried), is_person=True
+    )
 
 
 def _own(grantor: Grantor, state: StateView) -> Own | None:

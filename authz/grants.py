@@ -6,7 +6,8 @@ row of what changes, so a small change of a large policy costs little.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from authz.errors import GrantRefusedError, TargetTooPowerfulError
@@ -57,7 +58,9 @@ class Holder:
         return None
 
 
-def names_of(snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: float) -> set[str]:
+def names_of(
+    snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: float, without: AbstractSet[str] = frozenset()
+) -> set[str]:
     """Return every role of a subject and every pattern of `kasbah:…` rows that means it, whatever its account's state.
 
     Args:
@@ -65,8 +68,9 @@ def names_of(snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: floa
         subject: Whose names.
         grants: Its direct roles.
         at: Epoch seconds; what has expired by then is left out.
+        without: Roles that count for nothing, nor does what is reached through them alone.
     """
-    names, _ = snapshot.hierarchy.closure(subject, grants, at)
+    names, _ = snapshot.hierarchy.closure(subject, grants, at, without)
     column = snapshot.model.subject
     if column.prefix or column.star:
         patterns = administrative_rows(snapshot).by_subject
@@ -74,10 +78,22 @@ def names_of(snapshot: Snapshot, subject: Ref, grants: Sequence[Grant], at: floa
     return names
 
 
-def held_by(snapshot: Snapshot, subject: Ref, record: SubjectRecord, now: datetime) -> Rights:
-    """Return the administrative rights that a subject has for certain."""
-    names = names_of(snapshot, subject, record.grants, now.timestamp())
-    return held_rights(administrative_rows(snapshot), names)
+def held_by(snapshot: Snapshot, subject: Ref, record: SubjectRecord, now: datetime, *, weak: bool = False) -> Rights:
+    """Return the administrative rights that a subject has for certain.
+
+    Args:
+        snapshot: The policy.
+        subject: Who.
+        record: What is stored about it.
+        now: The time of the write.
+        weak: Whether roles that demand a second factor are inactive: then they give nothing, and deny all the same.
+    """
+    rows, moment = administrative_rows(snapshot), now.timestamp()
+    rights = held_rights(rows, names_of(snapshot, subject, record.grants, moment))
+    if not weak or not snapshot.mfa_roles:
+        return rights
+    active = names_of(snapshot, subject, record.grants, moment, snapshot.mfa_roles)
+    return replace(rights, allows=held_rights(rows, active).allows)
 
 
 def require_power(

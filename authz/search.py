@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from authz.errors import StaleError
 from authz.evaluate import EvaluationNode, StateView, evaluate_many
-from authz.request import EvaluationRequest
+from authz.request import Auth, EvaluationRequest, Ref
 from authz.snapshot import Snapshot
 from tenancy.ids import TenantId, TenantStatus
 
@@ -52,6 +52,8 @@ class SearchContext:
     reader: CandidateReader
     tenant_id: TenantId
     min_revision: int | None = None
+    signed_in: tuple[Ref, Auth | None] | None = None
+    """A subject, and how it signed in; where it is a candidate, it is asked about as by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,16 @@ async def search_subjects(where: SearchContext, question: EvaluationRequest, *, 
         StaleError, StorageUnavailableError, TenantNotFoundError: as `evaluate`.
     """
     kind = question.subject.type
+
+    def question_of(name: str) -> EvaluationRequest:
+        asked = replace(question, subject=replace(question.subject, id=name))
+        known = where.signed_in
+        return asked if known is None or known[0] != asked.subject.ref else replace(asked, auth=known[1])
+
     source = _Source(
         named=lambda snapshot: named_subjects(snapshot).get(kind, ()),
         stored=partial(where.reader.list_subject_candidates, where.tenant_id, kind),
-        question_of=lambda name: replace(question, subject=replace(question.subject, id=name)),
+        question_of=question_of,
     )
     return await _search(where, source, after, limit)
 

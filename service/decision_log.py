@@ -16,7 +16,7 @@ from typing import IO, Any
 import structlog
 
 from authz.decision import Decision
-from authz.request import NO_PROPERTIES, EvaluationRequest, Properties
+from authz.request import NO_PROPERTIES, Auth, EvaluationRequest, Properties
 from service.http_settings import DecisionLogSettings
 from service.logging import render_line
 
@@ -156,6 +156,8 @@ class DecisionLog:
                 "context": self._attributes(request.context, NO_PROPERTIES, NO_PROPERTIES, given="caller"),
             },
         }
+        if request.auth is not None:
+            entry["auth"] = _sign_in(request.auth)
         if decision.determining:
             entry["rules"] = [rule.id for rule in decision.determining]
         if decision.errors:
@@ -180,6 +182,16 @@ class DecisionLog:
         if isinstance(value, list):
             return [self._mask("", inner, depth + 1) for inner in value]
         return value
+
+
+def _sign_in(auth: Auth) -> dict[str, Any]:
+    """Return how the subject signed in, and who says so."""
+    return {
+        "acr": auth.acr,
+        "amr": auth.amr,
+        "time": None if auth.time is None else auth.time.astimezone(UTC).isoformat(),
+        "from": "asserted" if auth.asserted else "session",
+    }
 
 
 def _open(path: str) -> IO[bytes]:

@@ -28,6 +28,13 @@ class NotAuthenticatedError(EdgeError):
         super().__init__(detail)
 
 
+class SubjectSessionError(EdgeError):
+    """The session that a question is asked for is unknown, over, ended, or of another tenant. They look alike."""
+
+    def __init__(self) -> None:
+        super().__init__("the subject's session is unknown, over, or of another tenant: the subject must sign in again")
+
+
 class MissingScopeError(EdgeError):
     """The credential is good, but not for this."""
 

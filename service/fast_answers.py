@@ -30,7 +30,7 @@ from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError
 from service.fast_batch import decide_items
 from service.fast_heads import PlainHead, PlainHeads
-from service.http.authzen_batch import decode_loose_batch, is_plain_batch
+from service.http.authzen_batch import asserts_a_sign_in, decode_loose_batch, is_plain_batch
 from service.http.authzen_wire import (
     GROUPING_TYPES,
     WireEntity,
@@ -43,6 +43,7 @@ from service.http.authzen_wire import (
 )
 from service.metrics import OUTCOMES, Metrics, outcome_of
 from service.recording import ignored_of
+from service.subject_sign_ins import ASSERTED
 from tenancy.ids import TenantId, TenantStatus
 
 EVALUATION = "/access/v1/evaluation"
@@ -174,6 +175,9 @@ class FastPath:
         wire = decode_evaluation(body)
         if wire.options is not UNSET and wants_explanation(wire.options):
             return None
+        # A sign-in may make roles inactive, which the index does not know.
+        if wire.subject.properties is not UNSET and ASSERTED in wire.subject.properties:
+            return None
         state = head.state
         facts = self._facts(state, wire.subject, head.caller)
         if facts is None:
@@ -254,7 +258,9 @@ class FastPath:
         state = head.state
         decided = decide_items(wire, state, lambda subject: self._facts(state, subject, head.caller))
         # As in `decode_bare`: a member more, of whatever kind, would be a colon more.
-        if decided is None or (body.count(b":") != decided.members and not is_plain_batch(body)):
+        if decided is None:
+            return None
+        if body.count(b":") != decided.members and (not is_plain_batch(body) or asserts_a_sign_in(wire)):
             return None
         self._metrics.count_outcomes(_ALLOW, decided.allowed)
         self._metrics.count_outcomes(_DENY, decided.denied)

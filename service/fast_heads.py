@@ -25,6 +25,7 @@ _HEADERS = {
     b"x-tenant-id": _TENANT,
     b"kasbah-min-revision": _MIN_REVISION,
     b"host": _HOST,
+    b"kasbah-session": _NOT_PLAIN,
     b"content-encoding": _NOT_PLAIN,
     b"expect": _NOT_PLAIN,
     b"transfer-encoding": _NOT_PLAIN,

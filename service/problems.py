@@ -64,6 +64,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.TenantConflictError: Problem("invalid-request", HTTPStatus.BAD_REQUEST, "Invalid request"),
     edge_errors.TenantRequiredError: Problem("tenant-required", HTTPStatus.BAD_REQUEST, "A tenant must be named"),
     edge_errors.NotAuthenticatedError: NOT_AUTHENTICATED,
+    edge_errors.SubjectSessionError: Problem(
+        "subject-session", HTTPStatus.UNAUTHORIZED, "The subject's session does not hold"
+    ),
     edge_errors.MissingScopeError: Problem("missing-scope", HTTPStatus.FORBIDDEN, "Missing scope"),
     edge_errors.MissingRightError: Problem("missing-right", HTTPStatus.FORBIDDEN, "Missing right"),
     edge_errors.OtherTenantError: Problem("other-tenant", HTTPStatus.FORBIDDEN, "Not your tenant"),

@@ -26,6 +26,7 @@ from service.metrics import INVALID_ITEM, outcome_of
 from service.recording import Ignored, ignored_of, log_decision
 from service.request_body import read_json_body
 from service.routes import Needs, Public, Route
+from service.subject_sign_ins import known_sign_in, with_sign_in
 
 MAX_EXPLAINED_ITEMS = 50
 """Items of a batch that may ask for explanations: each costs a walk over the rules of its resource."""
@@ -39,7 +40,8 @@ async def evaluation(request: web.Request) -> web.Response:
     caller = request[CALLER]
     min_revision = min_revision_of(request.headers)
     wire = decode_evaluation(await read_json_body(request))
-    question = request_of(wire, may_assert=caller.may_assert)
+    known = await known_sign_in(request)
+    question = with_sign_in(request_of(wire, may_assert=caller.may_assert), known, may_assert=caller.may_assert)
     wanted = wants_explanation(wire.options)
     answer = await _answer_one(request, question, min_revision, explained=wanted, ignored=ignored_of(wire, caller))
     request.app[METRICS].observe(time.perf_counter() - started)
@@ -51,7 +53,8 @@ async def evaluations(request: web.Request) -> web.Response:
     started = time.perf_counter()
     caller = request[CALLER]
     min_revision = min_revision_of(request.headers)
-    batch = decode_batch(await read_json_body(request), may_assert=caller.may_assert)
+    body = await read_json_body(request)
+    batch = decode_batch(body, may_assert=caller.may_assert, known=await known_sign_in(request))
     if batch.single is not None:
         answer = await _answer_one(request, batch.single, min_revision, explained=batch.explain, ignored=Ignored())
     else:

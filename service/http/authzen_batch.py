@@ -29,6 +29,7 @@ from service.http.authzen_wire import (
     wants_explanation,
 )
 from service.json_body import invalid_shape, parse_json, parse_typed
+from service.subject_sign_ins import ASSERTED, SignInOf, with_sign_in
 
 MAX_ITEMS = 1000
 
@@ -114,8 +115,13 @@ _decoder = msgspec.json.Decoder(WireBatch)
 _encoder = msgspec.json.Encoder()
 
 
-def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
+def decode_batch(body: bytes, *, may_assert: bool, known: SignInOf | None = None) -> Batch:
     """Return the batch of a request body.
+
+    Args:
+        body: JSON.
+        may_assert: Whether the caller holds `decision:assert`.
+        known: Whose sign-in is known; an item about another subject than that of a session that came along is in error.
 
     Raises:
         InvalidRequestError: the body as a whole is at fault, with a JSON pointer: no object, an ill-typed default,
@@ -128,7 +134,7 @@ def decode_batch(body: bytes, *, may_assert: bool) -> Batch:
         wire = _decode_loosely(body)
     semantic = _semantic_of(wire.options)
     explain = wants_explanation(wire.options)
-    top = _Defaults(wire, may_assert=may_assert)
+    top = _Defaults(wire, may_assert=may_assert, known=known)
     if wire.evaluations is UNSET or not wire.evaluations:
         return Batch(None, top.question(), semantic, explain)
     if len(wire.evaluations) > MAX_ITEMS:
@@ -162,6 +168,13 @@ def is_plain_batch(body: bytes) -> bool:
     )
 
 
+def asserts_a_sign_in(wire: WireBatch) -> bool:
+    """Whether some subject's properties say how it signed in."""
+    items = () if wire.evaluations is UNSET else wire.evaluations
+    subjects = (item.subject for item in (wire, *items))
+    return any(one is not UNSET and one.properties is not UNSET and ASSERTED in one.properties for one in subjects)
+
+
 def merge(batch: Batch, decisions: Sequence[Decision]) -> Iterator[Decision | ItemError]:
     """Yield one outcome for each answered item, in order, and stop where the semantic says.
 
@@ -186,14 +199,15 @@ def effect_of(outcome: Decision | ItemError) -> Effect:
 class _Defaults:
     """The top level of a batch, checked once, and the items made from it."""
 
-    def __init__(self, wire: WireItem, *, may_assert: bool) -> None:
+    def __init__(self, wire: WireItem, *, may_assert: bool, known: SignInOf | None) -> None:
         self._may_assert = may_assert
+        self._known = known
         self._subject, self._action, self._resource = self._entities_of(wire)
         self._context: Properties = NO_PROPERTIES if wire.context is UNSET else wire.context
 
     def question(self) -> EvaluationRequest:
         """Return the top level as one question."""
-        return _whole(self._subject, self._action, self._resource, self._context)
+        return self._whole(self._subject, self._action, self._resource, self._context)
 
     def item(self, item: WireItem | Json) -> EvaluationRequest | ItemError:
         """Return one item as a question, or what is wrong with it."""
@@ -208,7 +222,15 @@ class _Defaults:
     def _question_of(self, wire: WireItem) -> EvaluationRequest:
         subject, action, resource = self._entities_of(wire)
         context = self._context if wire.context is UNSET else wire.context
-        return _whole(subject or self._subject, action or self._action, resource or self._resource, context)
+        return self._whole(subject or self._subject, action or self._action, resource or self._resource, context)
+
+    def _whole(
+        self, subject: Entity | None, action: Action | None, resource: Entity | None, context: Properties
+    ) -> EvaluationRequest:
+        question = EvaluationRequest(
+            _present(subject, "subject"), _present(action, "action"), _present(resource, "resource"), context
+        )
+        return with_sign_in(question, self._known, may_assert=self._may_assert)
 
     def _entities_of(self, wire: WireItem) -> tuple[Entity | None, Action | None, Entity | None]:
         """Return what a level names, checked; None for what it leaves out."""
@@ -223,14 +245,6 @@ class _Defaults:
             check_entity(wire.resource, "/resource")
             resource = entity_of(wire.resource, may_assert=self._may_assert)
         return subject, action, resource
-
-
-def _whole(
-    subject: Entity | None, action: Action | None, resource: Entity | None, context: Properties
-) -> EvaluationRequest:
-    return EvaluationRequest(
-        _present(subject, "subject"), _present(action, "action"), _present(resource, "resource"), context
-    )
 
 
 def _present(value: _T | None, name: str) -> _T:

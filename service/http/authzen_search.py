@@ -29,6 +29,7 @@ from service.json_body import parse_typed
 from service.keys import CALLER, NODE, PAGE_TOKENS, READER, TENANT
 from service.page_tokens import InvalidPageTokenError, Page
 from service.request_body import read_json_body
+from service.subject_sign_ins import SESSION_HEADER, known_sign_in, with_sign_in
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -150,11 +151,19 @@ async def _search(request: web.Request, endpoint: _Endpoint) -> web.Response:
     caller, tenant_id = request[CALLER], request[TENANT]
     min_revision = min_revision_of(request.headers)
     search: Search = parse_typed(await read_json_body(request), endpoint.decoder, _encoder, _free_values)
+    known = await known_sign_in(request)
     question = search.question(may_assert=caller.may_assert)
+    if not isinstance(search, SubjectSearch):
+        question = with_sign_in(question, known, may_assert=caller.may_assert)
+    elif known is not None and known.given:
+        raise InvalidRequestError(f"a search for subjects is not about the one in `{SESSION_HEADER}`")
+    else:
+        question = with_sign_in(question, None, may_assert=caller.may_assert)
     bound = (tenant_id.bytes, endpoint.name, _binding(search))
     tokens = app[PAGE_TOKENS]
     page = _page_of(search.page, lambda token: tokens.open(token, *bound))
-    where = SearchContext(app[NODE], app[READER], tenant_id, min_revision)
+    signed_in = None if known is None else (known.subject, known.auth)
+    where = SearchContext(app[NODE], app[READER], tenant_id, min_revision, signed_in)
     found = await endpoint.run(where, question, after=page.after, limit=page.limit)
     next_token = "" if found.next_after is None else tokens.seal(Page(found.next_after, page.limit), *bound)
     answer = {

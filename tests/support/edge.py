@@ -22,7 +22,7 @@ from authz.request import Ref
 from authz.snapshot import Facts
 from authz.tracked import Changes, Tracked
 from service.app import build_app
-from service.callers import Callers, FoundApiKey
+from service.callers import Callers, FoundApiKey, TokenKind
 from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.health import Readiness
@@ -157,6 +157,7 @@ class Edge:
         self.log = DecisionLog(self.settings.decision_log)
         self.readiness = Readiness()
         self._routes = routes
+        self.token_kinds: list[TokenKind] = []
         self.handler_class: type[DeadlineHandler] = DeadlineHandler
         self.url = ""
         self.client: aiohttp.ClientSession
@@ -202,7 +203,7 @@ class Edge:
             app[NODE] = self.node  # type: ignore[misc]  # a fake has what the edge uses of a node
             app[READER] = self.node  # type: ignore[misc]  # as above
             app[TENANTS] = self.node
-            app[CALLERS] = Callers(self.keys, self.node)
+            app[CALLERS] = Callers(self.keys, self.node, others=self.token_kinds)
             app[PAGE_TOKENS] = PageTokens(b"0" * 32)
             app[METRICS] = self.metrics
             app[DECISION_LOG] = self.log

@@ -15,6 +15,7 @@ from authz.row_changes import RowChanges
 from authz.rules import EntityKind, RoleLink, Row, Rule, StoredEntity
 from authz.served_model import ColumnMatch, PolicyEffect
 from tests.support.policies import DEFAULT_MODEL, NOW, policy, rows
+from tests.support.sign_ins import demanding
 
 CATALOGUE = Catalogue.of(
     [
@@ -452,3 +453,58 @@ def test_names_of_rights_to_give():
     assert role_right("group:sales") == Right("kasbah:group/sales", "grant")
     assert permission_right("doc:*") == Right("kasbah:permission/doc:*", "grant")
     assert isinstance(row("p role:x doc:1 read"), Rule)
+
+
+# --- roles that demand a second factor
+
+DEMANDING = BASE + "g user:both role:chief\ng user:both role:reader\np role:chief doc:* write\np role:clerk doc:* read"
+
+
+def held_on(level: str, who: str = "user:both", *roles: str) -> Rights:
+    """Return what somebody holds who proved one factor, or two."""
+    small = demanding(DEMANDING, *(roles or ("role:chief",)))
+    return held_by(small.snapshot, Ref(who), small.records[Ref(who)], NOW, weak=level == "weak")
+
+
+def test_a_role_that_demands_a_second_factor_gives_nothing_to_give_without():
+    """What comes another way is held all the same."""
+    assert held_on("strong").surely(Right("kasbah:key", "write"))
+    assert not held_on("weak").surely(Right("kasbah:key", "write"))
+    assert not held_on("weak").surely(Right("kasbah:rule", "write"))
+    assert held_on("weak").surely(Right("kasbah:key", "read"))
+    assert not held_on("weak", "user:both", "*").surely(Right("kasbah:key", "read"))
+
+
+def test_what_it_denies_is_held_by_nobody_on_either_level():
+    """A weaker sign-in holds no more than a stronger one."""
+    small = demanding(BASE + "g user:both role:helper\ng user:both role:limited", "role:limited")
+    held = held_by(small.snapshot, Ref("user:both"), small.records[Ref("user:both")], NOW, weak=True)
+    assert not held.surely(Right("kasbah:user", "write"))
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("g user:both role:author", True),
+        ("g role:reader role:author", True),
+        ("p user:both doc:* write", True),
+        ("p role:reader doc:1 write", True),
+        ("p user:* doc:1 write", True),
+        ("g user:both role:reader", False),
+        ("g user:both role:chief", False),
+        ("p role:chief doc:1 write", False),
+        ("p role:author doc:1 write", False),
+    ],
+)
+def test_nobody_moves_a_right_to_where_it_takes_one_factor(line, refused):
+    """Somebody who proved two has the right already, and would have it with one from then on."""
+    small = demanding(DEMANDING, "role:chief")
+    record = small.records[Ref("user:both")]
+    everything = Holder((Rights(frozenset((EVERYTHING,))),), is_person=True)
+    gate = Gate(small.snapshot, everything, Own(Ref("user:both"), record), CATALOGUE, NOW)
+    change = RowChanges(added={each.id: each for each in rows(line)})
+    if not refused:
+        gate.judge(change)
+        return
+    with pytest.raises(OwnRightsError, match="second factor"):
+        gate.judge(change)
