@@ -1,6 +1,7 @@
 """Failures of the HTTP edge itself; `service/problems.py` says how each is answered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class EdgeError(Exception):
@@ -150,13 +151,28 @@ class EnrolmentRequiredError(EdgeError):
 class InsufficientAuthenticationError(EdgeError):
     """The sign-in is too old or too weak for this; `challenge` says, as RFC 9470 section 3 has it, what is enough."""
 
-    def __init__(self, acr_values: str, max_age: int) -> None:
-        super().__init__(f"sign in again: this needs `{acr_values}`, proven within the last {max_age} s")
-        self.members = {"acr_values": str(acr_values), "max_age": max_age}
+    def __init__(self, acr_values: str, max_age: int | None, amr_values: Sequence[str] = ()) -> None:
+        """Keep what would be enough.
+
+        Args:
+            acr_values: Levels, any of which does, with blanks between them.
+            max_age: Seconds; None where any age does.
+            amr_values: Methods that must have been used, of which RFC 9470 cannot tell (RFC 8176).
+        """
+        fresh = "" if max_age is None else f", proven within the last {max_age} s"
+        by = "".join(f", by `{method}`" for method in amr_values)
+        super().__init__(f"sign in again: this needs `{acr_values}`{by}{fresh}")
+        wanted: dict[str, Any] = {"acr_values": str(acr_values)}
         self.challenge = (
             'Bearer realm="kasbah", error="insufficient_user_authentication", '
-            f'error_description="a fresh sign-in is needed", acr_values="{acr_values}", max_age="{max_age}"'
+            f'error_description="a fresh sign-in is needed", acr_values="{acr_values}"'
         )
+        if max_age is not None:
+            wanted["max_age"] = max_age
+            self.challenge += f', max_age="{max_age}"'
+        if amr_values:
+            wanted["amr_values"] = list(amr_values)
+        self.members = wanted
 
 
 class TenantSuspendedError(EdgeError):

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from authz.decision import Decision
 from authz.errors import TenantNotFoundError
 from authz.evaluate import evaluate_many
 from authz.granting import Grantor, PolicyJudge
@@ -24,10 +25,16 @@ from authz.key_scopes import key_scopes
 from authz.request import Action, EvaluationRequest, Ref, parse_ref
 from authz.write_ports import Judge
 from service.callers import Caller
-from service.edge_errors import MissingRightError, MissingScopeError, NotAuthenticatedError
+from service.edge_errors import (
+    InsufficientAuthenticationError,
+    MissingRightError,
+    MissingScopeError,
+    NotAuthenticatedError,
+)
 from service.http.revisions import likely_min_revision
 from service.keys import CALLER, NODE, TENANT
 from service.routes import Needs
+from service.subject_sign_ins import sign_in_of
 from tenancy.ids import TenantId
 
 DECISIONS = "kasbah:decision"
@@ -40,6 +47,7 @@ async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
     Raises:
         MissingScopeError: the key lacks the scope.
         MissingRightError: its owner lacks the right.
+        InsufficientAuthenticationError: its owner would have it after a stronger or fresher sign-in.
         NotAuthenticatedError: its owner's tenant is gone.
         StaleError, StorageUnavailableError: what the owner may do is not known.
     """
@@ -52,8 +60,8 @@ async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
         return caller
     if access.resource == DECISIONS:
         return await judged_for_decisions(request, caller, access.scope)
-    if await _owner_may(request, caller, [(access.resource, access.action)]) != [True]:
-        raise MissingRightError(f"you may not `{access.action}` on `{access.resource}`")
+    (decision,) = await _owner_decisions(request, caller, [(access.resource, access.action)])
+    _require(decision, access.resource, access.action)
     return caller
 
 
@@ -62,7 +70,10 @@ async def may(request: web.Request, resource: str, action: str) -> bool:
     caller = request[CALLER]
     if not key_scopes().allow(caller.scopes, resource, action):
         return False
-    return caller.owner is None or await _owner_may(request, caller, [(resource, action)]) == [True]
+    if caller.owner is None:
+        return True
+    (decision,) = await _owner_decisions(request, caller, [(resource, action)])
+    return decision.allowed
 
 
 def require_scope(caller: Caller, scope: str) -> None:
@@ -83,41 +94,55 @@ async def judged_for_decisions(request: web.Request, caller: Caller, scope: str)
 
     Raises:
         MissingRightError: the owner lacks the right.
+        InsufficientAuthenticationError: it would have it after a stronger or fresher sign-in.
         NotAuthenticatedError: its owner's tenant is gone.
         StaleError, StorageUnavailableError: what the owner may do is not known.
     """
-    if caller.owner is not None:
-        caller = await _with_live_scopes(request, caller)
+    action = scope.partition(":")[2]
     if scope not in caller.scopes:
-        raise MissingRightError(f"you may not `{scope.partition(':')[2]}` on `{DECISIONS}`")
-    return caller
-
-
-async def _with_live_scopes(request: web.Request, caller: Caller) -> Caller:
-    """Return the caller without those decision scopes that the owner may not use."""
-    carried = [scope for scope in _DECISION_SCOPES if scope in caller.scopes]
-    pairs = [(DECISIONS, scope.partition(":")[2]) for scope in carried]
-    answers = await _owner_may(request, caller, pairs)
-    refused = {scope for scope, may in zip(carried, answers, strict=True) if not may}
+        raise MissingRightError(f"you may not `{action}` on `{DECISIONS}`")
+    if caller.owner is None:
+        return caller
+    carried = [each for each in _DECISION_SCOPES if each in caller.scopes]
+    pairs = [(DECISIONS, each.partition(":")[2]) for each in carried]
+    answers = dict(zip(carried, await _owner_decisions(request, caller, pairs), strict=True))
+    _require(answers[scope], DECISIONS, action)
+    refused = {each for each, decision in answers.items() if not decision.allowed}
     return replace(caller, scopes=caller.scopes - refused, judged=True)
 
 
-async def _owner_may(request: web.Request, caller: Caller, pairs: list[tuple[str, str]]) -> list[bool]:
-    """Return what the owner of a key may do, pair by pair, at one revision of its own domain."""
-    subject = parse_ref(caller.subject)
-    questions = [EvaluationRequest(subject, Action(action), parse_ref(resource)) for resource, action in pairs]
+def _require(decision: Decision, resource: str, action: str) -> None:
+    """Refuse an account that the engine denied; say so where another sign-in would be enough."""
+    if decision.allowed:
+        return
+    told = decision.step_up
+    if told is not None:
+        raise InsufficientAuthenticationError(" ".join(told.acr_values), told.max_age, told.amr_values)
+    raise MissingRightError(f"you may not `{action}` on `{resource}`")
+
+
+async def _owner_decisions(request: web.Request, caller: Caller, pairs: list[tuple[str, str]]) -> list[Decision]:
+    """Return what the owner of a key or session may do, pair by pair, at one revision of its own domain."""
+    subject, known = parse_ref(caller.subject), sign_in_of(caller)
+    auth = None if known is None else known.auth
+    questions = [
+        EvaluationRequest(subject, Action(action), parse_ref(resource), auth=auth) for resource, action in pairs
+    ]
     # A revision that the caller demands is one of its tenant; the platform counts by itself.
     least = likely_min_revision(request.headers) if caller.tenant_id is not None else 0
     try:
-        decisions = await evaluate_many(request.app[NODE], caller.home, questions, min_revision=least or None)
+        return await evaluate_many(
+            request.app[NODE], caller.home, questions, min_revision=least or None, step_up=known is not None
+        )
     except TenantNotFoundError:
         raise NotAuthenticatedError from None
-    return [decision.allowed for decision in decisions]
 
 
 def grantor_of(caller: Caller) -> Grantor:
     """Return who gives, as the gate knows them."""
-    return Grantor(caller.scopes, caller.home, caller.owner)
+    known = sign_in_of(caller)
+    weak = known is not None and known.auth is not None and known.auth.is_weak
+    return Grantor(caller.scopes, caller.home, caller.owner, weak=weak)
 
 
 def judge_of(request: web.Request) -> Judge:

@@ -17,6 +17,13 @@ def require_within(settings: TenantSettings, limits: TenantLimits) -> None:
         raise SettingsOutOfBoundsError(message, pointer)
 
 
+def relaxes(after: MfaSettings, before: MfaSettings) -> bool:
+    """Whether somebody must prove a second factor before and need not after."""
+    if after.demand is MfaDemand.REQUIRED or before.demand is MfaDemand.OPTIONAL:
+        return False
+    return before.demand is MfaDemand.REQUIRED or not set(before.roles) <= set(after.roles)
+
+
 def tightened(settings: TenantSettings, limits: TenantLimits) -> TenantSettings:
     """Return the settings with everything laxer than the bounds moved to them: bounds that move act at once."""
     if next(_beyond(settings, limits), None) is None:

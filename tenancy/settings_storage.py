@@ -27,6 +27,9 @@ _WRITE = text(
 Change = Callable[[Mapping[str, Any]], Any]
 """Returns the document that is wanted, given the whole one that is."""
 
+Judge = Callable[[TenantSettings, TenantSettings], None]
+"""Raises for a change, from the settings that are to those that are wanted, which may not be made."""
+
 
 async def read_settings(work: TenantUnitOfWork, limits: TenantLimits | None = None) -> TenantSettings:
     """Return the settings of the bound tenant, inside a transaction.
@@ -66,16 +69,22 @@ class TenantSettingsStore:
         return await within(self._seconds, lambda: self._read(tenant_id))
 
     async def change(
-        self, tenant_id: TenantId, wanted: Change, *, meta: ChangeMeta, expected_revision: int | None = None
+        self,
+        tenant_id: TenantId,
+        wanted: Change,
+        *,
+        meta: ChangeMeta,
+        expected_revision: int | None = None,
+        judge: Judge | None = None,
     ) -> tuple[TenantHead, TenantSettings]:
-        """Change the settings; what changes nothing makes no revision.
+        """Change the settings, if `judge` raises nothing; what changes nothing makes no revision.
 
         Raises:
             TenantGoneError: no such tenant.
             TenantMovedOnError: it is not at `expected_revision`.
             InvalidSettingsError, SettingsOutOfBoundsError: the document is refused.
         """
-        return await within(self._seconds, lambda: self._change(tenant_id, wanted, meta, expected_revision))
+        return await within(self._seconds, lambda: self._change(tenant_id, wanted, meta, expected_revision, judge))
 
     async def _read(self, tenant_id: TenantId) -> tuple[TenantHead, TenantSettings]:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
@@ -85,7 +94,12 @@ class TenantSettingsStore:
             return head, await read_settings(work, self._limits)
 
     async def _change(
-        self, tenant_id: TenantId, wanted: Change, meta: ChangeMeta, expected_revision: int | None
+        self,
+        tenant_id: TenantId,
+        wanted: Change,
+        meta: ChangeMeta,
+        expected_revision: int | None,
+        judge: Judge | None,
     ) -> tuple[TenantHead, TenantSettings]:
         defaults = tightened(TenantSettings(), self._limits)
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:
@@ -100,6 +114,8 @@ class TenantSettingsStore:
             require_within(after, self._limits)
             if after == before:
                 return head, before
+            if judge is not None:
+                judge(before, after)
             stored = msgspec.json.encode(differences(after, defaults)).decode()
             await work.session.execute(_WRITE, {"tenant_id": tenant_id, "settings": stored})
             # Roles that demand a second factor take part in decisions, so they are of one revision with the rules.

@@ -6,13 +6,19 @@ from typing import Any
 
 from aiohttp import web
 
+from authz.request import AAL2
+from service.callers import Caller
+from service.edge_errors import InsufficientAuthenticationError
 from service.http.admin import expected_revision, json_answer, meta_of, parameter, written
 from service.json_body import parse_json
-from service.keys import TENANT
+from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
 from service.routes import Needs, Route
+from service.subject_sign_ins import sign_in_of
+from tenancy.settings_bounds import relaxes
 from tenancy.settings_document import merge_patch, show_settings
 from tenancy.settings_storage import Change, TenantSettingsStore
+from tenancy.tenant_settings import TenantSettings
 
 TENANT_SETTINGS: web.AppKey[TenantSettingsStore] = web.AppKey("TENANT_SETTINGS")
 MAX_BODY = 256 << 10
@@ -42,9 +48,21 @@ async def _changed(request: web.Request, wanted: Change) -> web.Response:
         wanted,
         meta=meta_of(request, parameter(request, "reason")),
         expected_revision=expected_revision(request),
+        judge=partial(_require_two_factors_to_relax, request[CALLER]),
     )
     await written(request, head)
     return json_answer(show_settings(settings), head=head)
+
+
+def _require_two_factors_to_relax(caller: Caller, before: TenantSettings, after: TenantSettings) -> None:
+    """SECURITY: a role that demands a second factor must not come by taking the demand away.
+
+    Raises:
+        InsufficientAuthenticationError: a person, who is not known to have proven one.
+    """
+    known = sign_in_of(caller)
+    if known is not None and known.auth is not None and known.auth.is_weak and relaxes(after.mfa, before.mfa):
+        raise InsufficientAuthenticationError(AAL2, None)
 
 
 def _instead(document: Any, _: Mapping[str, Any]) -> Any:

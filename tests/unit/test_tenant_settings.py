@@ -6,7 +6,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from tenancy.errors import InvalidSettingsError, SettingsOutOfBoundsError
-from tenancy.settings_bounds import require_within, tightened
+from tenancy.settings_bounds import relaxes, require_within, tightened
 from tenancy.settings_document import (
     RESERVED_CLAIMS,
     differences,
@@ -15,7 +15,7 @@ from tenancy.settings_document import (
     read_stored,
     show_settings,
 )
-from tenancy.tenant_settings import MfaDemand, TenantLimits, TenantSettings
+from tenancy.tenant_settings import MfaDemand, MfaSettings, TenantLimits, TenantSettings
 
 DEFAULTS = TenantSettings()
 
@@ -238,3 +238,23 @@ def test_any_document_is_read_or_refused_with_a_pointer(document):
     else:
         assert parse_settings(show_settings(settings), DEFAULTS) == settings
     assert not pointer or pointer.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "less"),
+    [
+        (("optional",), ("required",), False),
+        (("optional",), ("roles", "role:a"), False),
+        (("roles", "role:a"), ("roles", "role:a", "role:b"), False),
+        (("roles", "role:a"), ("required",), False),
+        (("roles", "role:a", "role:b"), ("roles", "role:a"), True),
+        (("roles", "role:a"), ("optional",), True),
+        (("required",), ("roles", "role:a"), True),
+        (("required",), ("optional",), True),
+        (("required",), ("required",), False),
+    ],
+)
+def test_what_relaxes_the_demand_for_second_factors(before, after, less):
+    """Whoever had to prove one and need not any more."""
+    one, two = (MfaSettings(MfaDemand(demand), tuple(roles)) for demand, *roles in (before, after))
+    assert relaxes(two, one) is less
