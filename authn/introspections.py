@@ -7,12 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from authn.access_tokens import AccessToken, Expected, Refusal, judge_introspection, read_object
+from authn.bounded import keep
 from authn.errors import AccessTokenRefusedError, IssuerUnavailableError
-
-T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 64 * 1024
 
@@ -107,19 +106,12 @@ class Introspections:
             found = judge_introspection(read_object(answer, Refusal.CLAIMS), self._expected, self._now())
         except AccessTokenRefusedError as error:
             self._good.pop(digest, None)
-            _keep(self._bad, digest, (until, error.refusal), self._limits.refused)
+            keep(self._bad, digest, (until, error.refusal), self._limits.refused)
             raise
-        _keep(self._good, digest, (until, found), self._limits.remembered)
+        keep(self._good, digest, (until, found), self._limits.remembered)
         return found
 
     def _done(self, digest: bytes, task: asyncio.Task[AccessToken]) -> None:
         self._under_way.pop(digest, None)
         if not task.cancelled():
             task.exception()  # whoever waited has been told; perhaps nobody waits any more
-
-
-def _keep(held: OrderedDict[bytes, T], digest: bytes, value: T, limit: int) -> None:
-    held[digest] = value
-    held.move_to_end(digest)
-    if len(held) > limit:
-        held.popitem(last=False)

@@ -82,7 +82,7 @@ class Account:
     """What decides whether somebody who signed in as an account still is.
 
     A sign-in of another `auth_epoch` is over, and so is a session among `ended_sessions`, whatever else is remembered
-    of it.
+    of it. `signed_out_at` is when the epoch or the state last changed, if ever: for what carries no epoch.
     """
 
     state: AccountState
@@ -90,6 +90,7 @@ class Account:
     ended_sessions: frozenset[UUID] = NO_SESSIONS
     has_factors: bool = False
     """Whether a second factor is bound to it, so that it can sign in better than by a password alone."""
+    signed_out_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

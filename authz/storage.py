@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -58,13 +58,15 @@ _LOOKUP = text(
             OR (e.kind = 'resource' AND e.ref_start = ANY(:resource_starts) AND e.ref = ANY(:resources)))
         ) AS entities,
         (SELECT json_agg(json_build_array(u.user_id, u.status, u.auth_epoch,
+                    CAST(extract(epoch FROM u.signed_out_at) * 1000000 AS bigint),
                     (SELECT json_agg(s.session_id) FROM ended_sessions AS s
                      WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id),
                     EXISTS (SELECT FROM authenticators AS f WHERE f.tenant_id = :tenant_id AND f.user_id = u.user_id
                         AND f.confirmed_at IS NOT NULL)))
          FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:people AS uuid[]))
         ) AS people,
-        (SELECT json_agg(json_build_array(a.service_account_id, a.status))
+        (SELECT json_agg(json_build_array(a.service_account_id, a.status,
+                    CAST(extract(epoch FROM a.signed_out_at) * 1000000 AS bigint)))
          FROM service_accounts AS a
          WHERE a.tenant_id = :tenant_id AND a.service_account_id = ANY(CAST(:services AS uuid[]))
         ) AS services
@@ -265,9 +267,7 @@ class PostgresPolicyReader:
             grants.setdefault(Ref(subject), []).append(Grant(Ref(role), expires_at, Owner(owner), source))
         stored: dict[tuple[str, str], Properties] = {(kind, ref): found for kind, ref, found in row.entities or ()}
         accounts = {f"user:{identifier}": _account(said) for identifier, *said in row.people or ()}
-        accounts |= {
-            f"service:{identifier}": Account(AccountState(status)) for identifier, status in row.services or ()
-        }
+        accounts |= {f"service:{identifier}": _service_account(*said) for identifier, *said in row.services or ()}
         return Lookup(
             head_of(row),
             {
@@ -344,9 +344,17 @@ class PostgresPolicyReader:
 
 
 def _account(said: Sequence[Any]) -> Account:
-    status, auth_epoch, ended, has_factors = said
+    status, auth_epoch, signed_out, ended, has_factors = said
     sessions = frozenset(map(UUID, ended)) if ended else NO_SESSIONS
-    return Account(AccountState(status), auth_epoch, sessions, has_factors)
+    return Account(AccountState(status), auth_epoch, sessions, has_factors, _moment(signed_out))
+
+
+def _service_account(status: str, signed_out: int | None) -> Account:
+    return Account(AccountState(status), signed_out_at=_moment(signed_out))
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else from_microseconds(microseconds)
 
 
 def _changed_rows(items: Sequence[tuple[bool, bool, Mapping[str, Any]]]) -> tuple[ChangedRow, ...] | None:

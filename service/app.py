@@ -212,7 +212,7 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
     Raises:
         TenantSuspendedError: the key's tenant is suspended, and the route is not about a decision.
         InteractiveOnlyError, EnrolmentRequiredError: as `require_sign_in`.
-        InsufficientAuthenticationError: a session that is not fresh enough.
+        InsufficientAuthenticationError: a session, or a person's access token, that is not fresh enough.
         MissingScopeError: the key lacks the scope.
         MissingRightError: its owner lacks the right.
         StaleError, StorageUnavailableError: what the owner may do is not known.
@@ -224,7 +224,7 @@ async def admit(request: web.Request, caller: Caller, access: Needs) -> None:
         raise TenantSuspendedError
     require_sign_in(caller, access)
     caller = request[CALLER] = await judged(request, caller, access)
-    if caller.session is not None:
+    if caller.session is not None or caller.sign_in is not None:
         require_fresh(caller, access.freshness, request.app[NODE].now())
     if access.platform and caller.tenant_id is not None:
         raise OtherTenantError("this needs a platform key, and yours is bound to a tenant")

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
+from authn.access_tokens import SignIn
 from authn.api_keys import KeyLimit, hash_token, is_token
 from authn.sessions import Acr, Session
 from authz.errors import StorageUnavailableError
@@ -39,10 +40,10 @@ class CallerKind(Enum):
 class Caller:
     """Who calls, authenticated. `tenant_id` and `slug` are None for the platform's.
 
-    `key_id` names the credential: the key, or the session. `user_id` is the person whose it is, for a personal key or a
-    session, `service_account_id` the service account whose key it is; then its scopes are a bound, and its owner's
-    rights count besides. `judged` says that they were looked at for this request, and that `scopes` holds no decision
-    scope beyond them. `session` is there for one alone.
+    `key_id` names the credential: the key, or the session; for an access token, its account. `user_id` is the person
+    whose it is, for a personal key, a session or an access token, `service_account_id` the service account; then its
+    scopes are a bound, and its owner's rights count besides. `judged` says that they were looked at for this request,
+    and that `scopes` holds no decision scope beyond them. `session` is there for one alone.
     """
 
     key_id: UUID
@@ -60,6 +61,10 @@ class Caller:
     session: Session | None = field(default=None, compare=False)
     full_acr: Acr = field(default=Acr.AAL1, compare=False)
     """Of a session: how well its account can prove who it is."""
+    client_id: str | None = None
+    """Of an access token: who it was issued to."""
+    sign_in: SignIn | None = field(default=None, compare=False)
+    """Of an access token: how its person signed in, as far as its issuer says."""
     may_check: bool = field(init=False, compare=False)
     may_assert: bool = field(init=False, compare=False)
     may_explain: bool = field(init=False, compare=False)
@@ -105,12 +110,14 @@ class Caller:
     @property
     def credential(self) -> str:
         """How histories name what proved who calls."""
+        if self.client_id is not None:
+            return f"client:{self.client_id}"
         return f"key:{self.prefix}" if self.session is None else f"session:{self.session.session_id}"
 
     @property
     def credential_ref(self) -> str:
         """The credential as the target of an event."""
-        return f"key:{self.key_id}" if self.session is None else self.credential
+        return f"key:{self.key_id}" if self.session is None and self.client_id is None else self.credential
 
 
 @dataclass(frozen=True, slots=True)

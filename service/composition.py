@@ -15,6 +15,7 @@ from authz.node import Node
 from authz.ports import PolicyReader, TenantHead
 from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
+from service.access_tokens import access_tokens
 from service.all_routes import all_routes
 from service.app import Part, build_app
 from service.audit_part import auditing
@@ -147,6 +148,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         volatile(settings.cache),
         identity,
         sessions_part,
+        access_tokens(settings.oauth),
         password_part(settings.passwords),
         sealing(settings),
         second_factors,

@@ -44,6 +44,8 @@ CACHE_EVENTS = {
     "snapshots_from_database": ("snapshot", "miss"),
     "key_hits": ("api_key", "hit"),
     "key_misses": ("api_key", "miss"),
+    "introspection_hits": ("introspection", "hit"),
+    "introspection_misses": ("introspection", "miss"),
 }
 """Events that are look-ups in a cache: which, and how it came out."""
 

@@ -22,6 +22,7 @@ from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.encryption_settings import EncryptionSettings
 from service.http_settings import HttpSettings
+from service.oauth_settings import OAuthSettings
 from service.webauthn_settings import WebauthnSettings
 from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits
@@ -110,6 +111,7 @@ class Settings(BaseSettings):
     encryption: EncryptionSettings = EncryptionSettings()
     mail: MailSettings = MailSettings()
     audit: AuditSettings = AuditSettings()
+    oauth: OAuthSettings | None = None
     webauthn: WebauthnSettings = WebauthnSettings()
 
     @model_validator(mode="before")
@@ -249,6 +251,7 @@ def part_models() -> dict[str, type[Any]]:
         "encryption": EncryptionSettings,
         "mail": MailSettings,
         "audit": AuditSettings,
+        "oauth": OAuthSettings,
         "webauthn": WebauthnSettings,
     }
 

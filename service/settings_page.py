@@ -43,6 +43,7 @@ PARTS = {
     "encryption": "Keys that encrypt what is stored",
     "mail": "Mail",
     "audit": "Audit",
+    "oauth": "Access tokens of an OAuth issuer",
     "webauthn": "Security keys and passkeys (WebAuthn)",
 }
 

@@ -14,6 +14,7 @@ SECURITY_DEFINER = {
     "set_audit_sink(double precision)": "one setting of the whole installation",
     "claim_mails(double precision,integer,integer,integer)": "who sends mails sends those of every tenant",
     "append_audit(uuid,text,text[])": "the service may not write the audit; what it adds is numbered and hashed here",
+    "find_account(text,uuid)": "an access token names an account, and the account the tenant",
     "find_link(bytea)": "the link names the tenant",
     "find_api_key(bytea)": "the key names the tenant",
     "note_keys_used(uuid[],uuid[],timestamp with time zone[])": "a process saw keys of many tenants; one time of each",

@@ -28,6 +28,7 @@ from authz.node import Node
 from authz.ports import RuleSet, TenantHead
 from authz.settings import AuthzSettings, CacheSettings
 from authz.storage import PostgresPolicyReader
+from service.access_tokens import access_tokens
 from service.all_routes import all_routes
 from service.answer_seal import AnswerSeal
 from service.app import build_app
@@ -58,6 +59,7 @@ from service.keys import (
 )
 from service.mail_part import mailing
 from service.metrics import Metrics
+from service.oauth_settings import OAuthSettings
 from service.page_tokens import PageTokens
 from service.passwords import password_part
 from service.server import KasbahRunner
@@ -138,10 +140,12 @@ class Service:
         http: HttpSettings | None = None,
         limits: TenantLimits | None = None,
         redis_url: str | None = None,
+        oauth: OAuthSettings | None = None,
     ) -> None:
         # Names in it carry a secret of this service's own, so that none meets another's.
         self._valkey = CacheSettings(url=redis_url or session_servers().redis_url, secret=secrets.token_hex(32))
         self._limits = limits
+        self._oauth = oauth
         self._http = http or HttpSettings()
         self._mail = mail or MailSettings()
         self._audit = audit or AuditSettings()
@@ -207,6 +211,7 @@ class Service:
             parts,
             volatile(self._valkey),
             sessions_part,
+            access_tokens(self._oauth),
             password_part(CHEAP_PASSWORDS),
             second_factors,
             security_keys(WebauthnSettings().relying_party(self.url)),

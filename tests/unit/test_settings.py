@@ -182,3 +182,105 @@ def test_encryption_keys_come_from_one_place(environment, tmp_path):
     assert list(load_settings().encryption.local_keys()) == ["main"]
     environment(KASBAH_ENCRYPTION__KEYS=f"main:{RANDOM_KEY}")
     assert faults() == ["KASBAH_ENCRYPTION: set `KEYS` or `KEYS_FILE`, not both"]
+
+
+ISSUER = {
+    "KASBAH_OAUTH__ISSUER": "https://issuer.example",
+    "KASBAH_OAUTH__AUDIENCE": "https://kasbah.example",
+    "KASBAH_OAUTH__JWKS_URL": "https://issuer.example/jwks.json",
+}
+
+
+def test_an_issuer_is_configured_whole_or_not_at_all(environment):
+    """Without any of its settings no access token is taken; with one of them, what lacks is named."""
+    environment(**GOOD)
+    assert load_settings().oauth is None
+    environment(KASBAH_OAUTH__LEEWAY_SECONDS="5")
+    said = faults()
+    assert [fault.partition(":")[0] for fault in said] == list(ISSUER)
+    assert all("is missing" in fault for fault in said)
+    environment(**ISSUER)
+    oauth = load_settings().oauth
+    assert oauth is not None
+    assert (oauth.expected.issuer, oauth.expected.audience) == ("https://issuer.example", "https://kasbah.example")
+
+
+@pytest.mark.parametrize("name", list(ISSUER))
+def test_each_lack_of_an_issuer_is_named(environment, name):
+    """Issuer, audience, and what verifies tokens."""
+    environment(**GOOD, **{other: value for other, value in ISSUER.items() if other != name})
+    (fault,) = faults()
+    assert fault.startswith(f"{name}: is missing")
+
+
+def test_introspection_takes_the_place_of_keys(environment):
+    """One of the two is enough."""
+    given = dict(ISSUER)
+    del given["KASBAH_OAUTH__JWKS_URL"]
+    environment(**GOOD, **given, KASBAH_OAUTH__INTROSPECTION_URL="http://127.0.0.1:4445/admin/oauth2/introspect")
+    assert load_settings().oauth is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ISSUER", "http://issuer.example"),
+        ("ISSUER", "issuer.example"),
+        ("ISSUER", "https://issuer.example?tenant=a"),
+        ("ISSUER", "https://issuer.example#a"),
+        ("ISSUER", "https://user:hunter2secret@issuer.example"),
+        ("ISSUER", ""),
+        ("AUDIENCE", ""),
+        ("AUDIENCE", " "),
+        ("AUDIENCE", "a" * 300),
+        ("JWKS_URL", "http://issuer.example/jwks.json"),
+        ("JWKS_URL", "http://localhost.evil.example/jwks.json"),
+        ("JWKS_URL", "file:///etc/passwd"),
+        ("JWKS_URL", "https://issuer.example:hunter2secret/"),
+        ("INTROSPECTION_URL", "http://10.0.0.1/introspect"),
+        ("ALGORITHMS", '["HS256"]'),
+        ("ALGORITHMS", '["none"]'),
+        ("ALGORITHMS", "[]"),
+        ("TOKEN_TYPES", '["id+jwt"]'),
+        ("TOKEN_TYPES", "[]"),
+        ("SCOPE_PREFIX", "a b"),
+        ("LEEWAY_SECONDS", "61"),
+        ("LEEWAY_SECONDS", "-1"),
+        ("LONGEST_LIFE_SECONDS", "999999999"),
+        ("TIMEOUT_SECONDS", "10"),
+        ("INTROSPECTION_SECONDS", "31"),
+        ("KEYS_STALE_SECONDS", "100000"),
+        ("CA_FILE", "/does/not/exist"),
+        ("JWKS_URI", "https://issuer.example/jwks.json"),
+    ],
+)
+def test_what_would_weaken_access_tokens_is_refused_by_name(environment, name, value):
+    """Plain HTTP over a network, algorithms that are none, bounds that are too wide, misspelt settings."""
+    variable = f"KASBAH_OAUTH__{name}"
+    environment(**GOOD, **(ISSUER | {variable: value}))
+    (fault,) = faults()
+    assert fault.startswith(variable)
+    assert "hunter2secret" not in fault
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"INTROSPECTION_CLIENT_ID": "kasbah"},
+        {"INTROSPECTION_CLIENT_SECRET": "hunter2secret"},
+        {"INTROSPECTION_TOKEN": "hunter2secret"},
+        {
+            "INTROSPECTION_URL": "https://issuer.example/introspect",
+            "INTROSPECTION_CLIENT_ID": "kasbah",
+            "INTROSPECTION_CLIENT_SECRET": "hunter2secret",
+            "INTROSPECTION_TOKEN": "hunter2secret",
+        },
+        {"KEYS_FRESH_SECONDS": "3600", "KEYS_STALE_SECONDS": "60"},
+    ],
+)
+def test_settings_of_an_issuer_that_do_not_fit_together_are_refused(environment, given):
+    """Half a credential, two of them, one for nothing; never with its value."""
+    environment(**GOOD, **ISSUER, **{f"KASBAH_OAUTH__{name}": value for name, value in given.items()})
+    (fault,) = faults()
+    assert fault.startswith("KASBAH_OAUTH: ")
+    assert "hunter2secret" not in fault
