@@ -4,6 +4,7 @@ One key holds one challenge: what was proven, how many proofs were tried, and wh
 happen once is one script on that key.
 """
 
+import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
@@ -71,7 +72,8 @@ class ChallengeStore:
             challenge = _decoder.decode(payload)
         except msgspec.DecodeError:  # of a node of another version
             raise ChallengeExpiredError from None
-        if challenge.client != client or self._now() >= challenge.expires_at or _number(tries) >= MAX_TRIES:
+        same = hmac.compare_digest(challenge.client, client)
+        if not same or self._now() >= challenge.expires_at or _number(tries) >= MAX_TRIES:
             raise ChallengeExpiredError
         kept = self._values.unseal(_data_place(name), data)
         return challenge if kept is None else replace(challenge, data=_data_decoder.decode(kept))

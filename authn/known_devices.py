@@ -29,6 +29,10 @@ _MAKE_ROOM = text(
     "FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id "
     "ORDER BY expires_at > clock_timestamp() DESC, last_used_at DESC OFFSET :kept) RETURNING device_id"
 )
+_ANY = text(
+    "SELECT EXISTS (SELECT FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id "
+    "AND expires_at > clock_timestamp())"
+)
 _USED = text(
     "UPDATE known_devices SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life "
     "WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id"
@@ -74,6 +78,11 @@ async def remember_device(work: TenantUnitOfWork, user_id: UUID, *, now: datetim
     entered = {"device_id": device_id, "token_hash": token_hash(token), "life": life}
     expires_at: datetime = (await work.session.execute(_ENTER, named | entered)).scalar_one()
     return NewDevice(token, device_id, expires_at)
+
+
+async def knows_devices(work: TenantUnitOfWork, user_id: UUID) -> bool:
+    """Whether an account has a device that it knows."""
+    return bool((await work.session.execute(_ANY, {"tenant_id": work.tenant_id, "user_id": user_id})).scalar_one())
 
 
 async def note_device_used(work: TenantUnitOfWork, user_id: UUID, device_id: UUID, *, life: timedelta) -> None:

@@ -152,6 +152,21 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
             "new password, and ask for help."
         ),
     ),
+    MailKind.SIGN_IN_LOCKED: (
+        "Your password for $tenant is locked on unknown devices",
+        (
+            "Until $when so many wrong passwords were given for your account $username at $tenant that no more are "
+            "taken from devices that the account does not know. Those that it knows work as before.\n"
+            "To sign in from others again, ask for a new password: the link in that mail opens them."
+        ),
+    ),
+    MailKind.NEW_DEVICE: (
+        "A new device signed in to $tenant",
+        (
+            "On $when somebody signed in to your account $username at $tenant from a device that it does not know.\n"
+            f"{_NOT_YOU}"
+        ),
+    ),
     MailKind.ACCOUNT_DISABLED: (
         "Your account at $tenant was disabled",
         "Your account $username at $tenant was disabled on $when. You cannot sign in until it is enabled again.",

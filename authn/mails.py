@@ -40,6 +40,8 @@ class MailKind(StrEnum):
     RECOVERY_CODE_USED = "recovery-code-used"
     KEY_CHANGED = "key-changed"
     SIGN_IN_REFUSED = "sign-in-refused"
+    SIGN_IN_LOCKED = "sign-in-locked"
+    NEW_DEVICE = "new-device"
     SECURITY_KEY_COPIED = "security-key-copied"
     ACCOUNT_DISABLED = "account-disabled"
     ACCOUNT_ENABLED = "account-enabled"

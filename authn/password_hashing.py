@@ -114,15 +114,18 @@ class PasswordHasher:
         self._pool.require_room(tenant_id)
 
     @contextmanager
-    def place(self, tenant_id: TenantId | None = None) -> "Iterator[Place]":
+    def place(self, owner: Hashable | None = None) -> "Iterator[Place]":
         """Hold a place for one hash within the block, so that what is looked up for it is not in vain.
 
         SECURITY: not while a body is awaited: whoever sends slowly would keep others out.
 
+        Args:
+            owner: Who may hold half of the places and no more: a tenant, by its id or by the name that was given.
+
         Raises:
             PasswordHashingBusyError: none is free.
         """
-        place = self._pool.take(tenant_id)
+        place = self._pool.take(owner)
         try:
             yield place
         finally:

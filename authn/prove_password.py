@@ -7,7 +7,7 @@ from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tri
 from authn.errors import PasswordHashingBusyError
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_text import normalize_password
-from authn.user_rows import read_account, set_password_hash
+from authn.user_rows import read_account, read_user, set_password_hash
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry, AuditOutcome
 from tenancy.audit_log import append_audit
@@ -82,15 +82,28 @@ class PasswordProofs:
                 await append_audit(work, meta, [AuditEntry(action, held.user.ref, AuditOutcome.REFUSED)])
                 return PresentWrong()
             await forgive_tries(work, user_id)
-        return Proven(await self._renewed(held, password) if found.needs_rehash else held)
+        if not found.needs_rehash:
+            return Proven(held)
+        return Proven(await renewed(self._sessions, self._hasher, held, password))
 
-    async def _renewed(self, held: StoredUser, password: str) -> StoredUser:
-        """Return the account with a hash of today's cost, if there was room to compute one and nobody was faster."""
-        try:
-            renewed = await self._hasher.hash(password)
-        except PasswordHashingBusyError:
-            return held
-        async with tenant_unit_of_work(self._sessions, held.user.tenant_id) as work:
-            # SECURITY: only over the hash that was read, so that a password changed meanwhile is never put back.
-            done = await set_password_hash(work, held.user.id, renewed, read=held.password_hash, rehash=True)
-        return replace(held, password_hash=renewed) if done else held
+
+async def renewed(sessions: Sessions, hasher: PasswordHasher, held: StoredUser, password: str) -> StoredUser:
+    """Return the account with a hash of today's cost, if there was room to compute one and nobody was faster.
+
+    Args:
+        sessions: Where units of work come from.
+        hasher: What computes it.
+        held: The account as it was when this password was right.
+        password: As it was typed.
+    """
+    try:
+        fresh = await hasher.hash(password)
+    except PasswordHashingBusyError:
+        return held
+    async with tenant_unit_of_work(sessions, held.user.tenant_id) as work:
+        # SECURITY: only over the hash that was read, so that a password changed meanwhile is never put back.
+        if await set_password_hash(work, held.user.id, fresh, read=held.password_hash, rehash=True):
+            return replace(held, password_hash=fresh)
+        present = await read_user(work, held.user.id)
+    # Another password raises the epoch: in the same one, somebody else made a new hash of this very password.
+    return held if present is None or present.auth_epoch != held.auth_epoch else present

@@ -68,7 +68,7 @@ _TAKE = text(
     "counted AS (SELECT FROM taken UNION ALL SELECT FROM before WHERE failures >= :most "
     "AND NOT EXISTS (SELECT FROM network)), "
     "tenant AS (INSERT INTO sign_in_throttles AS t (tenant_id, kind, bucket, failures) "
-    "SELECT :tenant_id, 'tenant', 0, 1 WHERE NOT CAST(:known AS boolean) AND EXISTS (SELECT FROM counted) "
+    "SELECT :tenant_id, 'tenant', :tenant, 1 WHERE NOT CAST(:known AS boolean) AND EXISTS (SELECT FROM counted) "
     "ON CONFLICT (tenant_id, kind, bucket) DO UPDATE SET "
     f"failures = CASE WHEN {_WINDOW_OVER} THEN 1 ELSE least(t.failures + 1, 1000000000) END, "
     f"counted_at = CASE WHEN {_WINDOW_OVER} THEN clock_timestamp() ELSE t.counted_at END RETURNING failures), "
@@ -108,8 +108,9 @@ _GIVE_BACK = text(
 class Attempt:
     """Who is tried to be, and from where.
 
-    `user_id` is None when the identifier is nobody's. `identifier` and `network` are buckets. `authenticator` names the
-    counter: a known device has its own, and is asked about neither network nor tenant.
+    `user_id` is None when the identifier is nobody's. `identifier`, `network` and `tenant` are buckets; a tenant that
+    is not there has its own, too. `authenticator` names the counter: a known device has its own, and is asked about
+    neither network nor tenant.
     """
 
     tenant_id: TenantId
@@ -117,6 +118,7 @@ class Attempt:
     authenticator: str
     identifier: int
     network: int
+    tenant: int
     known_device: bool
 
 
@@ -146,6 +148,10 @@ class SignInThrottles:
         """Return which row a name is counted in."""
         said = f"{tenant_id}\0{kind}\0{name}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hmac.digest(self._key, said, "sha256")[:8], "big") % BUCKETS
+
+    def network_bucket(self, tenant_id: TenantId, slug: str, network: str) -> int:
+        """Return in which row a network is counted; of tenants that are not there, each by the name that was given."""
+        return self.bucket(tenant_id, "network", f"{slug}\0{network}")
 
     async def take(self, attempt: Attempt, settings: SignInSettings) -> Taken | MustWait | LockedOut:
         """Count a try if one is free; when this returns, that is committed.
@@ -181,6 +187,7 @@ class SignInThrottles:
             "authenticator": attempt.authenticator,
             "identifier": attempt.identifier,
             "network": attempt.network,
+            "tenant": attempt.tenant,
             "known": attempt.known_device,
             "free": settings.failures_before_wait,
             "first": settings.first_wait_seconds,
@@ -214,7 +221,7 @@ async def give_back(work: TenantUnitOfWork, taken: Taken, *, subject: bool = Tru
         key = {"kind": "identifier", "bucket": attempt.identifier, "set_until": taken.wait_until}
         await execute(_GIVE_BACK, named | key)
     if place and not attempt.known_device:
-        await execute(_GIVE_BACK, named | {"kind": "tenant", "bucket": 0, "set_until": None})
+        await execute(_GIVE_BACK, named | {"kind": "tenant", "bucket": attempt.tenant, "set_until": None})
         where = {"kind": "network", "bucket": attempt.network, "set_until": taken.place_wait_until}
         await execute(_GIVE_BACK, named | where)
 

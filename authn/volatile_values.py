@@ -40,6 +40,7 @@ class VolatileValues:
             timeout_seconds: Bound of one operation, connecting included.
             connections: Of the pool.
         """
+        self._secret = secret
         self._key = _derived(secret, "volatile-mac", 32)
         # Deployments that share a Valkey but not the secret stay out of each other's way.
         self._prefix = f"kasbah:{_derived(secret, 'valkey-namespace', 6).hex()}"
@@ -56,6 +57,10 @@ class VolatileValues:
             protocol=2,
         )
         self.client = Redis.from_pool(pool)
+
+    def derived(self, purpose: str) -> bytes:
+        """Return a key for another purpose of the same deployment, alike on every node."""
+        return _derived(self._secret, purpose, 32)
 
     def name(self, kind: str, place: str, rest: str = "") -> str:
         """Return the name of a key; `place` is what keeps keys together on one node of a cluster (its hash tag)."""

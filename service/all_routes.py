@@ -15,6 +15,7 @@ from service.http import (
     admin_service_account_keys,
     admin_service_accounts,
     admin_sessions,
+    admin_sign_in,
     admin_tenant_life,
     admin_tenant_settings,
     admin_user_import,
@@ -23,6 +24,7 @@ from service.http import (
     first_administrator,
     forward_auth,
     pages,
+    sign_in,
 )
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
@@ -48,6 +50,8 @@ def all_routes() -> tuple[Route, ...]:
         *admin_service_account_keys.ROUTES,
         *admin_tenant_life.ROUTES,
         *admin_tenant_settings.ROUTES,
+        *sign_in.ROUTES,
+        *admin_sign_in.ROUTES,
         *account_password.ROUTES,
         *account_sessions.ROUTES,
         *admin_sessions.ROUTES,

@@ -50,7 +50,7 @@ from service.sealing_part import sealing
 from service.server import DeadlineHandler, KasbahRunner
 from service.sessions_part import sessions_part
 from service.settings import Settings
-from service.sign_in_part import volatile
+from service.sign_in_part import signing_in, volatile
 from service.webauthn_part import security_keys
 from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
@@ -156,6 +156,7 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         auditing(settings.audit),
         mailing(settings.mail),
         accounts_by_link,
+        signing_in(settings.sign_in),
         administration,
     )
 

@@ -112,6 +112,10 @@ class TooManyRequestsError(EdgeError):
         self.retry_after = retry_after
 
 
+class InvalidCredentialsError(EdgeError):
+    """Nobody is signed in by this: wrong, unknown, disabled, locked, or of no tenant. They look alike."""
+
+
 class WrongPasswordError(EdgeError):
     """A password that was to prove something does not. The account may also have none; they look alike."""
 

@@ -112,6 +112,9 @@ class Metrics:
             registry=registry,
         )
         self._samples_dropped = comparison_counter(registry).labels(Comparison.DROPPED.value)
+        self._sign_ins = Counter(
+            "kasbah_sign_ins", "Steps of sign-ins by outcome and method", ["outcome", "method"], registry=registry
+        )
         self._pending_decisions = [0] * len(OUTCOMES)
         self._pending_buckets = [0] * (len(BOUNDS) + 1)
         self._pending_seconds = 0.0
@@ -159,6 +162,10 @@ class Metrics:
     def count_event(self, event: str) -> None:
         """Add one event, of a closed set of names, at once: for jobs, as `count_job`."""
         self._events.labels(event).inc()
+
+    def count_sign_in(self, outcome: str, method: str) -> None:
+        """Add one step of a sign-in; both are of closed sets, and neither tells of anybody."""
+        self._sign_ins.labels(outcome, method).inc()
 
     def set_audit_behind(self, seconds: float) -> None:
         """Say for how long the oldest event of the audit has waited for its sink."""

@@ -104,6 +104,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     ),
     edge_errors.CrossSiteError: Problem("cross-site", HTTPStatus.FORBIDDEN, "Not sent by one of our pages"),
     edge_errors.TooManyRequestsError: Problem("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
+    edge_errors.InvalidCredentialsError: Problem(
+        "invalid-credentials", HTTPStatus.UNAUTHORIZED, "Nobody is signed in by this", tells=False
+    ),
     edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
     edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),
     edge_errors.CredentialLockedError: Problem("credential-locked", HTTPStatus.FORBIDDEN, "Credential is locked"),

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 
 from authn.mail_settings import MailSettings
 from authn.password_settings import PasswordSettings
+from authn.sign_in_settings import SignInLimits
 from authz.policy_limits import PolicyLimits
 from authz.settings import AuthzSettings, CacheSettings
 from service.encryption_settings import EncryptionSettings
@@ -108,6 +109,7 @@ class Settings(BaseSettings):
     limits: PolicyLimits = PolicyLimits()
     tenants: TenantLimits = TenantLimits()
     passwords: PasswordSettings = PasswordSettings()
+    sign_in: SignInLimits = SignInLimits()
     encryption: EncryptionSettings = EncryptionSettings()
     mail: MailSettings = MailSettings()
     audit: AuditSettings = AuditSettings()

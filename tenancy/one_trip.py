@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tenancy.errors import DatabaseUnavailableError
-from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from tenancy.ids import BASE_TENANT_ID, TenantId
 from tenancy.unit_of_work import Sessions, database_errors
 
 _BIND = "SELECT set_config('app.tenant_id', %s, true)"
@@ -44,11 +44,11 @@ async def fetch_row(
 async def fetch_row_of_named(
     sessions: Sessions, slug: str, statement: TextClause, parameters: Mapping[str, Any]
 ) -> Any | None:
-    """As `fetch_row`, for a tenant that is given by its name; that of none stands for `_platform`.
+    """As `fetch_row`, for a tenant that is given by its name; that of none stands for `_base`, where nobody is.
 
     SECURITY: it costs the same whether there is such a tenant. Who asks compares the names.
     """
-    return await _fetch(sessions, _BIND_NAMED, (slug, PLATFORM_TENANT_ID), statement, parameters)
+    return await _fetch(sessions, _BIND_NAMED, (slug, BASE_TENANT_ID), statement, parameters)
 
 
 async def _fetch(

@@ -410,6 +410,13 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
         "/v1/account/invitation", password="quiet rivers carry stones", username="eve"
     ),
     ("POST", "/v1/account/password-reset-request"): harmless("it sends a link to the account's own verified address"),
+    ("POST", "/v1/auth/login"): harmless("whoever proves who they are has what they have, and no more"),
+    ("POST", "/v1/auth/mfa/options"): harmless("as above"),
+    ("POST", "/v1/auth/mfa/verify"): harmless("as above"),
+    ("DELETE", "/v1/users/{user_id}/sign-in/failures"): lambda world, actor: accounts(
+        world, actor, "DELETE", "/sign-in/failures", None
+    ),
+    ("DELETE", "/v1/sign-in/failures"): harmless("it lets networks try again, whose tries are judged as ever"),
     ("POST", "/v1/invitations"): invitations,
     ("DELETE", "/v1/invitations/{invitation_id}"): lambda world, actor: [
         # Nobody gets anything by it.

@@ -46,7 +46,7 @@ async def other_node(store):
 
 
 def attempt(accounts, user_id=None, **more) -> Attempt:
-    return replace(Attempt(accounts.tenant_id, user_id, "password", 7, 9, known_device=False), **more)
+    return replace(Attempt(accounts.tenant_id, user_id, "password", 7, 9, 0, known_device=False), **more)
 
 
 def passed(store, seconds: int) -> None:

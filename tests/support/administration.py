@@ -22,6 +22,7 @@ from aiohttp import web
 
 from authn.mail_settings import MailSettings
 from authn.password_settings import PasswordSettings
+from authn.sign_in_settings import SignInLimits
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
@@ -64,7 +65,7 @@ from service.page_tokens import PageTokens
 from service.passwords import password_part
 from service.server import KasbahRunner
 from service.sessions_part import sessions_part
-from service.sign_in_part import volatile
+from service.sign_in_part import signing_in, volatile
 from service.webauthn_part import security_keys
 from service.webauthn_settings import WebauthnSettings, origin_of
 from tenancy import unit_of_work
@@ -141,7 +142,9 @@ class Service:
         limits: TenantLimits | None = None,
         redis_url: str | None = None,
         oauth: OAuthSettings | None = None,
+        sign_in: SignInLimits | None = None,
     ) -> None:
+        self._sign_in = sign_in or SignInLimits()
         # Names in it carry a secret of this service's own, so that none meets another's.
         self._valkey = CacheSettings(url=redis_url or session_servers().redis_url, secret=secrets.token_hex(32))
         self._limits = limits
@@ -218,6 +221,7 @@ class Service:
             auditing(self._audit),
             mailing(self._mail),
             accounts_by_link,
+            signing_in(self._sign_in),
             administration,
         ]
         return build_app(settings, opened, all_routes())

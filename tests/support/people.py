@@ -26,11 +26,13 @@ from tests.support.smtp_server import Received, SmtpServer, smtp_server
 class PostOffice(Service):
     """The whole application on a database, with tenants `acme` and `beta` and a mail server."""
 
-    def __init__(self, database_url: str, server: SmtpServer, *, limits: TenantLimits | None = None) -> None:
+    def __init__(
+        self, database_url: str, server: SmtpServer, *, limits: TenantLimits | None = None, **more: Any
+    ) -> None:
         settings = MailSettings(
             host="127.0.0.1", port=server.port, tls="none", per_minute=10_000, tenant_per_minute=10_000
         )
-        super().__init__(database_url, mail=settings, limits=limits)
+        super().__init__(database_url, mail=settings, limits=limits, **more)
         self.database_url = database_url
         self.server = server
         self.tenants: dict[str, TenantId] = {}
@@ -93,9 +95,11 @@ class PostOffice(Service):
 
 
 @contextlib.asynccontextmanager
-async def post_office(database_url: str, *, limits: TenantLimits | None = None) -> AsyncIterator[PostOffice]:
+async def post_office(
+    database_url: str, *, limits: TenantLimits | None = None, **more: Any
+) -> AsyncIterator[PostOffice]:
     """Serve on a free port of loopback."""
-    async with smtp_server() as server, PostOffice(database_url, server, limits=limits).serving() as running:
+    async with smtp_server() as server, PostOffice(database_url, server, limits=limits, **more).serving() as running:
         assert isinstance(running, PostOffice)
         await running.open_tenants()
         yield running

@@ -1,0 +1,258 @@
+"""Somebody signs in: the password first, then what else is demanded; a session begins only when all was proven.
+
+What is answered for a wrong password, an unknown or disabled account, one without a password, a tenant that is unknown
+or closed, and a locked account is one outcome, and costs the same: two trips to the database and one hash. Why it was
+refused is for the audit alone.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from authn.begin_session import Client
+from authn.challenge_storage import ChallengeStore
+from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep, digest_of_hash
+from authn.errors import PasswordHashingBusyError
+from authn.factor_storage import read_factors
+from authn.factors import FactorMethod, Factors
+from authn.finish_sign_in import Finished, SignedIn, SignInEnd
+from authn.known_devices import password_counter
+from authn.password_hashing import PasswordHasher, Verified
+from authn.password_text import normalize_password
+from authn.prove_password import renewed
+from authn.sessions import Acr, Amr, Proof
+from authn.sign_in_rows import FoundAccount, find_account
+from authn.sign_in_throttles import Attempt, SignInThrottles, Taken, forgive, give_back
+from authn.tries import LockedOut, MustWait
+from authn.users import StoredUser, User, UserStatus
+from tenancy.ids import TenantId
+from tenancy.tenant import ChangeMeta
+from tenancy.tenant_settings import TenantLimits, TenantSettings
+from tenancy.unit_of_work import Sessions, tenant_unit_of_work
+from tenancy.uuid7 import make_uuid7
+
+PASSWORD_METHOD = "password"  # noqa: S105 - the name of a method
+ENROLMENT_METHODS = (FactorMethod.TOTP.value, FactorMethod.WEBAUTHN.value)
+
+
+class Reason(StrEnum):
+    """Why somebody was not signed in. For the audit and metrics; whoever asked is told nothing of it."""
+
+    NO_TENANT = "no-tenant"
+    NO_ACCOUNT = "no-account"
+    NOT_ACTIVE = "not-active"
+    NO_PASSWORD = "no-password"  # noqa: S105 - a reason
+    LOCKED = "locked"
+    WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
+    WRONG_FACTOR = "wrong-factor"
+    CHANGED = "changed"
+    """The account or its tenant became another one while this was judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whence:
+    """Where a sign-in comes from: as it is throttled, as a challenge is bound, and as it is shown to the person."""
+
+    network: str
+    client: bytes
+    shown: Client
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordGiven:
+    """What somebody signs in with. `device` is a known device's token; `remember_device` asks for one."""
+
+    slug: str
+    identifier: str
+    password: str = field(repr=False)
+    device: str | None = field(default=None, repr=False)
+    remember_device: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignInRefused:
+    """Not signed in.
+
+    `held` is whom it was about, if there is such an account; `locked` says that this failure was the last one that is
+    judged, `wait_until` is the wait that it began.
+    """
+
+    tenant_id: TenantId
+    reason: Reason
+    method: str = PASSWORD_METHOD
+    held: StoredUser | None = None
+    known_device: bool = False
+    locked: bool = False
+    wait_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoreNeeded:
+    """The password was right; the challenge says what comes next, and its token is shown once."""
+
+    token: str = field(repr=False)
+    challenge: Challenge
+
+
+PasswordOutcome = SignedIn | MoreNeeded | SignInRefused | MustWait
+
+
+class MfaDemands(Protocol):
+    """Whether an account must prove a second factor: by its own entry, its tenant, the platform, or a role it has."""
+
+    async def demanded(self, user: User, settings: TenantSettings, revision: int) -> bool:
+        """Answer by the roles that the account has at this revision of its tenant, or a later one.
+
+        Raises:
+            StaleError, StorageUnavailableError: not known, so nobody is signed in.
+        """
+
+
+class SignIns:
+    """Signs people in; one per node."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        hasher: PasswordHasher,
+        throttles: SignInThrottles,
+        challenges: ChallengeStore,
+        *,
+        end: SignInEnd,
+        demands: MfaDemands,
+        limits: TenantLimits | None = None,
+    ) -> None:
+        """Keep where rows are, what hashes, counts, remembers what is half done, lets sessions begin, and demands."""
+        self._sessions = sessions
+        self._hasher = hasher
+        self._throttles = throttles
+        self._challenges = challenges
+        self._end = end
+        self._demands = demands
+        self._limits = limits
+
+    async def begin(self, given: PasswordGiven, whence: Whence, *, meta: ChangeMeta) -> PasswordOutcome:
+        """Judge a password, and sign in whom it is enough for.
+
+        Raises:
+            UnusablePasswordError: nothing that can be a password; nothing is looked up or counted.
+            PasswordHashingBusyError: too many are being hashed; nothing is counted.
+            DatabaseUnavailableError, VolatileStoreUnavailableError, StaleError: not known; nobody is signed in.
+        """
+        normalize_password(given.password)
+        # SECURITY: a flood costs no query of the database; half of the places are one tenant's at most.
+        with self._hasher.place(given.slug) as place:
+            found = await find_account(self._sessions, given.slug, given.identifier, given.device, self._limits)
+            taken = await self._throttles.take(self._attempt(found, whence), found.settings.sign_in)
+            if isinstance(taken, MustWait):
+                return taken
+            reason, held = _unusable(found, taken), found.held
+            stored = held.password_hash if held is not None and reason is None else None
+            try:
+                verified = await self._hasher.verify(given.password, stored, place=place)
+            except PasswordHashingBusyError:
+                if isinstance(taken, Taken):
+                    async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
+                        await give_back(work, taken)
+                raise
+        if held is None or not isinstance(taken, Taken) or not isinstance(verified, Verified):
+            return _refused(found, reason or Reason.WRONG_PASSWORD, taken)
+        if verified.needs_rehash:
+            held = await renewed(self._sessions, self._hasher, held, given.password)
+        return await self._proven(found, held, taken, given=given, whence=whence, meta=meta)
+
+    async def _proven(
+        self,
+        found: FoundAccount,
+        held: StoredUser,
+        taken: Taken,
+        *,
+        given: PasswordGiven,
+        whence: Whence,
+        meta: ChangeMeta,
+    ) -> PasswordOutcome:
+        """Go on with a right password: to a session, or to what must be proven besides."""
+        demanded = await self._demands.demanded(held.user, found.settings, found.revision)
+        async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
+            factors = await read_factors(work, held.user.id)
+            step = _next_step(factors, demanded=demanded)
+            if step is not None:
+                await forgive(work, taken)
+        if step is not None:
+            return await self._challenged(found, held, step, factors, whence)
+        finished = Finished(
+            held,
+            Proof(Acr.AAL1, (Amr.PASSWORD.value,), found.now),
+            PASSWORD_METHOD,
+            found.settings.sessions,
+            device_id=found.device_id,
+            taken=taken,
+        )
+        done = await self._end.signed_in(finished, whence.shown, remember_device=given.remember_device, meta=meta)
+        return done if isinstance(done, SignedIn) else _refused(found, Reason.CHANGED, taken)
+
+    async def _challenged(
+        self, found: FoundAccount, held: StoredUser, step: ChallengeStep, factors: Factors, whence: Whence
+    ) -> MoreNeeded:
+        methods = tuple(method.value for method in factors.methods)
+        challenge = Challenge(
+            challenge_id=make_uuid7(found.now, secrets.token_bytes(10)),
+            tenant_id=found.tenant_id,
+            user_id=held.user.id,
+            auth_epoch=held.auth_epoch,
+            password_hash_digest=digest_of_hash(held.password_hash or ""),
+            step=step,
+            methods=methods if step is ChallengeStep.MFA else ENROLMENT_METHODS,
+            client=whence.client,
+            issued_at=found.now,
+            expires_at=found.now + CHALLENGE_LIFE,
+            device_id=found.device_id,
+        )
+        return MoreNeeded(await self._challenges.open(challenge), challenge)
+
+    def _attempt(self, found: FoundAccount, whence: Whence) -> Attempt:
+        def bucket(kind: str, name: str) -> int:
+            return self._throttles.bucket(found.tenant_id, kind, f"{found.slug}\0{name}")
+
+        return Attempt(
+            tenant_id=found.tenant_id,
+            user_id=None if found.held is None else found.held.user.id,
+            authenticator=password_counter(found.device_id),
+            identifier=bucket("identifier", found.name),
+            network=self._throttles.network_bucket(found.tenant_id, found.slug, whence.network),
+            tenant=bucket("tenant", ""),
+            known_device=found.device_id is not None,
+        )
+
+
+def _unusable(found: FoundAccount, taken: Taken | LockedOut) -> Reason | None:
+    """Return why no password can be right; then one is compared with nothing, which takes as long."""
+    if not found.open:
+        return Reason.NO_TENANT
+    if found.held is None:
+        return Reason.NO_ACCOUNT
+    if found.held.user.status is not UserStatus.ACTIVE:
+        return Reason.NOT_ACTIVE
+    if found.held.password_hash is None:
+        return Reason.NO_PASSWORD
+    return Reason.LOCKED if isinstance(taken, LockedOut) else None
+
+
+def _next_step(factors: Factors, *, demanded: bool) -> ChallengeStep | None:
+    """Return what a right password is not enough for."""
+    if factors.enrolled:
+        return ChallengeStep.MFA
+    return ChallengeStep.ENROL if demanded or factors.enrolment_demanded else None
+
+
+def _refused(found: FoundAccount, reason: Reason, taken: Taken | LockedOut) -> SignInRefused:
+    return SignInRefused(
+        found.tenant_id,
+        reason,
+        held=found.held,
+        known_device=found.device_id is not None,
+        locked=isinstance(taken, Taken) and taken.last and found.held is not None,
+        wait_until=taken.wait_until if isinstance(taken, Taken) else None,
+    )

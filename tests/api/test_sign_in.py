@@ -1,0 +1,259 @@
+"""Signing in over HTTP: with a password, with a second factor, and everything that signs nobody in."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from authn.sessions import is_session_token
+from service.keys import SESSION_STORE
+from tests.support.administration import Answer
+from tests.support.factors import wrong_code
+from tests.support.sign_in import PASSWORD, WRONG, FrontDoor, front_door
+
+
+@pytest.fixture
+async def door(own_database_url: str) -> AsyncIterator[FrontDoor]:
+    async with front_door(own_database_url) as running:
+        yield running
+
+
+def said(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
+    """All of an answer that could tell somebody something."""
+    its_own = {"x-request-id", "date"}
+    return answer.status, answer.body, {name: v for name, v in answer.headers.items() if name.lower() not in its_own}
+
+
+async def test_a_password_signs_in_whom_it_is_enough_for(door: FrontDoor) -> None:
+    """By username or address, in any spelling; the session is theirs and says what was proven."""
+    alice = await door.user("alice")
+    for identifier in ("alice", "ALICE", "alice@example.org", "Alice@EXAMPLE.org"):
+        answer = await door.login(identifier)
+        assert answer.status == 200, answer.body
+        assert answer.json["status"] == "authenticated"
+        session = answer.json["session"]
+        assert is_session_token(session["token"])
+        assert (session["acr"], session["amr"]) == ("aal1", ["pwd"])
+        assert set(answer.json) == {"status", "session"}
+        found = await door.app[SESSION_STORE].find(session["token"])
+        assert found is not None
+        assert (found.user_id, str(found.session_id), found.device) == (alice.id, session["id"], "browser")
+        assert found.address == "127.0.0.1"
+    assert (await door.get("/v1/users/me/keys", key=session["token"])).status == 200
+    assert door.account(alice.id, "last_sign_in_at IS NOT NULL") == (True,)
+
+
+async def test_what_signs_nobody_in_is_one_answer(door: FrontDoor) -> None:
+    """Unknown, disabled, deleted, without a password, wrong, of an unknown or suspended tenant: byte for byte."""
+    await door.user("alice")
+    await door.user("bob", tenant="beta")
+    await door.user("invited", password=None)
+    disabled = await door.user("disabled")
+    door.execute("UPDATE users SET status = 'disabled' WHERE user_id = %s", disabled.id)
+    door.execute("UPDATE tenants SET status = 'suspended' WHERE slug = 'beta'")
+    answers = [
+        await door.login("alice", WRONG),
+        await door.login("nobody"),
+        await door.login("nobody@example.org"),
+        await door.login("in valid\0name"),
+        await door.login("disabled"),
+        await door.login("invited"),
+        await door.login("alice", tenant="nowhere"),
+        await door.login("alice", tenant="beta"),
+        await door.login("bob", tenant="beta"),
+        await door.login("alice", tenant="_platform"),
+        await door.login("alice", tenant="Not A Slug"),
+        await door.login("alice", WRONG, device="kasbah_device_unknown"),
+    ]
+    first, *others = [said(answer) for answer in answers]
+    assert all(other == first for other in others)
+    assert answers[0].status == 401
+    assert answers[0].json == {
+        "type": "urn:kasbah:problem:invalid-credentials",
+        "title": "Nobody is signed in by this",
+        "status": 401,
+    }
+
+
+async def test_why_is_in_the_audit_alone(door: FrontDoor) -> None:
+    """Each failure with its reason; about an account, if there is one; names that were tried are nowhere."""
+    alice = await door.user("alice")
+    disabled = await door.user("disabled")
+    door.execute("UPDATE users SET status = 'disabled' WHERE user_id = %s", disabled.id)
+    await door.login("alice", WRONG)
+    await door.login("disabled")
+    await door.login("canary-name")
+    await door.login("alice", tenant="nowhere")
+    await door.settled()
+    found = [(event["action"], event["detail"]["reason"], event.get("target")) for event in door.events()]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("sign_in.refuse", "wrong-password", alice.ref),
+            ("sign_in.refuse", "not-active", disabled.ref),
+            ("sign_in.refuse", "no-account", None),
+            ("sign_in.refuse", "no-tenant", None),
+        ],
+        key=str,
+    )
+    text = json.dumps(door.events())
+    assert WRONG not in text
+    assert "canary-name" not in text
+    assert "127.0.0.1" not in text, "an address is sealed"
+    answer = await door.login("alice")
+    assert answer.status == 200
+    (begun,) = [event for event in door.events("tenant") if event["action"] == "session.begin"]
+    assert (begun["target"], begun["detail"]["method"], begun["detail"]["acr"]) == (alice.ref, "password", "aal1")
+    assert answer.json["session"]["token"] not in json.dumps(door.events("tenant"))
+
+
+async def test_a_tenant_must_be_named_and_a_body_be_right(door: FrontDoor) -> None:
+    """What is asked wrong is told, since it is about the request alone."""
+    nameless = await door.post("/v1/auth/login", {"identifier": "a", "password": "b"}, key="")
+    assert (nameless.status, nameless.problem) == (400, "tenant-required")
+    for body in (
+        {"identifier": "a"},
+        {"identifier": "a", "password": "b", "more": 1},
+        {"identifier": 1, "password": ""},
+    ):
+        assert (await door.post("/v1/auth/login", body, key="", headers={"X-Tenant-ID": "acme"})).status == 400
+    assert (await door.login("alice", "")).problem == "unusable-password"
+    long = await door.login("alice", "x" * 2000)
+    assert (long.status, long.problem) == (400, "unusable-password")
+    assert door.query("SELECT * FROM sign_in_throttles") == []
+
+
+async def test_failures_wait_alike_whether_there_is_an_account_or_not(door: FrontDoor) -> None:
+    """Six are judged, then 429 with how long; a right password is not judged meanwhile, and counts afterwards."""
+    await door.user("alice")
+    for identifier in ("alice", "nobody"):
+        assert [(await door.login(identifier, WRONG)).status for _ in range(6)] == [401] * 6
+        waiting = await door.login(identifier, PASSWORD)
+        assert (waiting.status, waiting.problem, waiting.headers["Retry-After"]) == (429, "too-many-tries", "30")
+    door.later(30)
+    assert (await door.login("alice")).status == 200
+    assert door.query("SELECT * FROM credential_failures") == []
+    assert (await door.login("nobody")).status == 401
+    waiting = await door.login("nobody")
+    assert (waiting.status, waiting.headers["Retry-After"]) == (429, "60")
+
+
+async def test_the_session_sent_along_ends_and_no_other(door: FrontDoor) -> None:
+    """A new token at each sign-in; that of somebody else, or a preset one, does nothing."""
+    await door.user("alice")
+    await door.user("carol")
+    first = (await door.login("alice")).json["session"]["token"]
+    carols = (await door.login("carol")).json["session"]["token"]
+    bearer = {"Authorization": f"Bearer {first}"}
+    second = (await door.login("alice", headers=bearer)).json["session"]["token"]
+    assert second != first
+    store = door.app[SESSION_STORE]
+    assert await store.find(first) is None
+    assert await store.find(second) is not None
+    await door.login("alice", headers={"Authorization": f"Bearer {carols}"})
+    assert await store.find(carols) is not None
+    preset = f"kasbah_session_{'A' * 64}"
+    third = await door.login("alice", headers={"Authorization": f"Bearer {preset}"})
+    assert third.status == 200
+    assert third.json["session"]["token"] != preset
+
+
+async def test_a_second_factor_is_asked_of_whoever_has_one(door: FrontDoor) -> None:
+    """The password gives a challenge and nothing else; the code gives the session, once."""
+    alice = await door.user("alice")
+    phone = await door.phone(alice)
+    half = await door.login("alice")
+    assert half.status == 200
+    assert set(half.json) == {"status", "challenge", "methods", "expires_at"}
+    assert (half.json["status"], half.json["methods"]) == ("mfa_required", ["totp"])
+    assert door.query("SELECT last_sign_in_at FROM users WHERE user_id = %s", alice.id) == [(None,)]
+    done = await door.verify(half.json["challenge"], "totp", phone.code())
+    assert done.status == 200, done.body
+    session = done.json["session"]
+    assert (session["acr"], session["amr"]) == ("aal2", ["pwd", "otp", "mfa"])
+    again = await door.verify(half.json["challenge"], "totp", phone.code(1))
+    assert (again.status, again.problem) == (410, "challenge-expired")
+
+
+async def test_a_demanded_factor_that_is_not_there_must_be_bound_first(door: FrontDoor) -> None:
+    """By the account, the tenant, or a role: no session without it, and no second step either."""
+    await door.user("alice", mfa_required=True)
+    half = await door.login("alice")
+    assert (half.json["status"], half.json["methods"]) == ("enrollment_required", ["totp", "webauthn"])
+    skipped = await door.verify(half.json["challenge"], "totp", "000000")
+    assert (skipped.status, skipped.problem) == (400, "invalid-request")
+
+
+async def test_known_devices_have_failures_of_their_own(door: FrontDoor) -> None:
+    """Strangers lock an account; its owner signs in from a known device, and nobody else does."""
+    alice = await door.user("alice")
+    known = await door.login("alice", remember_device=True)
+    device = known.json["device"]["token"]
+    assert device.startswith("kasbah_device_")
+    door.execute(
+        "INSERT INTO credential_failures (tenant_id, user_id, authenticator, failures) VALUES (%s, %s, 'password', 100)",
+        door.tenants["acme"],
+        alice.id,
+    )
+    locked, wrong = await door.login("alice"), await door.login("nobody")
+    assert said(locked) == said(wrong)
+    assert (await door.login("alice", device=device)).status == 200
+    bob = await door.user("bob")
+    door.execute(
+        "INSERT INTO credential_failures (tenant_id, user_id, authenticator, failures) VALUES (%s, %s, 'password', 100)",
+        door.tenants["acme"],
+        bob.id,
+    )
+    assert (await door.login("bob", device=device)).status == 401, "a device is known to one account"
+    assert [(await door.login("alice", WRONG, device=device)).status for _ in range(6)] == [401] * 6
+    assert (await door.login("alice", device=device)).status == 429
+    hashed = door.query("SELECT token_hash FROM known_devices")
+    assert device.encode() not in bytes(hashed[0][0])
+
+
+async def test_the_last_failure_is_told_by_mail_once(door: FrontDoor) -> None:
+    """At a hundred the password is locked for unknown devices: the owner is told, and how to open it again."""
+    alice = await door.user("alice")
+    door.execute(
+        "INSERT INTO credential_failures (tenant_id, user_id, authenticator, failures) VALUES (%s, %s, 'password', 99)",
+        door.tenants["acme"],
+        alice.id,
+    )
+    for _ in range(3):
+        assert (await door.login("alice", WRONG)).status == 401
+        door.later(3600)
+    await door.settled()
+    mails = [mail for mail in await door.mails("alice@example.org") if "locked" in str(mail.message["Subject"])]
+    assert len(mails) == 1
+    assert "ask for a new password" in mails[0].text
+    locks = [event for event in door.events("tenant") if event["action"] == "sign_in.lock"]
+    assert [event["target"] for event in locks] == [alice.ref]
+    assert [event["detail"]["reason"] for event in door.events()] == ["wrong-password", "locked", "locked"]
+
+
+async def test_a_right_password_with_a_wrong_factor_is_told_by_mail(door: FrontDoor) -> None:
+    """Once an hour at most: whoever knows the password must not fill a mailbox."""
+    alice = await door.user("alice")
+    phone = await door.phone(alice)
+    half = await door.login("alice")
+    for _ in range(3):
+        refused = await door.verify(half.json["challenge"], "totp", wrong_code(phone))
+        assert (refused.status, refused.problem) == (401, "invalid-credentials")
+    await door.settled()
+    mails = [
+        mail for mail in await door.mails("alice@example.org") if "knows your password" in str(mail.message["Subject"])
+    ]
+    assert len(mails) == 1
+
+
+async def test_metrics_count_sign_ins_and_name_nobody(door: FrontDoor) -> None:
+    """By outcome and method, of closed sets."""
+    alice = await door.user("alice")
+    await door.login("alice")
+    await door.login("alice", WRONG)
+    await door.phone(alice)
+    await door.login("alice")
+    text = (await door.get("/metrics")).body.decode()
+    for outcome in ("authenticated", "refused", "mfa_required"):
+        assert f'kasbah_sign_ins_total{{method="password",outcome="{outcome}"}} 1.0' in text
+    assert "alice" not in text
+    assert "acme" not in text

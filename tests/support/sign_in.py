@@ -1,0 +1,81 @@
+"""People who sign in, over HTTP, with passwords and second factors."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from authn.users import User
+from service.keys import KEY_RING, PASSWORDS, SESSIONS
+from service.sign_in_part import AFTERMATH
+from tests.support.administration import Answer
+from tests.support.factors import Phone, bind_phone
+from tests.support.people import PostOffice
+from tests.support.smtp_server import smtp_server
+
+PASSWORD = "correct horse battery staple"
+WRONG = "incorrect horse battery staple"
+LOGIN = "/v1/auth/login"
+VERIFY = "/v1/auth/mfa/verify"
+OPTIONS = "/v1/auth/mfa/options"
+
+
+class FrontDoor(PostOffice):
+    """The whole application, with people who have passwords."""
+
+    async def user(self, username: str, *, password: str | None = PASSWORD, **more: Any) -> User:
+        """Enter an account that has a password."""
+        stored = None if password is None else await self.app[PASSWORDS].hash(password)
+        return await self.person(username, password_hash=stored, **more)
+
+    async def phone(self, user: User) -> Phone:
+        """Bind an authenticator application to an account."""
+        return await bind_phone(self.app[SESSIONS], self.app[KEY_RING], user.tenant_id, user.id)
+
+    async def login(
+        self, identifier: str, password: str = PASSWORD, *, tenant: str = "acme", agent: str = "browser", **more: Any
+    ) -> Answer:
+        """POST a password; `headers` and other members go along."""
+        headers = {"X-Tenant-ID": tenant, "User-Agent": agent} | more.pop("headers", {})
+        body = {"identifier": identifier, "password": password} | more
+        return await self.post(LOGIN, body, key="", headers=headers)
+
+    async def verify(
+        self, challenge: str, method: str, given: str | dict[str, Any], *, agent: str = "browser", **more: Any
+    ) -> Answer:
+        """POST the proof of a second factor."""
+        what = {"code": given} if isinstance(given, str) else {"assertion": given}
+        headers = {"User-Agent": agent} | more.pop("headers", {})
+        body = {"challenge": challenge, "method": method} | what | more
+        return await self.post(VERIFY, body, key="", headers=headers)
+
+    async def settled(self) -> None:
+        """Wait for what follows refusals."""
+        await self.app[AFTERMATH].settled()
+
+    def later(self, seconds: int) -> None:
+        """Let time go by for whatever waits."""
+        self.execute(
+            "UPDATE credential_failures SET blocked_until = blocked_until - make_interval(secs => %s)", seconds
+        )
+        self.execute(
+            "UPDATE sign_in_throttles SET blocked_until = blocked_until - make_interval(secs => %s), "
+            "counted_at = counted_at - make_interval(secs => %s)",
+            seconds,
+            seconds,
+        )
+
+    def events(self, chain: str = "sign_in") -> list[dict[str, Any]]:
+        """Return the events of a kind of chain, oldest first."""
+        return [
+            event
+            for (event,) in self.query("SELECT event FROM audit_events WHERE chain = %s ORDER BY tenant_id, seq", chain)
+        ]
+
+
+@contextlib.asynccontextmanager
+async def front_door(database_url: str, **more: Any) -> AsyncIterator[FrontDoor]:
+    """Serve on a free port of loopback."""
+    async with smtp_server() as server, FrontDoor(database_url, server, **more).serving() as running:
+        assert isinstance(running, FrontDoor)
+        await running.open_tenants()
+        yield running
