@@ -246,7 +246,7 @@ def _sign_in(claims: Mapping[str, Any]) -> SignIn:
     methods: tuple[str, ...] = ()
     if isinstance(amr, list) and len(amr) <= MAX_VALUES and all(isinstance(method, str) for method in amr):
         methods = tuple(amr)
-    return SignIn(acr if acr in LEVELS else None, methods, _moment(said.get("auth_time")))
+    return SignIn(acr if isinstance(acr, str) and acr in LEVELS else None, methods, _moment(said.get("auth_time")))
 
 
 def _moment(value: object) -> datetime | None:

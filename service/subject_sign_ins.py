@@ -40,12 +40,16 @@ def sign_in_of(caller: Caller) -> SignInOf | None:
     """Return how whoever calls signed in; None for a service.
 
     A personal key is no sign-in, so it says nothing to conditions, and one that was made after a sign-in with one
-    factor brings no role that demands two.
+    factor brings no role that demands two. Of an access token's person, its issuer says what is known.
     """
     if caller.user_id is None:
         return None
     if caller.session is not None:
         return SignInOf(caller.subject, auth_of(caller.session))
+    if caller.sign_in is not None:
+        # The issuer was told to say this of our people: what it leaves out is not known, and proves nothing.
+        said = caller.sign_in
+        return SignInOf(caller.subject, Auth(said.acr, said.amr or None, said.time))
     return SignInOf(caller.subject, Auth())
 
 

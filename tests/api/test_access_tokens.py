@@ -12,7 +12,7 @@ import pytest
 from authn.api_keys import SCOPES
 from authn.user_rows import raise_auth_epoch
 from authz.request import Ref
-from authz.rules import RoleLink
+from authz.rules import RoleLink, Rule
 from service.access_tokens import AccessTokens
 from service.all_routes import all_routes
 from service.keys import CALLERS
@@ -418,6 +418,37 @@ async def test_an_account_with_a_second_factor_must_have_proven_it(there):
         answer = await there.service.post("/v1/tenants/acme/rules", body, key=token, headers=demanded)
         assert answer.status == status, acr
         assert status == 200 or answer.json["acr_values"] == "aal2"
+
+
+async def test_conditions_see_the_sign_in_that_the_issuer_tells_of(there):
+    """`auth.*` of the person's own questions; a deny says which sign-in would help."""
+    await there.people.write(
+        there.alice.tenant_id,
+        [
+            Rule(there.alice.ref, Ref("doc:strong"), "read", condition='auth.acr == "aal2"'),
+            Rule(there.alice.ref, Ref("doc:fresh"), "read", condition='now - auth.time < duration("300s")'),
+        ],
+    )
+    demanded, now = await there.demanding(), int(time.time())
+
+    async def ask(resource: str, **said):
+        question = QUESTION | {
+            "subject": {"type": "user", "id": str(there.alice.id)},
+            "resource": {"type": "doc", "id": resource},
+        }
+        token = there.token(**said)
+        answer = await there.service.post("/access/v1/evaluation", question, key=token, headers=demanded)
+        assert answer.status == 200, answer.body
+        return answer.json["decision"], answer.json["context"]["kasbah"].get("step_up")
+
+    assert await ask("strong", acr="aal2", amr=["pwd", "otp", "mfa"]) == (True, None)
+    for said in ({}, {"acr": "aal1"}, {"acr": "AAL2"}, {"ext": {"acr": ["aal2"]}}):
+        decision, step_up = await ask("strong", **said)
+        assert (decision, step_up["acr_values"]) == (False, ["aal2"]), said
+    assert await ask("strong", ext={"acr": "aal2"}) == (True, None)
+    assert (await ask("fresh", auth_time=now - 10))[0] is True
+    assert (await ask("fresh", auth_time=now - 600))[0] is False
+    assert (await ask("fresh"))[0] is False
 
 
 CREDENTIALS = re.compile(

@@ -75,7 +75,15 @@ def test_the_sign_in_is_what_the_issuer_says_of_it():
     assert judge(ISSUER.token("alice", **said)).sign_in == expected
     assert judge(ISSUER.token("alice", ext=said)).sign_in == expected
     assert judge(ISSUER.token("alice", acr="aal1", ext={"acr": "aal2"})).sign_in.acr == "aal1"
-    for nonsense in ({"acr": "gold"}, {"acr": 2}, {"amr": "pwd"}, {"amr": [1]}, {"auth_time": "now"}, {"ext": []}):
+    for nonsense in (
+        {"acr": "gold"},
+        {"acr": ["aal2"]},
+        {"acr": 2},
+        {"amr": "pwd"},
+        {"amr": [1]},
+        {"auth_time": "now"},
+        {"ext": []},
+    ):
         assert judge(ISSUER.token("alice", **nonsense)).sign_in == SignIn()
 
 
