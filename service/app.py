@@ -195,9 +195,15 @@ def guarded(route: Route) -> Handler:
 
 
 async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
-    """Find who calls, and refuse whoever may not use the route; raises what `Callers.authenticate` and `admit` do."""
+    """Find who calls, and refuse whoever may not use the route, or asks too often.
+
+    Raises what `Callers.authenticate`, `Callers.spend` and `admit` do.
+    """
     token = bearer_token(request.headers.getall("Authorization", []))
-    caller = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
+    callers = request.app[CALLERS]
+    caller = await callers.authenticate(token, likely_min_revision(request.headers))
+    if CALLER not in request:  # asked anew when the body is there, it is the same request
+        callers.spend(caller)
     request[CALLER] = caller
     if request[ROUTE].hashes:
         request.app[PASSWORDS].require_room(caller.home)

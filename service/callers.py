@@ -23,6 +23,7 @@ from authz.ports import TenantHead
 from authz.request import Ref
 from authz.tracked import Changes
 from service.edge_errors import NotAuthenticatedError, OverloadedError
+from service.key_rates import KeyRate, KeyRates
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
 
@@ -153,6 +154,20 @@ class KeyDirectory(Protocol):
         """Return the key, or None when unknown or revoked; raises `StorageUnavailableError`."""
 
 
+class KeyUse(Protocol):
+    """Who is told that a key was used."""
+
+    def note(self, tenant_id: TenantId, key_id: UUID) -> None:
+        """Take it down; nothing waits for it."""
+
+
+class Unused:
+    """`KeyUse` that takes nothing down."""
+
+    def note(self, tenant_id: TenantId, key_id: UUID) -> None:
+        """Do nothing."""
+
+
 class Heads(Protocol):
     """What of the node decides whether a remembered key still holds."""
 
@@ -208,9 +223,15 @@ class Callers:
         limits: CallerLimits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         others: Sequence[TokenKind] = (),
+        *,
+        rates: KeyRates | None = None,
+        uses: KeyUse | None = None,
     ) -> None:
         self.others: list[TokenKind] = list(others)
         """Kinds of tokens that are no API keys; the first whose shape fits judges."""
+        self.rates = rates
+        """Holds keys against their limits; None where that was done before, by whoever hands requests on."""
+        self.uses = uses or Unused()
         self._directory = directory
         self._node = node
         self._limits = limits or CallerLimits()
@@ -261,6 +282,7 @@ class Callers:
         if remembered is not None and self.holds(remembered) and self._reaches(remembered, min_revision):
             self._remembered.move_to_end(key_hash)
             self.hits += 1
+            self.uses.note(remembered.home, remembered.caller.key_id)
             return remembered.caller
         refused_until = self._refused.get(key_hash)
         if refused_until is not None and self._monotonic() < refused_until:
@@ -275,7 +297,8 @@ class Callers:
 
     def totals(self) -> Mapping[str, int]:
         """Return what metrics count."""
-        return {"key_hits": self.hits, "key_misses": self.misses}
+        refused = 0 if self.rates is None else self.rates.refused
+        return {"key_hits": self.hits, "key_misses": self.misses, "key_rate_refusals": refused}
 
     async def _look_up(self, key_hash: bytes) -> Caller:
         self.misses += 1
@@ -317,7 +340,18 @@ class Callers:
         self._remembered.move_to_end(key_hash)
         if len(self._remembered) > self._limits.remembered:
             self._remembered.popitem(last=False)
+        self.uses.note(home, caller.key_id)
         return caller
+
+    def rate_of(self, caller: Caller) -> KeyRate | None:
+        """Return the bucket of a caller's key, or None when nothing limits it."""
+        return None if self.rates is None else self.rates.of(caller.key_id, caller.limit)
+
+    def spend(self, caller: Caller) -> None:
+        """Count a request of this caller; raises `KeyRateExceededError` beyond its key's limit."""
+        rate = self.rate_of(caller)
+        if rate is not None:
+            rate.spend()
 
     def holds(self, found: Remembered) -> bool:
         """Return whether the key is known to be good now."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 import structlog
 from aiohttp import web
 
+from authn.key_uses import KeyUses
 from authn.storage import ApiKeyStore
 from authz.compile_model import compile_model
 from authz.node import Node
@@ -29,6 +30,7 @@ from service.health import Readiness
 from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
 from service.jobs import Job, running_jobs
+from service.key_rates import KeyRates
 from service.keys import (
     CALLERS,
     DECISION_LOG,
@@ -72,6 +74,7 @@ def compose(
     forwarder: BulkForwarder | None = None,
     public: bool = True,
     jobs: bool = False,
+    rates: KeyRates | None = None,
 ) -> tuple[web.Application, KasbahRunner]:
     """Return the application with everything behind it, and what runs it. Nothing is opened before it starts.
 
@@ -79,11 +82,13 @@ def compose(
         settings: All of them.
         sampler: Takes answers that are compared with PyCasbin's.
         forwarder: Hands bulk routes to the bulk worker; without one they are answered here.
-        public: Whether this process counts in metrics. What the bulk worker does, its callers have counted.
+        public: Whether this process counts in metrics, and requests against the limits of keys. What the bulk worker
+            does, its callers have counted.
         jobs: Whether this process runs the jobs.
+        rates: What the worker processes of this machine share of the limits of keys; one of its own when not given.
     """
     sampler = sampler or Sampler(None, 0)
-    parts = parts_of(settings, sampler, public=public)
+    parts = parts_of(settings, sampler, public=public, rates=rates)
     if forwarder is not None:
         parts = (*parts, forwarder.part)
     app = build_app(settings.http, (*parts, running_jobs) if jobs else parts, all_routes())
@@ -93,7 +98,9 @@ def compose(
     return app, runner
 
 
-def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tuple[Part, ...]:
+def parts_of(
+    settings: Settings, sampler: Sampler, *, public: bool = True, rates: KeyRates | None = None
+) -> tuple[Part, ...]:
     """Return the parts in the order in which they open."""
 
     async def observation(app: web.Application) -> AsyncIterator[None]:
@@ -136,10 +143,14 @@ def parts_of(settings: Settings, sampler: Sampler, *, public: bool = True) -> tu
         await cache.close()
 
     async def identity(app: web.Application) -> AsyncIterator[None]:
-        callers = app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), app[NODE])
+        uses = KeyUses(app[SESSIONS])
+        keys = StoredKeys(ApiKeyStore(app[SESSIONS]))
+        callers = app[CALLERS] = Callers(keys, app[NODE], rates=(rates or KeyRates()) if public else None, uses=uses)
         app[NODE].on_reset.append(callers.forget_all)
         app[METRICS].add_source(callers.totals)
+        uses.start()
         yield
+        await uses.stop()
 
     return (
         observation,

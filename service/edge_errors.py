@@ -116,6 +116,14 @@ class InvalidCredentialsError(EdgeError):
     """Nobody is signed in by this: wrong, unknown, disabled, locked, or of no tenant. They look alike."""
 
 
+class KeyRateExceededError(EdgeError):
+    """A key was used more often than it may be; `retry_after` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("your key is used more often than it may be")
+        self.retry_after = retry_after
+
+
 class WrongPasswordError(EdgeError):
     """A password that was to prove something does not. The account may also have none; they look alike."""
 

@@ -126,6 +126,9 @@ class FastPath:
         # acknowledged counts for the next request. A clock would not do: uvloop's stands still for a millisecond.
         if (head.changes != self._changes.count or started > head.holds_until) and not self.knows(head):
             return None
+        rate = head.rate
+        if rate is not None and not rate.has_room():
+            return None
         try:
             if head.path == EVALUATION:
                 answer = self._evaluation(body, head, request_id or new_request_id(), started)
@@ -140,6 +143,8 @@ class FastPath:
             _log.exception("fast_path.failed")
             return None
         if answer is not None:
+            if rate is not None:
+                rate.take()
             self._callers.hits += 1
             self.answered += 1
             counted[0] += 1
@@ -158,6 +163,9 @@ class FastPath:
         if state is None or state.head.status is not TenantStatus.ACTIVE or state.head.revision < head.min_revision:
             return False
         head.caller, head.state = caller, state
+        head.rate = None if caller.limit is None else self._callers.rate_of(caller)
+        # Each second at least, heads are forgotten, so a use is not missed.
+        self._callers.uses.note(remembered.home, caller.key_id)
         head.frames = [None] * len(OUTCOMES)
         head.changes = self._changes.count
         # A key's expiry is judged by the database's clock, which no promise can be made about.

@@ -5,6 +5,7 @@ import re
 from authz.evaluate import StateView
 from service.app import request_id_of
 from service.callers import Caller
+from service.key_rates import KeyRate
 
 MAX_REVISION_DIGITS = 18
 MAX_REMEMBERED = 512
@@ -86,6 +87,7 @@ class PlainHead:
         "length",
         "min_revision",
         "path",
+        "rate",
         "request_id",
         "state",
         "tenant",
@@ -103,6 +105,8 @@ class PlainHead:
         self.changes = -1
         self.holds_until = 0.0
         self.caller: Caller
+        self.rate: KeyRate | None = None
+        """The bucket of a key with a limit."""
         self.state: StateView
         self.frames: list[tuple[bytes, bytes] | None] = []
 

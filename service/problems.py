@@ -107,6 +107,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.InvalidCredentialsError: Problem(
         "invalid-credentials", HTTPStatus.UNAUTHORIZED, "Nobody is signed in by this", tells=False
     ),
+    edge_errors.KeyRateExceededError: Problem(
+        "key-rate-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "The key is used too often"
+    ),
     edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
     edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),
     edge_errors.CredentialLockedError: Problem("credential-locked", HTTPStatus.FORBIDDEN, "Credential is locked"),

@@ -19,6 +19,7 @@ from aiohttp import web
 from service.bulk import BulkForwarder
 from service.composition import compose
 from service.cross_check import Sampler, compare_samples, give_way
+from service.key_rates import KeyRates
 from service.keys import DRAINING
 from service.logging import configure_logging
 from service.server import KasbahRunner
@@ -46,6 +47,7 @@ def run_worker(  # noqa: PLR0917 (the last three are the supervisor's)
     samples: socket.socket | None,
     bulk_socket: Path | None,
     first: socket.socket,
+    rates: KeyRates,
     listener: socket.socket,
     ready_pipe: int,
     alive_pipe: int,
@@ -60,6 +62,7 @@ def run_worker(  # noqa: PLR0917 (the last three are the supervisor's)
         Sampler(samples, settings.cross_check_per_second),
         forwarder=None if bulk_socket is None else BulkForwarder(bulk_socket),
         jobs=bulk_socket is None and listener is first,
+        rates=rates,
     )
     site_of = partial(web.SockSite, sock=listener, ssl_context=tls)
     return _run(settings, composed, site_of, (ready_pipe, alive_pipe))

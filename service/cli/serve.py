@@ -60,6 +60,7 @@ def _serve(settings: Settings, started: float, directories: contextlib.ExitStack
     """Check, listen, fork; returns the exit status."""
     from service.bulk import bulk_socket, unused_socket
     from service.cross_check import sample_sockets
+    from service.key_rates import KeyRates
     from service.logging import configure_logging
     from service.supervisor import Supervisor, WorkerMain, open_listeners
     from service.worker import run_bulk_worker, run_cross_check, run_worker, tls_context
@@ -83,7 +84,7 @@ def _serve(settings: Settings, started: float, directories: contextlib.ExitStack
         side["cross-check"] = (receiver, partial(run_cross_check, settings))
     supervisor = Supervisor(
         listeners,
-        partial(run_worker, settings, tls, sender, bulk, listeners[0]),
+        partial(run_worker, settings, tls, sender, bulk, listeners[0], KeyRates()),
         stop_seconds=settings.unready_seconds + settings.drain_seconds,
         on_worker_end=_forget_gauges,
         side=side,

@@ -23,7 +23,7 @@ from authz.evaluate import evaluate
 from authz.request import MAX_REF_LENGTH, Action, Entity, EvaluationRequest, InvalidNameError, check_id
 from service import problems
 from service.app import response_of
-from service.edge_errors import EdgeError, NotAuthenticatedError
+from service.edge_errors import EdgeError, KeyRateExceededError, NotAuthenticatedError, OverloadedError
 from service.http.revisions import revision_headers
 from service.http_settings import ForwardAuthSettings
 from service.keys import CALLER, CALLERS, HTTP_SETTINGS, METRICS, NODE, TENANT, TENANTS
@@ -69,6 +69,10 @@ async def forward_auth(request: web.Request) -> web.Response:
         response = _forbidden()
     except NotAuthenticatedError as error:
         response = response_of(problems.render_error(error))
+    except KeyRateExceededError as error:
+        # Gateways know no 429: a gateway's key that is used too often is a failure, not an answer about the subject.
+        wait = {"Retry-After": str(error.retry_after)}
+        response = response_of(problems.render(problems.PROBLEMS[OverloadedError], headers=wait))
     except (EdgeError, TenantNotFoundError) as error:
         rendered = problems.render_error(error)
         response = response_of(rendered) if rendered.status in {403, 503} else _forbidden()
@@ -89,6 +93,7 @@ async def _decide(request: web.Request) -> web.Response:
     settings = app[HTTP_SETTINGS].forward_auth
     headers = request.headers
     caller = await app[CALLERS].authenticate(_only(headers.getall(settings.key_header, [])) or "")
+    app[CALLERS].spend(caller)
     request[CALLER] = caller
     require_service_key(caller, "decision:check")
     caller = request[CALLER] = await judged_for_decisions(request, caller, "decision:check")

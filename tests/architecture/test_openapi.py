@@ -131,6 +131,13 @@ def test_every_body_has_an_example_of_its_shape(document):
                 assert faults_of(media["schema"], example["value"]) == [], operation["operationId"]
 
 
+def test_whoever_may_be_limited_is_told_so(document):
+    """A key can have a limit, so every operation that takes one can answer 429 (`components/responses/TooOften`)."""
+    for operation in operations(document):
+        if "scope" in operation["x-kasbah-access"]:
+            assert "429" in operation["responses"], operation["operationId"]
+
+
 def test_no_scope_of_the_table_is_unknown():
     """The table can only name scopes that keys can carry."""
     from authn.api_keys import SCOPES

@@ -20,6 +20,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from authn.key_uses import KeyUses
 from authn.mail_settings import MailSettings
 from authn.password_settings import PasswordSettings
 from authn.sign_in_settings import SignInLimits
@@ -43,6 +44,7 @@ from service.health import Readiness
 from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
 from service.http_settings import HttpSettings
+from service.key_rates import KeyRates
 from service.keys import (
     ANSWER_SEAL,
     CALLERS,
@@ -192,7 +194,9 @@ class Service:
             reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
             quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
             node = app[NODE] = Node(reader, NoCache(), compile_model, quick)
-            app[CALLERS] = Callers(StoredKeys(ApiKeyStore(app[SESSIONS])), node)
+            app[CALLERS] = Callers(
+                StoredKeys(ApiKeyStore(app[SESSIONS])), node, rates=KeyRates(), uses=KeyUses(app[SESSIONS])
+            )
             app[METRICS] = Metrics()
             app[DECISION_LOG] = DecisionLog(settings.decision_log)
             app[READINESS] = Readiness()

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import aiohttp
 from aiohttp import web
 
-from authn.api_keys import hash_token
+from authn.api_keys import KeyLimit, hash_token
 from authz.errors import StaleError, TenantNotFoundError
 from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord, TenantHead
@@ -27,6 +27,7 @@ from service.cross_check import Sampler
 from service.decision_log import DecisionLog
 from service.health import Readiness
 from service.http_settings import HttpSettings
+from service.key_rates import KeyRates
 from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, SAMPLER, TENANTS
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
@@ -153,6 +154,7 @@ class Edge:
         self.settings = settings or HttpSettings(public_url="https://pdp.example")
         self.node = FakeNode()
         self.keys = FakeKeys()
+        self.rates: KeyRates | None = KeyRates()
         self.metrics = Metrics()
         self.log = DecisionLog(self.settings.decision_log)
         self.readiness = Readiness()
@@ -187,12 +189,18 @@ class Edge:
                 self.keys.found[key_hash] = replace(found, head=small.head)
 
     def key(
-        self, tenant_id: TenantId | None, *scopes: str, expires_at: datetime | None = None, owner: UUID | None = None
+        self,
+        tenant_id: TenantId | None,
+        *scopes: str,
+        expires_at: datetime | None = None,
+        owner: UUID | None = None,
+        limit: KeyLimit | None = None,
     ) -> str:
         """Add a key of a tenant, or of the platform; without scopes it carries them all. Returns the token."""
         token = f"kasbah_{len(self.keys.found):08x}_{uuid4().hex}{'A' * 11}"
         head = head_of(PLATFORM_TENANT_ID, "_platform") if tenant_id is None else self.node.heads[tenant_id]
-        found = FoundApiKey(uuid4(), token[7:15], frozenset(scopes) or ALL_SCOPES, expires_at, head, owner)
+        carried = frozenset(scopes) or ALL_SCOPES
+        found = FoundApiKey(uuid4(), token[7:15], carried, expires_at, head, owner, limit=limit)
         self.keys.found[hash_token(token)] = found
         return token
 
@@ -203,7 +211,7 @@ class Edge:
             app[NODE] = self.node  # type: ignore[misc]  # a fake has what the edge uses of a node
             app[READER] = self.node  # type: ignore[misc]  # as above
             app[TENANTS] = self.node
-            app[CALLERS] = Callers(self.keys, self.node, others=self.token_kinds)
+            app[CALLERS] = Callers(self.keys, self.node, others=self.token_kinds, rates=self.rates)
             app[PAGE_TOKENS] = PageTokens(b"0" * 32)
             app[METRICS] = self.metrics
             app[DECISION_LOG] = self.log
