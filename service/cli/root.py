@@ -73,6 +73,11 @@ USER_COMMANDS = {
     "export": Lazy("service.cli.user_import:export", "Write all accounts as JSON lines, without secrets."),
     "delete": Lazy("service.cli.user:delete", "Delete an account and erase what is personal in it."),
 }
+SESSION_COMMANDS = {
+    "list": Lazy("service.cli.session:list_", "List where somebody is signed in."),
+    "revoke": Lazy("service.cli.session:revoke", "End a session on every node."),
+    "revoke-all": Lazy("service.cli.session:revoke_all", "End every sign-in of somebody, and their personal keys."),
+}
 PASSWORD_COMMANDS = {
     "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
 }
@@ -165,6 +170,7 @@ root = click.version_option(service.__version__, prog_name="kasbah")(LazyGroup("
 root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and explain policies."))
 root.add_command(LazyGroup("invitation", INVITATION_COMMANDS, "Invite people to accounts."))
 root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
+root.add_command(LazyGroup("session", SESSION_COMMANDS, "Sign-ins: one's own, and those of accounts."))
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create, list, change, suspend and delete tenants."))
