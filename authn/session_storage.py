@@ -4,6 +4,7 @@ INVARIANT: what stands here never decides alone. A session counts only together 
 (`service/signed_in.py`), so that a session that ended stays ended when an older Valkey is restored.
 """
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ MARGIN_SECONDS = 60
 
 MAX_READ = 4 * MAX_SESSIONS
 """Of an index, whatever somebody else put there."""
+
+_DIGEST = re.compile(rb"[0-9a-f]{64}\Z")
 
 _decoder = msgspec.msgpack.Decoder(Session)
 
@@ -118,11 +121,11 @@ class ValkeySessionStore:
         members: Any = await self._values.call(lambda: self._values.client.zrange(index, 0, MAX_READ))
         if not members:
             return []
-        digests = [member.decode("ascii", "replace") for member in members]
+        lost: list[bytes | str] = [member for member in members if not _DIGEST.match(member)]
+        digests = [member.decode() for member in members if _DIGEST.match(member)]
         names = [self._name(tenant_id, digest) for digest in digests]
-        values: Any = await self._values.call(lambda: self._values.client.mget(names))
+        values: Any = await self._values.call(lambda: self._values.client.mget(names)) if names else []
         found: list[tuple[str, Session]] = []
-        lost: list[str] = []
         for digest, name, value in zip(digests, names, values, strict=True):
             session = None if value is None else self._opened(name, value, tenant_id)
             if session is None or session.user_id != user_id:

@@ -24,8 +24,8 @@ from authz.ports import Account, AccountState
 from authz.request import Ref
 from authz.tenant_state import Loaded
 from service.callers import Caller, CallerKind
-from service.edge_errors import NotAuthenticatedError
-from tenancy.ids import PLATFORM_TENANT_ID, TenantId
+from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
+from tenancy.ids import PLATFORM_TENANT_ID, TenantId, TenantStatus
 
 REMEMBERED = 10_000
 REMEMBERED_SECONDS = 30.0
@@ -91,6 +91,7 @@ class SignedIn:
 
         Raises:
             NotAuthenticatedError: unknown, over, ended, or its account's no more.
+            TenantSuspendedError: its tenant is suspended, or being deleted; it goes on when that is taken back.
             VolatileStoreUnavailableError: it is not remembered and cannot be looked up.
             StaleError, StorageUnavailableError: what became of its account is not known.
         """
@@ -101,6 +102,8 @@ class SignedIn:
         if account is None or not counts(session, account):
             self._forget(digest)
             raise NotAuthenticatedError
+        if loaded.head.status is not TenantStatus.ACTIVE:
+            raise TenantSuspendedError
         await self._note_seen(token, held)
         platform = session.tenant_id == PLATFORM_TENANT_ID
         return Caller(

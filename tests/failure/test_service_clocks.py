@@ -148,3 +148,22 @@ def test_the_databases_clock_set_back_keeps_everything_going(installation, tenan
         ready = [node.request("GET", "/readyz").status for node in installation.nodes]
         assert ready == [200, 200]
     assert set(verdict(checker.seen, tenant.truth)) == {"200"}
+
+
+def test_sessions_live_by_the_databases_time(installation, clocks, person):
+    """A node whose clock runs a day ahead ends none, and one a day behind brings none back."""
+    _, nodes = clocks
+    lasting, short = person.signs_in().token, person.signs_in(absolute_seconds=4).token
+
+    def answers(token):
+        return {node.request("GET", "/v1/keys/self", key=token).status for node in installation.nodes}
+
+    assert answers(lasting) == answers(short) == {200}
+    began = time.monotonic()
+    for offset in (DAY, -DAY):
+        nodes.move(offset)
+        for node in installation.nodes:
+            wait_until(lambda n=node: n.request("GET", "/readyz").status == 200, 10)
+        assert answers(lasting) == {200}
+    time.sleep(max(0.0, began + 5 - time.monotonic()))
+    assert (answers(lasting), answers(short)) == ({200}, {401})

@@ -1,18 +1,25 @@
 """People who are signed in: sessions that begin as they do in service, without asking for a password."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from aiohttp import web
 
 from authn.begin_session import Client, begin_session
+from authn.session_storage import ValkeySessionStore
 from authn.sessions import Acr, NewSession, Proof, Session
 from authn.user_rows import read_user
+from authn.volatile_values import VolatileValues
 from service.keys import KEY_RING, SESSION_STORE, SESSIONS
+from tenancy.audit import SealedPersonal
+from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta
-from tenancy.unit_of_work import tenant_unit_of_work
+from tenancy.tenant_settings import SessionSettings
+from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
 AMR = {Acr.AAL1: ("pwd",), Acr.AAL2: ("pwd", "otp", "mfa")}
 
@@ -54,3 +61,48 @@ async def signed_in(
         )
     assert isinstance(session, Session), session
     return await app[SESSION_STORE].put(session)
+
+
+async def sign_in_outside(
+    database_url: str, redis_url: str, secret: str, tenant_id: TenantId, user_id: UUID, **settings: int
+) -> NewSession:
+    """Sign an account in beside running services, as one of their nodes would.
+
+    Args:
+        database_url: Of the owner of the tables.
+        redis_url: The Valkey that the services use.
+        secret: Their secret key.
+        tenant_id: The account's tenant.
+        user_id: The account.
+        settings: Other lifetimes than the tenant's.
+    """
+    engine = open_engine(database_url, DatabaseLimits(pool_size=1))
+    values = VolatileValues(redis_url, secret.encode())
+    try:
+        sessions = open_sessions(engine)
+        async with tenant_unit_of_work(sessions, tenant_id) as work:
+            held = await read_user(work, user_id)
+            assert held is not None
+            session = await begin_session(
+                work,
+                held,
+                Proof(Acr.AAL1, AMR[Acr.AAL1], datetime.now(UTC)),
+                settings=replace(SessionSettings(), **settings),
+                ring=NoSealer(),
+                meta=ChangeMeta(f"user:{user_id}"),
+                client=Client(),
+            )
+        assert isinstance(session, Session), session
+        return await ValkeySessionStore(values).put(session)
+    finally:
+        await values.close()
+        await engine.dispose()
+
+
+class NoSealer:
+    """Seals nothing: a client without a name tells nothing of its person."""
+
+    async def seal_personal(
+        self, work: TenantUnitOfWork, subject_id: UUID, fields: Mapping[str, str]
+    ) -> SealedPersonal:
+        raise NotImplementedError
