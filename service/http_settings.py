@@ -26,6 +26,10 @@ class ForwardAuthSettings(BaseModel):
     """Headers that hold its path and query, those present must agree."""
     subject_type: str = "user"
     """Type of every subject: the header holds an id, and what looks like `role:admin` in it is an id all the same."""
+    session_header: str | None = None
+    """Header that holds the token of the subject's own session. With it the subject is the session's (one that
+    `subject_header` names must be the same), nobody comes through without, and a deny that another sign-in would turn
+    is 401 as RFC 9470 says."""
 
 
 class DecisionLogSettings(BaseModel):

@@ -11,7 +11,7 @@ segments, encoded separators, path parameters, backslashes, double encoding) is 
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -20,10 +20,17 @@ from multidict import CIMultiDictProxy
 
 from authz.errors import StorageUnavailableError, TenantNotFoundError
 from authz.evaluate import evaluate
-from authz.request import MAX_REF_LENGTH, Action, Entity, EvaluationRequest, InvalidNameError, check_id
+from authz.request import MAX_REF_LENGTH, Action, Entity, EvaluationRequest, InvalidNameError, check_id, parse_ref
 from service import problems
 from service.app import response_of
-from service.edge_errors import EdgeError, KeyRateExceededError, NotAuthenticatedError, OverloadedError
+from service.edge_errors import (
+    EdgeError,
+    InsufficientAuthenticationError,
+    KeyRateExceededError,
+    NotAuthenticatedError,
+    OverloadedError,
+    SubjectSessionError,
+)
 from service.http.revisions import revision_headers
 from service.http_settings import ForwardAuthSettings
 from service.keys import CALLER, CALLERS, HTTP_SETTINGS, METRICS, NODE, TENANT, TENANTS
@@ -32,6 +39,7 @@ from service.recording import Ignored, log_decision
 from service.refusals import CROSS_USE, told_of
 from service.rights import judged_for_decisions, require_service_key
 from service.routes import ANY_METHOD, OwnCredential, Route
+from service.subject_sign_ins import verified_sign_in
 from service.tenant_of_request import TENANT_HEADER, named_tenant, tenant_of
 
 PREFIX = "/v1/forward-auth"
@@ -67,7 +75,7 @@ async def forward_auth(request: web.Request) -> web.Response:
     except RefusedError as refusal:
         _log.info("forward_auth.refused", reason=str(refusal))
         response = _forbidden()
-    except NotAuthenticatedError as error:
+    except (NotAuthenticatedError, SubjectSessionError) as error:
         response = response_of(problems.render_error(error))
     except KeyRateExceededError as error:
         # Gateways know no 429: a gateway's key that is used too often is a failure, not an answer about the subject.
@@ -102,17 +110,40 @@ async def _decide(request: web.Request) -> web.Response:
         name = named_tenant(headers=named, parameters=(), host=(), base_domain=None, path=None)
         tenant_id = await tenant_of(caller, name, app[TENANTS])
     request[TENANT] = tenant_id
-    original = original_of(request, settings)
-    subject_id = _only(headers.getall(settings.subject_header, []))
-    if not subject_id:
-        raise NotAuthenticatedError("the gateway names no subject")
-    question = question_of(original, settings.subject_type, subject_id)
-    decision = await evaluate(app[NODE], tenant_id, question)
+    question = await _question(request, settings, original_of(request, settings))
+    decision = await evaluate(app[NODE], tenant_id, question, step_up=question.auth is not None)
     app[METRICS].count_outcome(outcome_of(decision))
     log_decision(request, question, decision, Ignored())
     if decision.allowed:
         return web.Response(headers=revision_headers(decision.revision))
+    told = decision.step_up
+    if told is not None:
+        wanted = InsufficientAuthenticationError(" ".join(told.acr_values), told.max_age, told.amr_values)
+        return response_of(problems.render_error(wanted))
     return _forbidden(revision_headers(decision.revision))
+
+
+async def _question(request: web.Request, settings: ForwardAuthSettings, original: Original) -> EvaluationRequest:
+    """Return what the gateway asks, of the subject that it names or whose session it passes on.
+
+    Raises:
+        NotAuthenticatedError: neither is there.
+        SubjectSessionError: the session does not hold.
+        RefusedError: it is not the session of the subject that is named.
+    """
+    subject_id = _only(request.headers.getall(settings.subject_header, []))
+    if settings.session_header is None:
+        if not subject_id:
+            raise NotAuthenticatedError("the gateway names no subject")
+        return question_of(original, settings.subject_type, subject_id)
+    token = _only(request.headers.getall(settings.session_header, []))
+    if not token:
+        raise NotAuthenticatedError("the gateway passes no session on")
+    known = await verified_sign_in(request, token, request[TENANT])
+    own = parse_ref(known.subject)
+    if subject_id and Entity(settings.subject_type, subject_id) != own:
+        raise RefusedError("the session is another subject's")
+    return replace(question_of(original, own.type, own.id), auth=known.auth)
 
 
 def original_of(request: web.Request, settings: ForwardAuthSettings) -> Original:

@@ -1,13 +1,17 @@
 """`ANY /v1/forward-auth`: gateways ask, and paths are judged in one spelling only."""
 
+from uuid import UUID
+
 import pytest
 from structlog.testing import capture_logs
 from yarl import URL as URL_OF
 
+from authn.sessions import Acr, make_token
 from authz.errors import AuthzError, StaleError, StorageUnavailableError
 from service.http.forward_auth import RefusedError, parse_host, parse_method, parse_path
 from service.http_settings import ForwardAuthSettings, HttpSettings
 from tests.support.edge import Edge
+from tests.support.sign_ins import SessionsInMemory, demanding
 
 POLICY = """
 p role:reader url:app.example/reports/* GET
@@ -246,3 +250,58 @@ def test_what_is_no_method_is_refused(text):
     """Methods have case (RFC 9110 section 9.1)."""
     with pytest.raises(RefusedError):
         parse_method(text)
+
+
+ALICE = UUID(int=0xA11CE)
+WITH_SESSIONS = f"""
+p role:reader url:app.example/reports/* GET
+p user:* url:app.example/safe GET allow if auth.acr == "aal2" && now - auth.time <= duration("5m")
+g user:{ALICE} role:reader
+"""
+
+
+@pytest.fixture
+async def gate():
+    """A gateway that passes the session of whoever asks on."""
+    made = Edge(
+        HttpSettings(public_url="https://pdp.example", forward_auth=ForwardAuthSettings(session_header="X-Session"))
+    )
+    made.sessions = SessionsInMemory()
+    made.token_kinds.append(made.sessions)
+    made.acme = made.tenant("acme", WITH_SESSIONS)
+    made.node.tenants[made.acme].snapshot = demanding(WITH_SESSIONS, "role:reader").snapshot
+    made.key_check = made.key(made.acme, "decision:check")
+    async with made.serving():
+        yield made
+
+
+async def test_a_gateway_may_pass_sessions_on(gate):
+    """Who asks is whose session it is; a deny that another sign-in would turn is 401, as RFC 9470 says."""
+    strong, weak = (gate.sessions.begin(gate.acme, "acme", ALICE, acr) for acr in (Acr.AAL2, Acr.AAL1))
+    old = gate.sessions.begin(gate.acme, "acme", ALICE, seconds_ago=301)
+
+    async def ask(uri, session, subject=None):
+        return await gate.get(URL, headers=nginx(gate, uri=uri, subject=subject, **{"X-Session": session}))
+
+    assert (await ask("/reports/1", strong)).status == 200
+    assert (await ask("/safe", strong)).status == 200
+    for uri, session, told in (
+        ("/reports/1", weak, 'acr_values="aal2"'),
+        ("/safe", weak, 'acr_values="aal2", max_age="300"'),
+        ("/safe", old, 'acr_values="aal2", max_age="300"'),
+    ):
+        answer = await ask(uri, session)
+        assert answer.status == 401
+        assert 'error="insufficient_user_authentication"' in answer.headers["WWW-Authenticate"]
+        assert answer.headers["WWW-Authenticate"].endswith(told)
+    assert (await ask("/elsewhere", weak)).status == 403
+    assert (await ask("/reports/1", strong, str(ALICE))).status == 200
+    assert (await ask("/reports/1", strong, "bob")).status == 403
+
+
+async def test_with_sessions_nobody_comes_through_without(gate):
+    """Else whoever leaves the header out would be asked about as if nothing were known of the sign-in."""
+    foreign = make_token(gate.acme, b"0" * 32)
+    for session in (None, "", foreign, gate.key_check):
+        answer = await gate.get(URL, headers=nginx(gate, subject=str(ALICE), **{"X-Session": session}))
+        assert answer.status == 401

@@ -1,21 +1,17 @@
 """How a subject signed in, in decisions over HTTP: where it comes from, and what a deny says would help."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
-from authn.api_keys import SCOPES
-from authn.sessions import Acr, Session, is_session_token, make_token
-from service.callers import Caller, CallerKind
+from authn.sessions import Acr, make_token
 from service.decision_log import DecisionLog
-from service.edge_errors import NotAuthenticatedError
 from service.fast_path import FastHandler
 from service.server import DeadlineHandler
 from tests.support.edge import Edge, question
 from tests.support.policies import NOW
-from tests.support.sign_ins import demanding
+from tests.support.sign_ins import SessionsInMemory, demanding
 
 ONE = "/access/v1/evaluation"
 MANY = "/access/v1/evaluations"
@@ -36,44 +32,11 @@ base p role:staff kasbah:decision explain
 """
 
 
-@dataclass
-class Sessions:
-    """Sessions by token, as `service.signed_in` finds them."""
-
-    held: dict[str, Caller] = field(default_factory=dict)
-
-    def matches(self, token: str) -> bool:
-        return is_session_token(token)
-
-    async def authenticate(self, token: str, min_revision: int = 0) -> Caller:
-        if token not in self.held:
-            raise NotAuthenticatedError
-        return self.held[token]
-
-    def begin(self, tenant_id, slug, *, who=ALICE, acr=Acr.AAL2, amr=("pwd", "otp", "mfa"), ago=0, must_enrol=False):
-        token = make_token(tenant_id, uuid4().bytes + uuid4().bytes)
-        at = NOW - timedelta(seconds=ago)
-        session = Session(
-            uuid4(), tenant_id, who, 1, acr, amr, at, at, NOW + timedelta(days=1), 3600, NOW, must_enrol=must_enrol
-        )
-        self.held[token] = Caller(
-            key_id=session.session_id,
-            prefix="",
-            tenant_id=tenant_id,
-            slug=slug,
-            scopes=SCOPES,
-            user_id=who,
-            kind=CallerKind.SESSION,
-            session=session,
-        )
-        return token
-
-
 @pytest.fixture(params=[FastHandler, DeadlineHandler], ids=["fast", "ordinary"])
 async def edge(request):
     made = Edge()
     made.handler_class = request.param
-    made.sessions = Sessions()
+    made.sessions = SessionsInMemory()
     made.token_kinds.append(made.sessions)
     made.acme = made.tenant("acme", POLICY)
     made.node.tenants[made.acme].snapshot = demanding(POLICY, "role:boss").snapshot
@@ -117,8 +80,8 @@ async def test_without_a_sign_in_a_deny_says_which_one_would_do(edge):
 
 async def test_a_session_of_the_subject_counts_beside_a_services_key(edge):
     """Its level, methods and age; a role that demands a second factor is inactive in a session without."""
-    strong = edge.sessions.begin(edge.acme, "acme", ago=301)
-    weak = edge.sessions.begin(edge.acme, "acme", acr=Acr.AAL1, amr=("pwd",))
+    strong = edge.sessions.begin(edge.acme, "acme", ALICE, seconds_ago=301)
+    weak = edge.sessions.begin(edge.acme, "acme", ALICE, Acr.AAL1)
     assert (await decided(edge, about(ALICE, "open", "vault:1"), edge.plain, strong))["decision"] is True
     assert (await decided(edge, about(ALICE, "open", "vault:1"), edge.plain, weak))["decision"] is False
     assert (await decided(edge, about(ALICE, "open", "vault:2"), edge.plain, strong))["decision"] is False
@@ -132,10 +95,10 @@ async def test_a_session_of_the_subject_counts_beside_a_services_key(edge):
 
 async def test_a_session_that_does_not_hold_is_refused_and_not_left_out(edge):
     """Unknown, of another tenant, of a recovery code, no session at all: alike, in every endpoint."""
-    known = edge.sessions.begin(edge.acme, "acme")
+    known = edge.sessions.begin(edge.acme, "acme", ALICE)
     unknown = make_token(edge.acme, b"0" * 32)
-    foreign = edge.sessions.begin(edge.globex, "globex")
-    enrolling = edge.sessions.begin(edge.acme, "acme", must_enrol=True)
+    foreign = edge.sessions.begin(edge.globex, "globex", ALICE)
+    enrolling = edge.sessions.begin(edge.acme, "acme", ALICE, must_enrol=True)
     body = about(ALICE, "write", "record:1")
     bodies = {
         ONE: body,
@@ -155,7 +118,7 @@ async def test_a_session_that_does_not_hold_is_refused_and_not_left_out(edge):
 
 async def test_a_session_is_its_subjects_alone(edge):
     """Whoever passes one asks about its subject; an item about another one is in error, and a search for subjects is."""
-    token = edge.sessions.begin(edge.acme, "acme")
+    token = edge.sessions.begin(edge.acme, "acme", ALICE)
     other = about(BOB, "write", "record:1")
     refused = await edge.post(ONE, other, edge.plain, {"Kasbah-Session": token})
     assert (refused.status, refused.json["pointer"]) == (400, "/subject")
@@ -217,7 +180,7 @@ async def test_nobody_else_says_it(edge):
     context = question(f"user:{BOB}", "open", "vault:1", context={"kasbah.auth": {"acr": "aal2"}, "auth.acr": "aal2"})
     for key in (edge.plain, edge.assertive):
         assert (await decided(edge, context, key))["decision"] is False
-    weak = edge.sessions.begin(edge.acme, "acme", acr=Acr.AAL1, amr=("pwd",))
+    weak = edge.sessions.begin(edge.acme, "acme", ALICE, Acr.AAL1)
     mine = about(ALICE, "open", "vault:1", acr="aal2")
     assert (await edge.post(ONE, mine, edge.assertive, {"Kasbah-Session": weak})).status == 400
     assert (await decided(edge, mine, edge.plain, weak))["decision"] is False
@@ -225,8 +188,8 @@ async def test_nobody_else_says_it(edge):
 
 async def test_a_person_asks_as_they_signed_in(edge):
     """About themselves; about others they ask as anybody does, and assert what they may."""
-    weak = edge.sessions.begin(edge.acme, "acme", acr=Acr.AAL1, amr=("pwd",))
-    strong = edge.sessions.begin(edge.acme, "acme")
+    weak = edge.sessions.begin(edge.acme, "acme", ALICE, Acr.AAL1)
+    strong = edge.sessions.begin(edge.acme, "acme", ALICE)
     assert (await decided(edge, about(ALICE, "open", "vault:1"), strong))["decision"] is True
     assert (await decided(edge, about(ALICE, "open", "vault:1"), weak))["decision"] is False
     assert (await decided(edge, about(ALICE, "write", "record:1"), weak))["decision"] is False
@@ -241,8 +204,8 @@ async def test_a_person_asks_as_they_signed_in(edge):
 
 async def test_searches_are_the_decisions_about_their_candidates(edge):
     """With the sign-in of a subject that is known, as evaluations are."""
-    weak = edge.sessions.begin(edge.acme, "acme", acr=Acr.AAL1, amr=("pwd",))
-    strong = edge.sessions.begin(edge.acme, "acme")
+    weak = edge.sessions.begin(edge.acme, "acme", ALICE, Acr.AAL1)
+    strong = edge.sessions.begin(edge.acme, "acme", ALICE)
     subject = {"type": "user", "id": str(ALICE)}
     resources = {"subject": subject, "action": {"name": "write"}, "resource": {"type": "record"}}
 
@@ -263,7 +226,7 @@ async def test_searches_are_the_decisions_about_their_candidates(edge):
 
 async def test_an_explanation_names_inactive_roles_and_what_would_help(edge):
     """For a human, in the same words as the decision."""
-    weak = edge.sessions.begin(edge.acme, "acme", acr=Acr.AAL1, amr=("pwd",))
+    weak = edge.sessions.begin(edge.acme, "acme", ALICE, Acr.AAL1)
     body = about(ALICE, "write", "record:1") | {"options": {"explain": True}}
     kasbah = (await decided(edge, body, edge.plain, weak))["context"]["kasbah"]
     assert kasbah["step_up"] == {"acr_values": ["aal2"]}
@@ -280,7 +243,7 @@ async def test_the_decision_log_says_how_and_by_whose_word(edge, tmp_path):
     log = edge.log
     log.__init__(settings)
     log.start()
-    token = edge.sessions.begin(edge.acme, "acme")
+    token = edge.sessions.begin(edge.acme, "acme", ALICE)
     await decided(edge, about(ALICE, "open", "vault:1"), edge.plain, token)
     await decided(edge, about(BOB, "open", "vault:1", acr="aal1"), edge.assertive)
     await decided(edge, about(BOB, "open", "vault:1"), edge.assertive)
