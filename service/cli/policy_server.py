@@ -218,9 +218,14 @@ def export(  # noqa: PLR0917 - click passes options by name
 @click.argument("resource")
 @tenant_option
 @click.option("--context", metavar="JSON", help="The context of the question, a JSON object.")
+@click.option(
+    "--auth",
+    metavar="JSON",
+    help='How the subject signed in, as in {"acr": "aal2"}; needs a key with `decision:assert`.',
+)
 @output_option
 def explain(  # noqa: PLR0917 - click passes options by name
-    subject: str, action: str, resource: str, tenant: str | None, context: str | None, output: str
+    subject: str, action: str, resource: str, tenant: str | None, context: str | None, auth: str | None, output: str
 ) -> None:
     """Say why SUBJECT (`user:alice`, or an account as `user:name=alice`) may or may not do ACTION on RESOURCE."""
     question: dict[str, Any] = {
@@ -230,7 +235,9 @@ def explain(  # noqa: PLR0917 - click passes options by name
         "options": {"explain": True},
     }
     if context is not None:
-        question["context"] = _json_object(context)
+        question["context"] = _json_object(context, "--context")
+    if auth is not None:
+        question["subject"]["properties"] = {"kasbah.auth": _json_object(auth, "--auth")}
 
     async def work(client: Client) -> Any:
         slug = await tenant_or_only(client, tenant)
@@ -258,11 +265,11 @@ def _entity(text: str, what: str) -> dict[str, str]:
     return {"type": kind, "id": identifier}
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str, option: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--context") from error
+        raise click.BadParameter(f"not JSON: {error}", param_hint=option) from error
     if not isinstance(value, dict):
-        raise click.BadParameter("not a JSON object", param_hint="--context")
+        raise click.BadParameter("not a JSON object", param_hint=option)
     return value

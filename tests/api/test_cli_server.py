@@ -143,6 +143,10 @@ async def test_plan_apply_explain_history_rollback_export(run: Run, policies: Pa
     denied = await run("policy", "explain", "user:eve", "write", "doc:1", "--context", "{}")
     assert denied.output.startswith("deny\n")
     assert "role:editor" in denied.output
+    strong = await run("policy", "explain", "user:alice", "write", "doc:1", "--auth", '{"acr": "aal2"}')
+    assert strong.output.startswith("allow\n")
+    assert (await run("policy", "explain", "user:alice", "write", "doc:1", "--auth", "aal2")).exit_code == 2
+    assert (await run("policy", "explain", "user:alice", "write", "doc:1", "--auth", '{"acr": "aal9"}')).exit_code == 5
     assert (await run("policy", "explain", "eve", "write", "doc:1")).exit_code == 2
     assert (await run("policy", "explain", "user:eve", "write", "doc:1", "--context", "[]")).exit_code == 2
 
