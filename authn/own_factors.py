@@ -38,12 +38,14 @@ from authn.new_factors import NewFactor
 from authn.recovery_code_storage import drop_codes, renew_codes
 from authn.session_rows import end_all_rows, is_ended
 from authn.sessions import Session
+from authn.sign_in import MfaDemands
 from authn.tries import LockedOut, MustWait
 from authn.user_rows import lock_user
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry
 from tenancy.errors import DatabaseUnavailableError
-from tenancy.heads import raise_head, record_change
+from tenancy.heads import find_head, raise_head, record_change
+from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
@@ -93,9 +95,10 @@ class OwnFactors:
     Every method raises `SessionEndedError` when the session is over, and `UserStorageUnavailableError`.
     """
 
-    def __init__(self, flows: AccountFlows) -> None:
-        """Keep where units of work come from, and what seals."""
+    def __init__(self, flows: AccountFlows, demands: MfaDemands) -> None:
+        """Keep where units of work come from, what seals, and who must have a factor."""
         self._flows = flows
+        self._demands = demands
 
     async def look(self, session: Session) -> tuple[Sequence[Authenticator], Factors]:
         """Return what is bound, and what that can prove."""
@@ -166,16 +169,13 @@ class OwnFactors:
             return head, renamed
 
     async def remove(
-        self, session: Session, authenticator_id: UUID, *, demanded: bool, meta: ChangeMeta
+        self, session: Session, authenticator_id: UUID, *, meta: ChangeMeta
     ) -> FactorChanged | LastFactor | NoSuchFactor:
-        """End an authenticator. The last one goes only where none is demanded, and takes the recovery codes with it.
+        """End an authenticator, also one that waits for its confirmation.
 
-        Args:
-            session: Whose.
-            authenticator_id: Which; also one that waits for its confirmation.
-            demanded: Whether the account must have one.
-            meta: Who, from where.
+        The last one goes only where none is demanded, and takes the recovery codes with it.
         """
+        demanded = await self._demanded(session)
         async with self._account(session) as (work, held):
             found = await find_authenticator(work, session.user_id, authenticator_id)
             if found is None:
@@ -199,6 +199,13 @@ class OwnFactors:
             codes = await renew_codes(work, session.user_id)
             entry = AuditEntry("factor.recovery_codes", held.user.ref)
             return await self._changed(work, session, held, entry, meta, recovery_codes=codes)
+
+    async def _demanded(self, session: Session) -> bool:
+        async with self._account(session) as (work, held):
+            settings = await read_settings(work, self._flows.limits)
+            head = await find_head(work.session, session.tenant_id)
+        # The node may look things up of its own, so no lock is held while it is asked.
+        return await self._demands.demanded(held.user, settings, 0 if head is None else head.revision)
 
     @asynccontextmanager
     async def _account(self, session: Session) -> AsyncIterator[tuple[TenantUnitOfWork, StoredUser]]:

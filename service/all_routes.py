@@ -3,6 +3,7 @@
 from service import health
 from service.http import (
     account_address,
+    account_factors,
     account_invitation,
     account_keys,
     account_links,
@@ -11,6 +12,7 @@ from service.http import (
     account_sessions,
     admin_audit,
     admin_encryption,
+    admin_factors,
     admin_invitations,
     admin_service_account_keys,
     admin_service_accounts,
@@ -40,6 +42,7 @@ def all_routes() -> tuple[Route, ...]:
         *ADMIN_ROUTES,
         *account_keys.ROUTES,
         *account_address.ROUTES,
+        *account_factors.ROUTES,
         *account_invitation.ROUTES,
         *account_links.ROUTES,
         *account_reset.ROUTES,
@@ -48,6 +51,7 @@ def all_routes() -> tuple[Route, ...]:
         *admin_encryption.ROUTES,
         *admin_service_accounts.ROUTES,
         *admin_service_account_keys.ROUTES,
+        *admin_factors.ROUTES,
         *admin_tenant_life.ROUTES,
         *admin_tenant_settings.ROUTES,
         *sign_in.ROUTES,

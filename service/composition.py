@@ -24,7 +24,7 @@ from service.bulk import BulkForwarder
 from service.callers import Callers, FoundApiKey
 from service.cross_check import Sampler
 from service.decision_log import DecisionLog
-from service.factors_part import second_factors
+from service.factors_part import factor_flows, second_factors
 from service.fast_path import FastHandler
 from service.health import Readiness
 from service.http.account_links import accounts_by_link
@@ -168,6 +168,7 @@ def parts_of(
         mailing(settings.mail),
         accounts_by_link,
         signing_in(settings.sign_in),
+        factor_flows,
         administration,
     )
 

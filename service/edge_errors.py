@@ -187,5 +187,17 @@ class InsufficientAuthenticationError(EdgeError):
         self.members = wanted
 
 
+class WrongCodeError(EdgeError):
+    """A code of an authenticator, or one that was mailed, that proves nothing: wrong, spent, or too old."""
+
+
+class LastFactorError(EdgeError):
+    """The account must keep an authenticator, and this is the last one."""
+
+
+class EnrolmentNotPossibleError(EdgeError):
+    """No second factor can be enrolled in this way: no verified address, or only by a ticket."""
+
+
 class TenantSuspendedError(EdgeError):
     """The tenant of the key is suspended, or being deleted."""

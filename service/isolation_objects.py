@@ -85,6 +85,11 @@ async def _session(_: Tenant) -> str:
     return _uuid()
 
 
+async def _factor(_: Tenant) -> str:
+    """No key binds an authenticator either."""
+    return _uuid()
+
+
 async def _invitation(tenant: Tenant) -> str:
     made = await tenant.post("/v1/invitations", {"email": f"{tenant.mark}@example.com"})
     return str(made["id"])
@@ -119,6 +124,7 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
         "user_id": _user,
         "service_account_id": _service_account,
         "session_id": _session,
+        "factor_id": _factor,
         "invitation_id": _invitation,
         "revision": _revision,
         "slug": _slug,
@@ -135,6 +141,7 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
         "user_id": _uuid,
         "service_account_id": _uuid,
         "session_id": _uuid,
+        "factor_id": _uuid,
         "invitation_id": _uuid,
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),

@@ -110,6 +110,11 @@ PROBLEMS: dict[type[Exception], Problem] = {
     edge_errors.KeyRateExceededError: Problem(
         "key-rate-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "The key is used too often"
     ),
+    edge_errors.WrongCodeError: Problem("wrong-code", HTTPStatus.FORBIDDEN, "Wrong code"),
+    edge_errors.LastFactorError: Problem("last-factor", HTTPStatus.CONFLICT, "The last second factor must stay"),
+    edge_errors.EnrolmentNotPossibleError: Problem(
+        "enrolment-not-possible", HTTPStatus.CONFLICT, "No second factor can be enrolled in this way"
+    ),
     edge_errors.WrongPasswordError: Problem("wrong-password", HTTPStatus.FORBIDDEN, "Wrong password"),
     edge_errors.TooManyTriesError: Problem("too-many-tries", HTTPStatus.TOO_MANY_REQUESTS, "Too many tries"),
     edge_errors.CredentialLockedError: Problem("credential-locked", HTTPStatus.FORBIDDEN, "Credential is locked"),

@@ -15,6 +15,8 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "factor.enrolment_code": "a code for the enrolment of a first authenticator was mailed, or could not be",
         "factor.recovery_codes": "an account got new recovery codes, and the old ones ended",
         "factor.remove": "an authenticator of an account was ended",
+        "factor.reset": "an administrator took all second factors of an account away, or could not",
+        "factor.revoke": "an administrator ended one authenticator of an account",
         "factor.rename": "a person gave an authenticator another name",
         "factor.recover": "a recovery code was used in place of a second factor",
         "factor.counter": "a security key was refused, since its counter did not grow: there may be a copy of it",

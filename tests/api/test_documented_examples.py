@@ -29,6 +29,9 @@ EXPECTED = {
     "/v1/users/{user_id}/disable": 404,  # a path that names nobody, as those below
     "/v1/users/{user_id}/enable": 404,
     "/v1/users/{user_id}/password-reset": 404,
+    "/v1/users/{user_id}/factors/reset": 404,
+    "/v1/users/me/factors": 403,  # no key signs in, here and below
+    "/v1/users/me/factors/{factor_id}/confirm": 403,
     "/v1/users/me/email": 403,  # the platform's key is no person's
     "/v1/users/me/password": 403,  # the platform's key is no person's
 }

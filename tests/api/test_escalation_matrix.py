@@ -502,6 +502,18 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ),
     ("DELETE", "/v1/users/me/sessions"): harmless("no key may use it, and a session ends its own person's alone"),
     ("DELETE", "/v1/users/me/sessions/{session_id}"): harmless("as above"),
+    ("DELETE", "/v1/users/{user_id}/factors/{factor_id}"): lambda world, actor: accounts(
+        world, actor, "DELETE", "/factors/018f0000-0000-7000-8000-000000000000", None
+    ),
+    ("POST", "/v1/users/{user_id}/factors/reset"): lambda world, actor: accounts(
+        world, actor, "POST", "/factors/reset", {"reason": "why"}
+    ),
+    ("POST", "/v1/users/me/factors"): harmless("no key may use it, and a session changes its own person's alone"),
+    ("POST", "/v1/users/me/factors/mail"): harmless("as above"),
+    ("POST", "/v1/users/me/factors/{factor_id}/confirm"): harmless("as above"),
+    ("PATCH", "/v1/users/me/factors/{factor_id}"): harmless("as above"),
+    ("DELETE", "/v1/users/me/factors/{factor_id}"): harmless("as above"),
+    ("POST", "/v1/users/me/recovery-codes"): harmless("as above"),
     ("POST", "/v1/users/{user_id}/enable"): lambda world, actor: accounts(
         world, actor, "POST", "/enable", {"reason": "why"}
     ),

@@ -34,6 +34,16 @@ META = ChangeMeta("anonymous")
 pytestmark = pytest.mark.integration
 
 
+class Demands:
+    """Whatever the test's world says."""
+
+    def __init__(self, world):
+        self.world = world
+
+    async def demanded(self, *_):
+        return self.world.demanded
+
+
 class World:
     """One tenant, what changes factors there, and mails that nobody sends."""
 
@@ -42,7 +52,8 @@ class World:
         self.accounts = Accounts(store.sessions, tenant_id)
         self.tenant_id = tenant_id
         self.flows = AccountFlows(store.sessions, self.accounts.ring)
-        self.own = OwnFactors(self.flows)
+        self.demanded = False
+        self.own = OwnFactors(self.flows, Demands(self))
         self.totp = NewTotp(self.accounts.ring)
         self.proofs = TotpProofs(store.sessions, self.accounts.ring)
 
@@ -103,7 +114,7 @@ class World:
     def audited(self, action):
         with self.store.owner() as owner:
             return owner.execute(
-                "SELECT event FROM audit_events WHERE event::json->>'action' = %s ORDER BY seq", [action]
+                "SELECT event::text FROM audit_events WHERE event::json->>'action' = %s ORDER BY seq", [action]
             ).fetchall()
 
     def mails(self):
@@ -266,12 +277,15 @@ async def test_an_account_has_ten_authenticators_at_most(world, alice):
 async def test_the_last_factor_goes_only_where_none_is_demanded(world, alice):
     """With it the recovery codes go; the account counts as one that once had factors all the same."""
     changed, phone = await world.enrolled(alice)
-    assert await world.own.remove(changed.session, phone.id, demanded=True, meta=META) == LastFactor()
-    gone = await world.own.remove(changed.session, phone.id, demanded=False, meta=META)
+    world.demanded = True
+    assert await world.own.remove(changed.session, phone.id, meta=META) == LastFactor()
+    world.demanded = False
+    gone = await world.own.remove(changed.session, phone.id, meta=META)
     assert isinstance(gone, FactorChanged)
     factors = await world.factors(alice)
     assert (factors.methods, factors.enrolled, factors.ever_bound, factors.recovery_codes_left) == ((), False, True, 0)
-    assert await world.own.remove(gone.session, phone.id, demanded=False, meta=META) == NoSuchFactor()
+    world.demanded = False
+    assert await world.own.remove(gone.session, phone.id, meta=META) == NoSuchFactor()
     assert await world.own.renew_codes(gone.session, meta=META) == NoSuchFactor()
     assert world.mails()[-1] == "factor-changed"
     with pytest.raises(SessionEndedError):
@@ -284,7 +298,8 @@ async def test_one_of_two_goes_also_where_one_is_demanded(world, alice):
     """The lost phone is ended, the other one stays."""
     changed, first = await world.enrolled(alice)
     changed = await world.confirm(changed.session, await world.begin(changed.session, name="tablet"))
-    gone = await world.own.remove(changed.session, first.id, demanded=True, meta=META)
+    world.demanded = True
+    gone = await world.own.remove(changed.session, first.id, meta=META)
     (held,), factors = await world.own.look(gone.session)
     assert (held.name, factors.recovery_codes_left) == ("tablet", 10)
 
@@ -295,7 +310,8 @@ async def test_after_a_recovery_a_person_binds_or_proves_again(world, alice):
     codes = RecoveryCodeProofs(world.store.sessions, world.accounts.ring)
     assert (await codes.prove(waiting(alice.tenant_id, alice.id), changed.recovery_codes[0], meta=META)).must_enrol
     session = await world.sign_in(alice, Acr.AAL2, must_enrol=True)
-    assert await world.own.remove(session, phone.id, demanded=False, meta=META) == LastFactor()
+    world.demanded = False
+    assert await world.own.remove(session, phone.id, meta=META) == LastFactor()
     again = await world.confirm(session, phone, phone.code(1))
     assert (again.session.must_enrol, len(again.recovery_codes)) == (False, 10)
     assert not set(again.recovery_codes) & set(changed.recovery_codes)
@@ -303,7 +319,8 @@ async def test_after_a_recovery_a_person_binds_or_proves_again(world, alice):
     tablet = await world.begin(session, name="tablet")
     bound = await world.confirm(session, tablet)
     assert (bound.session.must_enrol, len(bound.recovery_codes)) == (False, 10)
-    gone = await world.own.remove(bound.session, phone.id, demanded=True, meta=META)
+    world.demanded = True
+    gone = await world.own.remove(bound.session, phone.id, meta=META)
     assert gone.session.must_enrol is False
 
 
@@ -313,7 +330,8 @@ async def test_a_new_name_signs_nobody_out(world, alice):
     changed, phone = await world.enrolled(alice)
     hers, _ = await world.enrolled(mallory)
     assert await world.own.rename(hers.session, phone.id, "mine", meta=META) == NoSuchFactor()
-    assert await world.own.remove(hers.session, phone.id, demanded=False, meta=META) == NoSuchFactor()
+    world.demanded = False
+    assert await world.own.remove(hers.session, phone.id, meta=META) == NoSuchFactor()
     _, renamed = await world.own.rename(changed.session, phone.id, "canary name", meta=META)
     (held,), _ = await world.own.look(changed.session)
     assert held.name == renamed.name == "canary name"

@@ -39,7 +39,7 @@ from service.bootstrap import Bootstrap
 from service.callers import Callers
 from service.composition import StoredKeys
 from service.decision_log import DecisionLog
-from service.factors_part import second_factors
+from service.factors_part import factor_flows, second_factors
 from service.health import Readiness
 from service.http.account_links import accounts_by_link
 from service.http.admin_part import administration
@@ -226,6 +226,7 @@ class Service:
             mailing(self._mail),
             accounts_by_link,
             signing_in(self._sign_in),
+            factor_flows,
             administration,
         ]
         return build_app(settings, opened, all_routes())

@@ -1,0 +1,82 @@
+"""`kasbah user factors|revoke-factor|reset-factors`: the second factors of other people."""
+
+from typing import Any
+
+import click
+
+from service.cli.asking import asked, id_of, shown_time, tenant_option, tenant_or_only
+from service.cli.output import emit, output_option, printable, table
+from service.client import Client, path_of
+
+_reason = click.option("--reason", required=True, help="Why; kept in the history.")
+
+
+@click.command("factors")
+@click.argument("user")
+@tenant_option
+@output_option
+def factors(user: str, tenant: str | None, output: str) -> None:
+    """List what is bound to the account USER (username, address or id)."""
+
+    async def work(client: Client) -> Any:
+        where = await tenant_or_only(client, tenant)
+        return await client.get(path_of("users", await id_of(client, user, where), "factors"), tenant=where)
+
+    found = asked(work)
+    columns = ["factor", "kind", "id", "confirmed", "last used", "state"]
+    rows = [
+        (
+            one["name"],
+            one["kind"],
+            one["id"],
+            shown_time(one["confirmed_at"]),
+            shown_time(one["last_used_at"]),
+            "disabled" if one["disabled_at"] else "",
+        )
+        for one in found["factors"]
+    ]
+
+    def show() -> None:
+        table(columns, rows, empty="no second factors")
+        click.echo(f"recovery codes left: {found['recovery_codes_left']}")
+        if found["enrolment_demanded"]:
+            click.echo("a new second factor must be bound, by the ticket that was mailed, before anybody is signed in")
+
+    emit(output, found, show)
+
+
+@click.command("revoke-factor")
+@click.argument("user")
+@click.argument("factor")
+@_reason
+@tenant_option
+@output_option
+def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str) -> None:
+    """End the second factor FACTOR (id) of the account USER (username, address or id); all its sign-ins end."""
+
+    async def work(client: Client) -> Any:
+        where = await tenant_or_only(client, tenant)
+        path = path_of("users", await id_of(client, user, where), "factors", factor)
+        return await client.delete(path, reason=reason, tenant=where)
+
+    asked(work)
+    emit(output, {"revoked": factor}, lambda: click.echo(printable(f"revoked {factor}")))
+
+
+@click.command("reset-factors")
+@click.argument("user")
+@_reason
+@tenant_option
+@output_option
+def reset(user: str, reason: str, tenant: str | None, output: str) -> None:
+    """Take all second factors of USER (username, address or id) away, and mail its person a ticket for new ones."""
+
+    async def work(client: Client) -> Any:
+        where = await tenant_or_only(client, tenant)
+        path = path_of("users", await id_of(client, user, where), "factors", "reset")
+        return await client.post(path, {"reason": reason}, tenant=where)
+
+    done = asked(work)
+    emit(
+        output, done, lambda: click.echo("they are gone; a ticket for new ones is on its way to the account's address")
+    )

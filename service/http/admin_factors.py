@@ -1,0 +1,109 @@
+"""`/v1/users/{user_id}/factors`: administrators look at the second factors of others, revoke one, and reset all."""
+
+from typing import assert_never
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from authn.reset_factors import FactorAdministration, FactorsReset, NoFactorReset, NotReset
+from authn.users import UserId, user_id_of
+from service.edge_errors import InvalidRequestError, NoSuchResourceError, ResetNotPossibleError
+from service.http.account_factors import shown_factor
+from service.http.admin import json_answer, meta_of, parameter, written
+from service.http.policy_wire import read_struct
+from service.keys import TENANT
+from service.mail_part import hurry_mails
+from service.request_body import read_json_body
+from service.rights import require_power_over
+from service.routes import FRESH, Needs, Route
+
+FACTOR_ADMINISTRATION: web.AppKey[FactorAdministration] = web.AppKey("FACTOR_ADMINISTRATION")
+MAX_BODY = 16 << 10
+_WHY = {
+    NoFactorReset.NOTHING: "it never had a second factor: the person enrols one when it is demanded",
+    NoFactorReset.UNVERIFIED: "the account has no verified address, or is not active",
+    NoFactorReset.PASSWORD: "its password was reset within a day",
+    NoFactorReset.THROTTLED: "it was done a few times within the hour",
+}
+
+
+class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why factors are reset."""
+
+    reason: str
+
+
+_why = msgspec.json.Decoder(Why)
+
+
+async def list_of(request: web.Request) -> web.Response:
+    """GET what is bound to an account, without secrets."""
+    bound, factors = await request.app[FACTOR_ADMINISTRATION].look(request[TENANT], _user_id(request))
+    return json_answer(
+        {
+            "factors": [shown_factor(one) for one in bound],
+            "methods": list(factors.methods),
+            "recovery_codes_left": factors.recovery_codes_left,
+            "enrolment_demanded": factors.enrolment_demanded,
+        }
+    )
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """DELETE one authenticator: it proves nothing from now on, and everybody is signed out of the account."""
+    reason = _reason(parameter(request, "reason"))
+    user_id = _user_id(request)
+    try:
+        factor_id = UUID(request.match_info["factor_id"])
+    except ValueError:
+        raise NoSuchResourceError from None
+    await require_power_over(request, user_id)
+    head = await request.app[FACTOR_ADMINISTRATION].revoke(
+        request[TENANT], user_id, factor_id, meta=meta_of(request, reason)
+    )
+    if head is None:
+        raise NoSuchResourceError
+    await written(request, head)
+    hurry_mails(request.app)
+    return web.Response(status=204, headers={"Kasbah-Revision": str(head.revision)})
+
+
+async def reset(request: web.Request) -> web.Response:
+    """POST a reason: all authenticators end, and the account's own address gets a ticket that binds a new one."""
+    reason = _reason(read_struct(await read_json_body(request), _why).reason)
+    user_id = _user_id(request)
+    await require_power_over(request, user_id)
+    outcome = await request.app[FACTOR_ADMINISTRATION].reset(request[TENANT], user_id, meta=meta_of(request, reason))
+    match outcome:
+        case FactorsReset(head=head):
+            await written(request, head)
+            hurry_mails(request.app)
+            return json_answer({"status": "accepted"}, status=202, head=head)
+        case NotReset(reason=why):
+            raise ResetNotPossibleError(_WHY[why])
+        case _:
+            assert_never(outcome)
+
+
+def _user_id(request: web.Request) -> UserId:
+    found = user_id_of(f"user:{request.match_info['user_id']}")
+    if found is None:
+        raise NoSuchResourceError
+    return found
+
+
+def _reason(text: str | None) -> str:
+    if text is None or not text.strip():
+        raise InvalidRequestError("say why: a `reason` is kept in the history", "/reason")
+    return text
+
+
+_ALL = "/v1/users/{user_id}/factors"
+_RESET = Needs("user:write", "kasbah:user", "reset-factors", home=True, fresh=FRESH)
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", _ALL, list_of, Needs("user:read", "kasbah:user", "read", home=True)),
+    Route("DELETE", f"{_ALL}/{{factor_id}}", revoke, _RESET, seconds=None),
+    Route("POST", f"{_ALL}/reset", reset, _RESET, MAX_BODY, seconds=None),
+)
