@@ -5,6 +5,7 @@ that decides, under the same bounds: disabled, deleted, or signed out since the 
 the account may do is judged live, and the token's scopes are a bound upon that.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -140,7 +141,7 @@ class AccessTokens:
         require_standing(token, account)
         person = kind is AccountKind.PERSON
         return Caller(
-            key_id=account_id,
+            key_id=_credential_id(account_id, token.client_id),
             prefix="",
             tenant_id=None if platform else home.tenant_id,
             slug=None if platform else home.slug,
@@ -164,6 +165,11 @@ class AccessTokens:
         if account is None:
             raise AccessTokenRefusedError(Refusal.ACCOUNT)
         return account
+
+
+def _credential_id(account_id: UUID, client_id: str) -> UUID:
+    """Return one name for all tokens of an account at a client: what is remembered of a credential belongs to both."""
+    return UUID(bytes=hashlib.sha256(account_id.bytes + client_id.encode()).digest()[:16])
 
 
 def require_standing(token: AccessToken, account: Account) -> None:

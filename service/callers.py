@@ -41,10 +41,10 @@ class CallerKind(Enum):
 class Caller:
     """Who calls, authenticated. `tenant_id` and `slug` are None for the platform's.
 
-    `key_id` names the credential: the key, or the session; for an access token, its account. `user_id` is the person
-    whose it is, for a personal key, a session or an access token, `service_account_id` the service account; then its
-    scopes are a bound, and its owner's rights count besides. `judged` says that they were looked at for this request,
-    and that `scopes` holds no decision scope beyond them. `session` is there for one alone.
+    `key_id` names the credential: the key, or the session; for an access token, its account and client. `user_id` is
+    the person whose it is, for a personal key, a session or an access token, `service_account_id` the service account;
+    then its scopes are a bound, and its owner's rights count besides. `judged` says that they were looked at for this
+    request, and that `scopes` holds no decision scope beyond them. `session` is there for one alone.
     """
 
     key_id: UUID

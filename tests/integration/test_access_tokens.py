@@ -80,6 +80,8 @@ async def test_what_ends_a_token_ends_it_on_both_nodes(start_service, own_databa
                 assert await nodes.decide(node, credential, **demanded) == 200
             rules = await nodes.send(node, "GET", "/v1/tenants/acme/rules", key=token)
             assert rules.status == 200, rules.body
+            export = await nodes.send(node, "GET", "/v1/tenants/acme/policy/export", key=token)
+            assert export.status == 200, export.body  # the bulk worker verifies it, too
 
         # The issuer takes an opaque token back.
         del issuer.active[opaque]
@@ -111,6 +113,10 @@ async def test_what_ends_a_token_ends_it_on_both_nodes(start_service, own_databa
         for node in range(2):
             assert await nodes.decide(node, later) == 200
             assert await nodes.decide(node, issuer.opaque(user["id"], SCOPE)) == 503
+        metrics = await nodes.send(0, "GET", "/metrics", key=made.platform_key)
+        counted = dict(line.rsplit(" ", 1) for line in metrics.body.decode().splitlines() if line[0] != "#")
+        for name in ("taken", "unknown", "refused_inactive", "refused_key", "refused_account", "refused_signed_out"):
+            assert float(counted[f'kasbah_events_total{{event="access_token_{name}"}}']) > 0, name
         for service in nodes.services:
             assert later not in service.log.read_text()
             assert fresh.split(".")[2] not in service.log.read_text()
