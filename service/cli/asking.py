@@ -65,6 +65,19 @@ async def id_of(client: Client, user: str, tenant: str) -> str:
     return user
 
 
+async def account_id_of(client: Client, account: str, tenant: str) -> str:
+    """Return the id of a service account that is named by id or name; an unknown one ends the command."""
+    try:
+        UUID(account)
+    except ValueError:
+        pages = client.pages(path_of("service-accounts"), "service_accounts", limit=1000, q=account, tenant=tenant)
+        async for found in pages:
+            if found["name"] == account:
+                return str(found["id"])
+        fail(f"no service account is named `{printable(account)}`", ExitCode.REFUSED)
+    return account
+
+
 def confirm(question: str, output: str) -> None:
     """Go on only when a person at a terminal says yes; a script says `--yes` instead."""
     if output == OutputFormat.JSON or not (on_terminal() and sys.stdin.isatty()):

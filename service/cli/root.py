@@ -52,7 +52,18 @@ AUDIT_COMMANDS = {
 KEY_COMMANDS = {
     "create": Lazy("service.cli.keys:create", "Create an API key; its token is shown once."),
     "list": Lazy("service.cli.keys:list_", "List API keys, without their tokens."),
+    "update": Lazy("service.cli.keys:update", "Change a key's name or limit."),
+    "rotate": Lazy("service.cli.keys:rotate", "Put a new key in the place of another one, with an overlap."),
     "revoke": Lazy("service.cli.keys:revoke", "Revoke an API key on every node."),
+}
+SERVICE_ACCOUNT_COMMANDS = {
+    "create": Lazy("service.cli.service_account:create", "Make a service account."),
+    "list": Lazy("service.cli.service_account:list_", "List service accounts."),
+    "show": Lazy("service.cli.service_account:show", "Show a service account with its roles and keys."),
+    "update": Lazy("service.cli.service_account:update", "Change a service account's name or description."),
+    "disable": Lazy("service.cli.service_account:disable", "Disable a service account and its keys."),
+    "enable": Lazy("service.cli.service_account:enable", "Enable a disabled service account and its keys."),
+    "delete": Lazy("service.cli.service_account:delete", "Delete a service account and end its keys."),
 }
 INVITATION_COMMANDS = {
     "create": Lazy("service.cli.invitation:create", "Invite a person by mail."),
@@ -177,7 +188,8 @@ root.add_command(LazyGroup("session", SESSION_COMMANDS, "Sign-ins: one's own, an
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create, list, change, suspend and delete tenants."))
-root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list and revoke API keys."))
+root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list, rotate and revoke API keys."))
+root.add_command(LazyGroup("service-account", SERVICE_ACCOUNT_COMMANDS, "Programs, and what they may."))
 root.add_command(
     LazyGroup("keys", ENCRYPTION_COMMANDS, "List, rotate and retire the keys that encrypt what is stored.")
 )
