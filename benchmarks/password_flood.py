@@ -45,6 +45,7 @@ SECONDS = 20.0
 RATIO_LIMIT = 2.0
 PATH = "/v1/users/me/password"
 RIGHT = "the right words of everyone"
+WRONG = {"current_password": "some other words", "new_password": "even more other words"}
 UNHURRIED = PasswordSettings(niceness=0, wait_seconds=30)
 """What an installation has, but for who waits."""
 
@@ -66,6 +67,7 @@ def run(*, quick: bool = False) -> Result:
             flooding(service.base_url, tokens, seconds, FLOOD_FACTOR / took) as (go, found),
             steadily_asked(service.base_url, tenant, questions) as samples,
         ):
+            arrive(service.base_url, tokens)
             say("password_flood: idle")
             phases = [timed("idle", lambda: time.sleep(seconds))]
             say(f"password_flood: {FLOOD_FACTOR / took:.0f} passwords a second")
@@ -129,6 +131,13 @@ async def people(installation: Installation, tenant: Tenant) -> list[str]:
     return tokens
 
 
+def arrive(base_url: str, tokens: list[str]) -> None:
+    """Have every sign-in looked up once, and one password hashed: what follows is about passwords alone."""
+    for number, token in enumerate(tokens):
+        with asking(base_url, token) as asker, contextlib.suppress(RefusedError):
+            asker.post(PATH, WRONG if number == 0 else {})
+
+
 @contextlib.contextmanager
 def flooding(
     base_url: str, tokens: list[str], seconds: float, per_second: float
@@ -173,7 +182,7 @@ def client(base_url: str, tokens: list[str], ends: float, pause: float) -> Count
         time.sleep(max(0.0, due - time.monotonic()))
         with asking(base_url, tokens[answers.total() % len(tokens)]) as asker:
             try:
-                asker.post(PATH, {"current_password": "some other words", "new_password": "even more other words"})
+                asker.post(PATH, WRONG)
             except RefusedError as refusal:
                 answers[refusal.status] += 1
         due = max(due + pause, time.monotonic())
