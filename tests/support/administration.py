@@ -85,7 +85,7 @@ from tests.support.servers import session_servers
 
 META = ChangeMeta("key:test")
 
-CHEAP_PASSWORDS = PasswordSettings(memory_mib=19, iterations=2, niceness=0)
+CHEAP_PASSWORDS = PasswordSettings(memory_mib=19, iterations=2, niceness=0, wait_seconds=30)
 """The least that settings allow: about twenty milliseconds a hash."""
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from authn import hashing_processes
 from authn.errors import PasswordHashingBusyError
-from authn.hashing_processes import HashingProcesses
+from authn.hashing_processes import HUNG_SECONDS, HashingProcesses
 from authn.hashing_program import MAX_FRAME, read_frame, write_frame
 from authn.password_hashing import PasswordHasher, Verified, Wrong
 from authn.password_settings import PasswordSettings
 
 PASSWORD = "canary words of somebody"
-SETTINGS = PasswordSettings(memory_mib=19, iterations=2, niceness=1)
+SETTINGS = PasswordSettings(memory_mib=19, iterations=2, niceness=1, wait_seconds=30)
 DEAR = PasswordSettings(memory_mib=128, iterations=4, niceness=1, wait_seconds=30)
 
 
@@ -96,15 +96,16 @@ async def test_one_that_ended_while_it_rested_costs_nobody_a_refusal(hasher):
     assert await hasher.verify(PASSWORD, stored) == Verified(needs_rehash=False)
 
 
-async def test_one_that_hangs_is_ended(hasher, monkeypatch):
+async def test_one_that_hangs_is_ended(hasher):
     """Its place would be lost for good."""
-    monkeypatch.setattr(hashing_processes, "HUNG_SECONDS", 0.5)
     stored = await hasher.hash(PASSWORD)
     (child,) = children()
+    (process,) = hasher._processes._resting
+    assert process._end.gettimeout() == HUNG_SECONDS
+    process._end.settimeout(0.2)
     child.send_signal(signal.SIGSTOP)
     with pytest.raises(PasswordHashingBusyError):
         await hasher.verify(PASSWORD, stored)
-    monkeypatch.setattr(hashing_processes, "HUNG_SECONDS", 30.0)
     assert await hasher.verify(PASSWORD, stored) == Verified(needs_rehash=False)
     assert child.pid not in {other.pid for other in children()}
 

@@ -15,7 +15,7 @@ from authn.password_hash_forms import read_password_hash
 from authn.password_hashing import BoundedPool, PasswordHasher, Verified, Wrong
 from authn.password_settings import PasswordSettings
 
-CHEAP = {"memory_mib": 19, "iterations": 2, "niceness": 0}
+CHEAP = {"memory_mib": 19, "iterations": 2, "niceness": 0, "wait_seconds": 30}
 PASSWORD = "correct horse battery staple"
 K1, K2 = (f"{name}:{base64.b64encode(name.encode() * 16).decode()}" for name in ("k1", "k2"))
 
