@@ -3,13 +3,18 @@
 One waits for each account, bound to the session that asked; a newer one takes its place. Whoever calls holds the locks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
+from authn.errors import UserStorageUnavailableError
 from authn.factors import PENDING_LIFETIME
-from tenancy.unit_of_work import TenantUnitOfWork
+from authn.sessions import Session
+from tenancy.errors import DatabaseUnavailableError
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
 _OPEN = text(
     "INSERT INTO webauthn_registrations (tenant_id, user_id, registration_id, session_id, name, nonce) "
@@ -64,3 +69,31 @@ async def take_registration(
     }
     row = (await work.session.execute(_TAKE, parameters)).one_or_none()
     return None if row is None or not row.alive else Registration(registration_id, row.name, bytes(row.nonce))
+
+
+class KeyRegistrations:
+    """Keeps, between the two requests that add a key, what `NewSecurityKey.begin` says is to be kept."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        """Keep where units of work come from."""
+        self._sessions = sessions
+
+    async def keep(self, session: Session, kept: Mapping[str, Any]) -> None:
+        """Await the key that a session asked for; raises `UserStorageUnavailableError`."""
+        registration = Registration(UUID(kept["authenticator"]), kept["name"], kept["nonce"])
+        try:
+            async with tenant_unit_of_work(self._sessions, session.tenant_id) as work:
+                await open_registration(work, session.user_id, session.session_id, registration)
+        except DatabaseUnavailableError as error:
+            raise UserStorageUnavailableError(str(error)) from error
+
+    async def take(self, session: Session, registration_id: UUID) -> Mapping[str, Any] | None:
+        """Return what was kept, once, in a transaction of its own; raises `UserStorageUnavailableError`."""
+        try:
+            async with tenant_unit_of_work(self._sessions, session.tenant_id) as work:
+                found = await take_registration(work, session.user_id, session.session_id, registration_id)
+        except DatabaseUnavailableError as error:
+            raise UserStorageUnavailableError(str(error)) from error
+        if found is None:
+            return None
+        return {"authenticator": str(found.id), "name": found.name, "nonce": found.nonce}

@@ -191,6 +191,10 @@ class WrongCodeError(EdgeError):
     """A code of an authenticator, or one that was mailed, that proves nothing: wrong, spent, or too old."""
 
 
+class SecurityKeyRefusedError(EdgeError):
+    """What a browser gave is no new security key for this account, here and now."""
+
+
 class LastFactorError(EdgeError):
     """The account must keep an authenticator, and this is the last one."""
 

@@ -81,7 +81,7 @@ async def _service_account(tenant: Tenant) -> str:
 
 
 async def _session(_: Tenant) -> str:
-    """No key makes a session, so this is one of nobody: the paths that end one are tried all the same."""
+    """No key makes a session, nor what a session begins, so this is nobody's: the paths are tried all the same."""
     return _uuid()
 
 
@@ -125,6 +125,7 @@ MAKERS: Mapping[str, Callable[[Tenant], Awaitable[str]]] = MappingProxyType(
         "service_account_id": _service_account,
         "session_id": _session,
         "factor_id": _factor,
+        "registration_id": _session,
         "invitation_id": _invitation,
         "revision": _revision,
         "slug": _slug,
@@ -142,6 +143,7 @@ UNKNOWN: Mapping[str, Callable[[], str]] = MappingProxyType(
         "service_account_id": _uuid,
         "session_id": _uuid,
         "factor_id": _uuid,
+        "registration_id": _uuid,
         "invitation_id": _uuid,
         "revision": lambda: "900000",
         "slug": lambda: _word("nobody"),

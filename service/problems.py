@@ -111,6 +111,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "key-rate-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "The key is used too often"
     ),
     edge_errors.WrongCodeError: Problem("wrong-code", HTTPStatus.FORBIDDEN, "Wrong code"),
+    edge_errors.SecurityKeyRefusedError: Problem(
+        "security-key-refused", HTTPStatus.UNPROCESSABLE_ENTITY, "Security key refused"
+    ),
     edge_errors.LastFactorError: Problem("last-factor", HTTPStatus.CONFLICT, "The last second factor must stay"),
     edge_errors.EnrolmentNotPossibleError: Problem(
         "enrolment-not-possible", HTTPStatus.CONFLICT, "No second factor can be enrolled in this way"

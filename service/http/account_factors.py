@@ -117,7 +117,7 @@ async def confirm(request: web.Request) -> web.Response:
     )
     match outcome:
         case FactorChanged():
-            return await _changed(request, outcome)
+            return await factor_changed(request, outcome)
         case NoSuchFactor():
             raise NoSuchResourceError
         case _:
@@ -142,7 +142,7 @@ async def remove(request: web.Request) -> web.Response:
     outcome = await request.app[OWN_FACTORS].remove(own_session(request), _factor_id(request), meta=meta_of(request))
     match outcome:
         case FactorChanged():
-            return await _changed(request, outcome)
+            return await factor_changed(request, outcome)
         case LastFactor():
             raise LastFactorError("bind another one before you remove this one")
         case NoSuchFactor():
@@ -162,10 +162,11 @@ async def renew_codes(request: web.Request) -> web.Response:
     outcome = await request.app[OWN_FACTORS].renew_codes(own_session(request), meta=meta_of(request))
     if isinstance(outcome, NoSuchFactor):
         raise EnrolmentNotPossibleError("recovery codes are for accounts with a second factor")
-    return await _changed(request, outcome)
+    return await factor_changed(request, outcome)
 
 
-async def _changed(request: web.Request, changed: FactorChanged) -> web.Response:
+async def factor_changed(request: web.Request, changed: FactorChanged) -> web.Response:
+    """Answer with what is bound or ended, and with the session in which its person goes on."""
     await written(request, changed.head)
     hurry_mails(request.app)
     answer: dict[str, Any] = {"session": await shown_renewed(request, changed.session)}
@@ -225,7 +226,7 @@ def _factor_id(request: web.Request) -> UUID:
         raise NoSuchResourceError from None
 
 
-_OWN = Needs(
+OWN = Needs(
     "account:write",
     by_scope="it is about the caller's own second factors",
     tenant=False,
@@ -246,11 +247,11 @@ _CODES = "/v1/users/me/recovery-codes"
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", _ALL, list_own, _LOOK),
-    Route("POST", _ALL, create, _OWN, MAX_BODY, seconds=None),
-    Route("POST", f"{_ALL}/mail", mail_code, _OWN, MAX_BODY, seconds=None),
-    Route("POST", f"{_ONE}/confirm", confirm, _OWN, MAX_BODY, seconds=None),
-    Route("PATCH", _ONE, rename, _OWN, MAX_BODY, seconds=None),
-    Route("DELETE", _ONE, remove, _OWN, seconds=None),
+    Route("POST", _ALL, create, OWN, MAX_BODY, seconds=None),
+    Route("POST", f"{_ALL}/mail", mail_code, OWN, MAX_BODY, seconds=None),
+    Route("POST", f"{_ONE}/confirm", confirm, OWN, MAX_BODY, seconds=None),
+    Route("PATCH", _ONE, rename, OWN, MAX_BODY, seconds=None),
+    Route("DELETE", _ONE, remove, OWN, seconds=None),
     Route("GET", _CODES, count_codes, _LOOK),
-    Route("POST", _CODES, renew_codes, _OWN, MAX_BODY, seconds=None),
+    Route("POST", _CODES, renew_codes, OWN, MAX_BODY, seconds=None),
 )
