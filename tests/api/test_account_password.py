@@ -214,6 +214,7 @@ def test_every_route_that_hashes_says_so() -> None:
     assert sorted(hashing_paths()) == [
         "/v1/account/invitation",
         "/v1/account/password-reset",
+        "/v1/auth/login",
         "/v1/bootstrap",
         "/v1/users/me/email",
         "/v1/users/me/password",
