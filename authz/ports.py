@@ -83,6 +83,7 @@ class Account:
 
     A sign-in of another `auth_epoch` is over, and so is a session among `ended_sessions`, whatever else is remembered
     of it. `signed_out_at` is when the epoch or the state last changed, if ever: for what carries no epoch.
+    `mfa_required`: a second factor is demanded of the account itself, whatever its tenant and its roles ask.
     """
 
     state: AccountState
@@ -91,6 +92,7 @@ class Account:
     has_factors: bool = False
     """Whether a second factor is bound to it, so that it can sign in better than by a password alone."""
     signed_out_at: datetime | None = None
+    mfa_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ _LOOKUP = text(
                     (SELECT json_agg(s.session_id) FROM ended_sessions AS s
                      WHERE s.tenant_id = :tenant_id AND s.user_id = u.user_id),
                     EXISTS (SELECT FROM authenticators AS f WHERE f.tenant_id = :tenant_id AND f.user_id = u.user_id
-                        AND f.confirmed_at IS NOT NULL)))
+                        AND f.confirmed_at IS NOT NULL),
+                    u.mfa_required))
          FROM users AS u WHERE u.tenant_id = :tenant_id AND u.user_id = ANY(CAST(:people AS uuid[]))
         ) AS people,
         (SELECT json_agg(json_build_array(a.service_account_id, a.status,
@@ -344,9 +345,9 @@ class PostgresPolicyReader:
 
 
 def _account(said: Sequence[Any]) -> Account:
-    status, auth_epoch, signed_out, ended, has_factors = said
+    status, auth_epoch, signed_out, ended, has_factors, mfa_required = said
     sessions = frozenset(map(UUID, ended)) if ended else NO_SESSIONS
-    return Account(AccountState(status), auth_epoch, sessions, has_factors, _moment(signed_out))
+    return Account(AccountState(status), auth_epoch, sessions, has_factors, _moment(signed_out), mfa_required)
 
 
 def _service_account(status: str, signed_out: int | None) -> Account:

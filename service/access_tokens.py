@@ -35,16 +35,13 @@ from authz.errors import TenantNotFoundError
 from authz.ports import Account, AccountState
 from authz.request import Ref
 from service.app import Part
-from service.callers import Caller, CallerKind
-from service.edge_errors import NotAuthenticatedError
+from service.callers import OWN_PREFIX, Caller, CallerKind
+from service.edge_errors import InsufficientAuthenticationError, NotAuthenticatedError
 from service.issuer_client import IssuerClient
 from service.keys import CALLERS, METRICS, NODE, SESSIONS
 from service.oauth_settings import OAuthSettings
 from service.signed_in import SessionNode
 from tenancy.ids import PLATFORM_TENANT_ID
-
-_OWN = "kasbah_"
-"""How credentials of Kasbah's own begin: a damaged one is no token of the issuer's, and is not sent there."""
 
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
 """RFC 6750 section 2.1."""
@@ -77,7 +74,8 @@ class AccessTokens:
 
     def matches(self, token: str) -> bool:
         """Return whether a token may be the issuer's by its shape."""
-        if token.startswith(_OWN):
+        # SECURITY: a damaged credential of Kasbah's own is no token of the issuer's, and is not sent there.
+        if token.startswith(OWN_PREFIX):
             return False
         if self._keys is not None and is_jwt(token):
             return True
@@ -92,6 +90,7 @@ class AccessTokens:
 
         Raises:
             NotAuthenticatedError: it is not taken, or its account is no more, or was signed out.
+            InsufficientAuthenticationError: its account must prove a second factor, and it does not say that it did.
             IssuerUnavailableError: whether it is good is not known.
             StaleError, StorageUnavailableError, UserStorageUnavailableError: how its account stands is not known.
         """
@@ -139,6 +138,7 @@ class AccessTokens:
         # A revision that the request demands is one of its tenant; the platform counts by itself.
         account = await self._account(Ref(f"{kind}:{account_id}"), home, 0 if platform else min_revision)
         require_standing(token, account)
+        require_demanded_level(token, account)
         person = kind is AccountKind.PERSON
         return Caller(
             key_id=_credential_id(account_id, token.client_id),
@@ -186,6 +186,18 @@ def require_standing(token: AccessToken, account: Account) -> None:
     ended = account.signed_out_at
     if ended is not None and min(token.issued_at, token.sign_in.time or token.issued_at) < ended:
         raise AccessTokenRefusedError(Refusal.SIGNED_OUT)
+
+
+def require_demanded_level(token: AccessToken, account: Account) -> None:
+    """Refuse a token that does not say two factors were proven, of an account that must prove them.
+
+    What a tenant or a role demands needs nothing here: a token that does not say so brings no such role.
+
+    Raises:
+        InsufficientAuthenticationError: the issuer has to be asked for more (RFC 9470).
+    """
+    if account.mfa_required and token.sign_in.acr != Acr.AAL2:
+        raise InsufficientAuthenticationError(Acr.AAL2, None)
 
 
 def access_tokens(settings: OAuthSettings | None) -> Part:

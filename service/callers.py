@@ -26,6 +26,9 @@ from service.edge_errors import NotAuthenticatedError, OverloadedError
 from service.key_rates import KeyRate, KeyRates
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
+OWN_PREFIX = "kasbah_"
+"""How every credential that Kasbah itself makes begins."""
+
 
 class CallerKind(Enum):
     """What proved who calls."""

@@ -326,6 +326,8 @@ async def test_credentials_of_kasbahs_own_never_leave_it(own_database_url):
             "kasbah_challenge_x",
         ):
             assert (await there.decide(damaged)).status == 401
+        yesterdays = "m3trics-token-of-yesterday"
+        assert (await there.service.get("/metrics", key=yesterdays)).status == 401
         for odd in ("a b", "\u00e4", "x" * 8000 + "!", ""):
             answer = await there.service.post(
                 "/access/v1/evaluation", QUESTION, key="", headers={"Authorization": f"Bearer {odd}"}
@@ -449,6 +451,20 @@ async def test_conditions_see_the_sign_in_that_the_issuer_tells_of(there):
     assert (await ask("fresh", auth_time=now - 10))[0] is True
     assert (await ask("fresh", auth_time=now - 600))[0] is False
     assert (await ask("fresh"))[0] is False
+
+
+async def test_an_account_that_must_prove_two_factors_has_no_token_that_does_not_say_so(there):
+    """Whatever the token is used for, reading and deciding included; the issuer is told what to ask for."""
+    with psycopg.connect(there.database_url, autocommit=True) as owner:
+        owner.execute("UPDATE users SET mfa_required = true WHERE user_id = %s", (there.alice.id,))
+    await there.end_sign_ins()
+    demanded, now = await there.demanding(), int(time.time()) + 2
+    for said in ({}, {"acr": "aal1"}, {"amr": ["pwd", "otp", "mfa"]}):
+        answer = await there.rows(there.token(iat=now, **said), demanded)
+        assert (answer.status, answer.problem) == (401, "insufficient-user-authentication"), said
+        assert answer.json["acr_values"] == "aal2"
+        assert (await there.decide(there.token(iat=now, **said))).status == 401
+    assert (await there.rows(there.token(iat=now, acr="aal2"), demanded)).status == 200
 
 
 CREDENTIALS = re.compile(
