@@ -15,6 +15,7 @@ from uuid import UUID
 
 from authn.errors import InvalidKeyLimitError, InvalidKeyNameError, KeyLifeError, UnknownScopeError
 from authn.service_accounts import ServiceAccountId, service_ref
+from authn.sessions import Acr
 from authn.users import UserId, subject_ref
 from tenancy.ids import TenantId
 
@@ -106,6 +107,8 @@ class ApiKey:
     """To the minute; None when it was never used."""
     replaces: ApiKeyId | None = None
     """The key whose rotation made this one."""
+    acr: Acr = Acr.AAL1
+    """Of a personal key: how well whoever made it had proven who they are; it brings no more."""
 
     @property
     def owner(self) -> str | None:
@@ -133,6 +136,7 @@ def new_api_key(
     service_account_id: ServiceAccountId | None = None,
     limit: KeyLimit | None = None,
     replaces: ApiKeyId | None = None,
+    acr: Acr = Acr.AAL1,
 ) -> tuple[str, ApiKey, bytes]:
     """Make a key; return the token, the key, and the hash to store. Every key has the scope `decision:check`.
 
@@ -149,6 +153,7 @@ def new_api_key(
         service_account_id: The service account whose key it is.
         limit: How often it may be used.
         replaces: The key whose place it takes.
+        acr: How well whoever makes it has proven who they are.
 
     Raises:
         UnknownScopeError: a scope that does not exist.
@@ -182,6 +187,7 @@ def new_api_key(
         service_account_id,
         limit,
         replaces=replaces,
+        acr=acr,
     )
     return token, key, hash_token(token)
 

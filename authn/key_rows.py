@@ -16,7 +16,7 @@ from authn.errors import (
 )
 from authn.service_accounts import ServiceAccountId
 from authn.session_rows import require_session
-from authn.sessions import Session
+from authn.sessions import Acr, Session
 from authn.users import UserId
 from tenancy.audit import AuditEntry
 from tenancy.ids import TenantId
@@ -25,7 +25,7 @@ from tenancy.uuid7 import make_uuid7
 
 KEY_COLUMNS = (
     "tenant_id, key_id, prefix, name, scopes, created_at, expires_at, revoked_at, created_by, owner_id, "
-    "service_account_id, limit_per_second, limit_burst, last_used_at, replaces"
+    "service_account_id, limit_per_second, limit_burst, last_used_at, replaces, acr"
 )
 MAX_OWNED_KEYS = 50
 """Live keys of one person, or of one service account."""
@@ -38,11 +38,11 @@ _COUNT = text(
 )
 _INSERT = (
     "INSERT INTO api_keys (tenant_id, key_id, key_hash, prefix, name, scopes, created_at, expires_at, created_by, "
-    "limit_per_second, limit_burst, replaces"
+    "limit_per_second, limit_burst, replaces, acr"
 )
 _VALUES = (
     ":tenant_id, :key_id, :key_hash, :prefix, :name, :scopes, :created_at, :expires_at, :created_by, "
-    ":limit_per_second, :limit_burst, :replaces"
+    ":limit_per_second, :limit_burst, :replaces, :acr"
 )
 _INSERT_SERVICE = text(f"{_INSERT}) VALUES ({_VALUES})")
 # The key is of the epoch that its owner is in: whatever raises the epoch later ends it.
@@ -118,6 +118,7 @@ async def insert_key(work: TenantUnitOfWork, key: ApiKey, key_hash: bytes, *, cr
         "expires_at": key.expires_at,
         "created_by": created_by,
         "replaces": key.replaces,
+        "acr": key.acr.value,
     } | limit_columns(key.limit)
     if key.owner is None:
         await work.session.execute(_INSERT_SERVICE, parameters)
@@ -193,6 +194,8 @@ def created_entry(key: ApiKey) -> AuditEntry:
     }
     if key.owner is not None:
         said["owner"] = key.owner
+    if key.owner_id is not None:
+        said["acr"] = key.acr.value
     if key.limit is not None:
         said["limits"] = shown_limit(key.limit)
     return AuditEntry("key.create", target=f"key:{key.id}", after=said)
@@ -215,4 +218,5 @@ def key_of(row: Row[Any]) -> ApiKey:
         None if row.limit_per_second is None else KeyLimit(row.limit_per_second, row.limit_burst),
         row.last_used_at,
         None if row.replaces is None else ApiKeyId(row.replaces),
+        Acr(row.acr),
     )

@@ -63,6 +63,8 @@ class Caller:
     kind: CallerKind = CallerKind.SERVICE_KEY
     """A key with an owner is always a personal one."""
     session: Session | None = field(default=None, compare=False)
+    acr: Acr = Acr.AAL1
+    """Of a personal key: how well whoever made it had proven who they are."""
     full_acr: Acr = field(default=Acr.AAL1, compare=False)
     """Of a session: how well its account can prove who it is."""
     client_id: str | None = None
@@ -138,6 +140,8 @@ class FoundApiKey:
     service_account_id: UUID | None = None
     """Of a service account's key."""
     limit: KeyLimit | None = None
+    acr: Acr = Acr.AAL1
+    """Of a personal key, as `Caller` has it."""
 
 
 class TokenKind(Protocol):
@@ -333,6 +337,7 @@ class Callers:
             scopes=found.scopes,
             expires_at=found.expires_at,
             user_id=found.owner_id,
+            acr=found.acr,
             service_account_id=found.service_account_id,
             limit=found.limit,
         )

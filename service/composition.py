@@ -194,6 +194,7 @@ class StoredKeys:
             key.owner_id,
             key.service_account_id,
             key.limit,
+            key.acr,
         )
 
 

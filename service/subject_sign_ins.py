@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from authn.sessions import Session, is_session_token
+from authn.sessions import Acr, Session, is_session_token
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
 from authz.request import Auth, EvaluationRequest, Properties, Ref
@@ -50,7 +50,16 @@ def sign_in_of(caller: Caller) -> SignInOf | None:
         # The issuer was told to say this of our people: what it leaves out is not known, and proves nothing.
         said = caller.sign_in
         return SignInOf(caller.subject, Auth(said.acr, said.amr or None, said.time))
-    return SignInOf(caller.subject, Auth())
+    return SignInOf(caller.subject, None if caller.acr is Acr.AAL2 else Auth())
+
+
+def level_of(caller: Caller) -> Acr:
+    """Return how well whoever calls has proven who they are: what a personal key that they make may bring."""
+    if caller.session is not None:
+        return caller.session.acr
+    if caller.sign_in is not None:
+        return Acr.AAL2 if caller.sign_in.acr == Acr.AAL2 else Acr.AAL1
+    return caller.acr
 
 
 def auth_of(session: Session) -> Auth:

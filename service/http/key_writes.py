@@ -13,13 +13,14 @@ from authn.api_keys import SCOPES, ApiKey, ApiKeyId, KeyLimit, checked_key_name,
 from authn.key_edits import MAX_OVERLAP, KeyEdit, KeyOwner, RotatedKey
 from authn.key_rows import shown_limit
 from authn.ports import ApiKeys
-from authn.sessions import Session
+from authn.sessions import Acr, Session
 from authn.user_edits import UNCHANGED
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
 from service.http.admin import ADMINISTRATION, json_answer, meta_of, written
 from service.http.admin_errors import KeyScopeError
 from service.http.idempotency import OnceFor
 from service.keys import CALLER
+from service.subject_sign_ins import level_of
 from tenancy.ids import TenantId
 from tenancy.tenant import TenantHead
 from tenancy.uuid7 import make_uuid7
@@ -124,7 +125,7 @@ def maker_of(request: web.Request, tenant_id: TenantId) -> UUID | Session | None
 async def make_key(request: web.Request, wanted: WantedKey, reason: str | None, once_for: OnceFor) -> web.Response:
     """Make a key; its token is in this answer, and in what a repeated request is answered, nowhere else."""
     meta = meta_of(request, reason)
-    token, key, key_hash = _new_key(wanted, created_by=meta.actor)
+    token, key, key_hash = _new_key(wanted, created_by=meta.actor, acr=level_of(request[CALLER]))
 
     def answer(head: TenantHead) -> web.Response:
         return json_answer(shown_key(key) | {"token": token}, status=201, head=head)
@@ -152,7 +153,7 @@ async def rotate_key(
     life = _life(request, previous, wanted.expires_at, now)
     new = WantedKey(previous.tenant_id, previous.name, previous.scopes, now, life, previous.limit, owner)
     meta = meta_of(request, reason)
-    token, key, key_hash = _new_key(new, created_by=meta.actor, replaces=previous.id)
+    token, key, key_hash = _new_key(new, created_by=meta.actor, acr=level_of(request[CALLER]), replaces=previous.id)
 
     def answer(rotated: RotatedKey) -> web.Response:
         told = {"token": token, "previous": {"id": previous.id, "ends_at": rotated.previous_ends_at}}
@@ -240,7 +241,9 @@ def _overlap_seconds(wanted: Rotation) -> int:
     return wanted.overlap_seconds
 
 
-def _new_key(wanted: WantedKey, *, created_by: str, replaces: ApiKeyId | None = None) -> tuple[str, ApiKey, bytes]:
+def _new_key(
+    wanted: WantedKey, *, created_by: str, acr: Acr, replaces: ApiKeyId | None = None
+) -> tuple[str, ApiKey, bytes]:
     return new_api_key(
         wanted.tenant_id,
         wanted.name,
@@ -254,4 +257,5 @@ def _new_key(wanted: WantedKey, *, created_by: str, replaces: ApiKeyId | None = 
         service_account_id=wanted.owner.service_account_id,
         limit=wanted.limit,
         replaces=replaces,
+        acr=acr,
     )

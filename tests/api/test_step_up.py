@@ -181,3 +181,26 @@ async def test_a_real_session_counts_beside_a_services_key_until_it_ends(admin: 
     assert disabled.status == 200, disabled.body
     ended = await admin.post("/access/v1/evaluation", body, key=key, headers=headers)
     assert (ended.status, ended.problem) == (401, "subject-session")
+
+
+async def test_a_personal_key_brings_no_more_than_who_made_it_had_proven(admin: Service, people: People) -> None:
+    """By a session with two factors it administers as that session does; by less, or by a key of less, it does not."""
+    alice = await people.person("acme", "alice", "role:tenant-admin")
+
+    async def made_by(credential: str, path: str = "", **body: object) -> tuple[str, str]:
+        answer = await admin.post(f"/v1/users/me/keys{path}", body or {"name": "tool"}, key=credential)
+        assert answer.status == 201, answer.body
+        return answer.json["token"], answer.json["id"]
+
+    strong, identifier = await made_by(await token_of(admin, alice, Acr.AAL2))
+    weak, _ = await made_by(await token_of(admin, alice, Acr.AAL1))
+    child, _ = await made_by(strong)
+    of_key, _ = await made_by(alice.key)
+    for token, status in ((strong, 200), (child, 200), (weak, 401), (of_key, 401)):
+        assert (await admin.get(RULES, key=token)).status == status
+    rotated, _ = await made_by(await token_of(admin, alice, Acr.AAL1), f"/{identifier}/rotate", overlap_seconds=60)
+    assert_step_up(await admin.get(RULES, key=rotated), "aal2")
+    assert (await admin.get(RULES, key=strong)).status == 200
+    events = (await admin.get("/v1/audit?action=key.create", headers={"X-Tenant-ID": "acme"})).json["events"]
+    told = [event.get("after") or {} for event in events]
+    assert {after["acr"] for after in told if "owner" in after} == {"aal1", "aal2"}

@@ -10,7 +10,7 @@ from authn.access_tokens import SignIn
 from authn.sessions import Acr
 from authz.request import Auth, Ref
 from service.callers import Caller, CallerKind
-from service.subject_sign_ins import SignInOf, sign_in_of
+from service.subject_sign_ins import SignInOf, level_of, sign_in_of
 from tenancy.ids import Slug, TenantId
 from tests.support.policies import NOW
 from tests.support.sign_ins import SessionsInMemory
@@ -53,7 +53,17 @@ def test_an_access_token_says_what_its_issuer_does(said, auth):
 
 
 def test_a_personal_key_is_no_sign_in():
-    """Conditions learn nothing from it."""
-    known = sign_in_of(PERSON)
-    assert known is not None
-    assert known.auth in {None, Auth()}
+    """Conditions learn nothing from it; roles that demand a second factor count by the level of who made it."""
+    known = [sign_in_of(replace(PERSON, acr=acr)) for acr in Acr]
+    assert [None if each is None else each.auth for each in known] == [Auth(), None]
+
+
+def test_a_key_that_is_made_brings_what_its_maker_had_proven():
+    """A session, an access token or a key of a person; what is not known is one factor."""
+    sessions = SessionsInMemory()
+    for acr in Acr:
+        assert level_of(sessions.held[sessions.begin(ACME, "acme", ALICE, acr)]) is acr
+        assert level_of(replace(PERSON, acr=acr)) is acr
+    token = replace(PERSON, kind=CallerKind.ACCESS_TOKEN, client_id="app")
+    assert level_of(replace(token, sign_in=SignIn("aal2"))) is Acr.AAL2
+    assert level_of(replace(token, sign_in=SignIn())) is Acr.AAL1
