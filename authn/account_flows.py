@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from authn.address_changes import drop_changes
+from authn.known_devices import NewDevice
 from authn.links import Holder, IssuedLink, LinkHome, drop_links, find_link_home
 from authn.mail_queue import drop_mails, queue_mail
 from authn.mail_texts import moment_text
@@ -44,10 +45,11 @@ class LinkRefused:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """It was done; `head` is where the tenant stands, `user_id` whose account it was."""
+    """It was done; `head` is where the tenant stands, `user_id` whose account it was, `device` is known from now on."""
 
     head: TenantHead
     user_id: UUID
+    device: NewDevice | None = None
 
 
 def new_id() -> UUID:

@@ -65,7 +65,7 @@ class SignInEnd:
         self._sessions = sessions
         self._store = store
         self._ring = ring
-        self._device_life = device_life
+        self.device_life = device_life
         self._limits = limits
 
     async def challenge_met(
@@ -130,10 +130,10 @@ class SignInEnd:
         """Keep what is known of the device; tell a person whose devices are known of one that is not."""
         user_id = finished.held.user.id
         if finished.device_id is not None:
-            await note_device_used(work, user_id, finished.device_id, life=self._device_life)
+            await note_device_used(work, user_id, finished.device_id, life=self.device_life)
             return None
         if await knows_devices(work, user_id):
             await tell(work, self._ring, MailKind.NEW_DEVICE, finished.held)
         if not remember:
             return None
-        return await remember_device(work, user_id, now=now, life=self._device_life)
+        return await remember_device(work, user_id, now=now, life=self.device_life)

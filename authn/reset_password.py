@@ -5,7 +5,7 @@ and chooses nothing: the link goes to the account's own address.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from authn.account_flows import (
     mark_password_reset,
     tell,
 )
+from authn.known_devices import remember_device
 from authn.links import LinkPurpose, hash_link_token, issue_link, peek_link, spend_link
 from authn.mails import MailKind
 from authn.new_passwords import NewPasswords
@@ -134,10 +135,12 @@ async def complete_reset(
     *,
     meta: ChangeMeta,
     named: str | None = None,
+    device_life: timedelta | None = None,
 ) -> Done | LinkRefused | PasswordRefused:
     """Spend a link and set the password that its holder chose; a password that is refused spends nothing.
 
-    All sign-ins end, all links of the account are void, and a notice is sent.
+    All sign-ins end, all links of the account are void, and a notice is sent. With `device_life` the holder's device is
+    known for so long from now on: whoever guesses at the account meanwhile does not keep its owner out.
 
     Raises:
         UnusablePasswordError, PasswordHashingBusyError: as `NewPasswords.choose`; nothing was spent.
@@ -180,7 +183,10 @@ async def complete_reset(
         head = await raise_head(work)
         entry = AuditEntry("user.password_reset", target)
         await record_change(work.session, head, "user", meta, audit=[entry], touched=[target])
-        return Done(head, user_id)
+        device = None
+        if device_life is not None:
+            device = await remember_device(work, user_id, now=datetime.now(UTC), life=device_life)
+        return Done(head, user_id, device)
 
 
 async def _rules(flows: AccountFlows, tenant_id: TenantId, token: str) -> PasswordRules | None:

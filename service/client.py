@@ -62,7 +62,7 @@ class RefusedError(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to ask, and as whom. `found_in` says where that came from, for messages."""
+    """Where to ask, and as whom: without a key, as nobody. `found_in` says where that came from, for messages."""
 
     base_url: str
     api_key: str
@@ -92,6 +92,23 @@ def find_server(environment: Mapping[str, str] | None = None) -> Server:
     if url and _checked_url(url) != found.base_url:
         raise NoServerError(f"KASBAH_URL is set without KASBAH_API_KEY, and `{path}` is about another server")
     return Server(found.base_url, _checked_key(key) if key else found.api_key, str(path))
+
+
+def find_public_server(environment: Mapping[str, str] | None = None) -> Server:
+    """Return the server of KASBAH_URL, else that of the running `kasbah dev`, to be asked without any key.
+
+    Raises:
+        NoServerError: nothing says where a server is.
+    """
+    settings = os.environ if environment is None else environment
+    url = settings.get("KASBAH_URL", "").strip()
+    if url:
+        return Server(_checked_url(url), "", "KASBAH_URL")
+    path = Path(settings.get("KASBAH_STATE_DIR") or DEFAULT_STATE_DIR) / DEV_FILE
+    found = _read_dev_file(path)
+    if found is None:
+        raise NoServerError(f"no server: set KASBAH_URL, or start `kasbah dev` (there is no `{path}`)")
+    return Server(found.base_url, "", str(path))
 
 
 def _read_dev_file(path: Path) -> Server | None:
@@ -231,7 +248,8 @@ class Client:
         for value in (headers or {}).values():
             if not (value.isascii() and value.isprintable()):
                 raise RefusedError(400, "invalid-name", f"{value!r} is no name")
-        sent = {"Authorization": f"Bearer {self.server.api_key}", **(headers or {})}
+        held = {"Authorization": f"Bearer {self.server.api_key}"} if self.server.api_key else {}
+        sent = held | dict(headers or {})
         data = body if body is None or isinstance(body, bytes) else _encoded(body)
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
@@ -290,7 +308,7 @@ def _answer(where: str, status: int, content_type: str, raw: bytes) -> Any:
         said += f" (at {pointer})"
     if status >= 500:  # noqa: PLR2004 - the server's fault
         raise UnavailableError(f"{where} cannot answer now: {said}")
-    if status == 401:  # noqa: PLR2004 - unknown key
+    if slug == "not-authenticated":
         said = f"the API key is unknown, expired or revoked at {where}"
     raise RefusedError(status, slug, said, pointer)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from service.cli.output import ExitCode, OutputFormat, fail, on_terminal, printable
-from service.client import Client, NoServerError, RefusedError, UnreachableError, ask, path_of
+from service.client import Client, NoServerError, RefusedError, Server, UnreachableError, ask, path_of
 
 _T = TypeVar("_T")
 
@@ -20,8 +20,13 @@ _HINTS = {
 
 def asked(work: Callable[[Client], Coroutine[Any, Any, _T]]) -> _T:
     """Run `work` against the server; a failure ends the command with its exit code."""
+    return asked_of(None, work)
+
+
+def asked_of(server: Server | None, work: Callable[[Client], Coroutine[Any, Any, _T]]) -> _T:
+    """As `asked`, of a server that was found already."""
     try:
-        return ask(work)
+        return ask(work, server)
     except NoServerError as error:
         fail(str(error), ExitCode.UNREACHABLE)
     except UnreachableError as error:

@@ -92,6 +92,13 @@ SESSION_COMMANDS = {
     "revoke": Lazy("service.cli.session:revoke", "End a session on every node."),
     "revoke-all": Lazy("service.cli.session:revoke_all", "End every sign-in of somebody, and their personal keys."),
 }
+AUTH_COMMANDS = {
+    "login": Lazy("service.cli.auth:login", "Sign in with a password and a code; print the session."),
+}
+FAILURE_COMMANDS = {
+    "show": Lazy("service.cli.auth:show_failures", "Show failed sign-ins of an account, or of the tenant."),
+    "clear": Lazy("service.cli.auth:clear_failures", "Clear failed sign-ins, so that the next try is judged."),
+}
 PASSWORD_COMMANDS = {
     "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
 }
@@ -185,6 +192,9 @@ root.add_command(LazyGroup("policy", POLICY_COMMANDS, "Check, try, apply and exp
 root.add_command(LazyGroup("invitation", INVITATION_COMMANDS, "Invite people to accounts."))
 root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
 root.add_command(LazyGroup("session", SESSION_COMMANDS, "Sign-ins: one's own, and those of accounts."))
+auth = LazyGroup("auth", AUTH_COMMANDS, "Sign in; see and clear failed sign-ins.")
+auth.add_command(LazyGroup("failures", FAILURE_COMMANDS, "See and clear failed sign-ins."))
+root.add_command(auth)
 root.add_command(LazyGroup("passwords", PASSWORD_COMMANDS, "Lists of breached passwords."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))
 root.add_command(LazyGroup("tenant", TENANT_COMMANDS, "Create, list, change, suspend and delete tenants."))

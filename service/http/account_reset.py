@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from authn.account_flows import Done, LinkRefused
+from authn.known_devices import NewDevice
 from authn.passwords import PasswordRefused
 from authn.reset_password import LinkSent, NoReset, NotSent, complete_reset, request_reset, start_reset
 from service.edge_errors import (
@@ -18,13 +19,15 @@ from service.edge_errors import (
 )
 from service.http.account_links import ACCOUNT_FLOWS, BY_LINK, ERRANDS, USER_READER, meta_by_link, named
 from service.http.account_password import refused
-from service.http.admin import meta_of, written
+from service.http.admin import json_answer, meta_of, written
 from service.http.policy_wire import read_struct
+from service.http.session_wire import shown_device
 from service.keys import NEW_PASSWORDS, TENANT, TENANTS
 from service.mail_part import hurry_mails
 from service.request_body import read_json_body
 from service.rights import require_power_over
 from service.routes import Needs, Public, Route
+from service.sign_in_part import SIGN_IN_END
 from service.tenant_of_request import PLATFORM_SLUG
 from service.throttling import LINK_LIMIT, RESET_LIMIT, admitted
 from tenancy.ids import SLUG_PATTERN
@@ -42,6 +45,7 @@ class NewPassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     token: str
     password: str
+    remember_device: bool = False
 
     def __repr__(self) -> str:
         """SECURITY: no log and no traceback shows a password."""
@@ -104,11 +108,13 @@ async def complete(request: web.Request) -> web.Response:
     body = await read_json_body(request)
     async with admitted(request, LINK_LIMIT):
         wanted = read_struct(body, _new_password)
-        await completed(request, wanted.token, wanted.password)
-    return web.Response(status=204)
+        device = await completed(request, wanted.token, wanted.password, remember_device=wanted.remember_device)
+    return web.Response(status=204) if device is None else json_answer({"device": shown_device(device)})
 
 
-async def completed(request: web.Request, token: str, password: str) -> None:
+async def completed(
+    request: web.Request, token: str, password: str, *, remember_device: bool = False
+) -> NewDevice | None:
     """Set a password by a link; raise what else came of it."""
     outcome = await complete_reset(
         request.app[ACCOUNT_FLOWS],
@@ -117,11 +123,13 @@ async def completed(request: web.Request, token: str, password: str) -> None:
         password,
         meta=meta_by_link(request),
         named=named(request),
+        device_life=request.app[SIGN_IN_END].device_life if remember_device else None,
     )
     match outcome:
-        case Done(head=head):
+        case Done(head=head, device=device):
             await written(request, head)
             hurry_mails(request.app)
+            return device
         case PasswordRefused():
             raise refused(outcome, "/password")
         case LinkRefused():

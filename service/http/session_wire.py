@@ -6,6 +6,7 @@ import structlog
 from aiohttp import web
 
 from authn.errors import VolatileStoreUnavailableError
+from authn.known_devices import NewDevice
 from authn.sessions import NewSession, Session
 from service.edge_errors import InteractiveOnlyError
 from service.keys import CALLER, SESSION_STORE
@@ -33,6 +34,11 @@ def shown_new(new: NewSession) -> dict[str, Any]:
         "amr": list(session.amr),
         "auth_time": session.auth_time,
     }
+
+
+def shown_device(device: NewDevice) -> dict[str, Any]:
+    """Return a device that is known from now on, once: with its token."""
+    return {"token": device.token, "expires_at": device.expires_at}
 
 
 def shown(session: Session) -> dict[str, Any]:

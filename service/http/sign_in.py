@@ -37,7 +37,7 @@ from service.edge_errors import (
 from service.http.account_links import meta_by_link, named
 from service.http.admin import json_answer
 from service.http.policy_wire import read_struct
-from service.http.session_wire import shown_new
+from service.http.session_wire import shown_device, shown_new
 from service.keys import METRICS, NODE, SESSION_ENDS, SESSION_STORE
 from service.mail_part import hurry_mails
 from service.request_body import read_json_body
@@ -168,7 +168,7 @@ async def signed_in_answer(request: web.Request, done: SignedIn, **more: Any) ->
     request.app[METRICS].count_sign_in("authenticated", done.method)
     answer: dict[str, Any] = {"status": "authenticated", "session": shown_new(done.new)}
     if done.device is not None:
-        answer["device"] = {"token": done.device.token, "expires_at": done.device.expires_at}
+        answer["device"] = shown_device(done.device)
     return json_answer(answer | more)
 
 

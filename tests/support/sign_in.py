@@ -1,12 +1,17 @@
 """People who sign in, over HTTP, with passwords and second factors."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
+
+import pytest
+from sqlalchemy import event
 
 from authn.users import User
 from service.keys import KEY_RING, PASSWORDS, SESSIONS
-from service.sign_in_part import AFTERMATH
+from service.sign_in_aftermath import Aftermath
+from service.sign_in_part import AFTERMATH, SIGN_IN_THROTTLES
+from tenancy import one_trip
 from tests.support.administration import Answer
 from tests.support.factors import Phone, bind_phone
 from tests.support.people import PostOffice
@@ -52,6 +57,38 @@ class FrontDoor(PostOffice):
         """Wait for what follows refusals."""
         await self.app[AFTERMATH].settled()
 
+    @property
+    def aftermath(self) -> Aftermath:
+        """What follows refusals."""
+        return self.app[AFTERMATH]
+
+    def app_bucket(self, name: str) -> int:
+        """Return where a name that is nobody's is counted."""
+        return self.app[SIGN_IN_THROTTLES].bucket(self.tenants["acme"], "identifier", name)
+
+    @contextlib.contextmanager
+    def statements(self) -> Iterator[list[str]]:
+        """Collect what is asked of PostgreSQL, but for the node's own polls: whole trips, and other statements."""
+        asked: list[str] = []
+
+        def executed(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if not any(of_the_node in statement for of_the_node in ("pg_snapshot_xmin", "system_identifier")):
+                asked.append(statement.split(" FROM ", 1)[0][:60])
+
+        async def fetched(sessions: Any, bind: str, bound: Any, statement: Any, parameters: Any) -> Any:
+            asked.append(f"trip {str(statement)[:60]}")
+            return await original(sessions, bind, bound, statement, parameters)
+
+        original = one_trip._fetch
+        engine = self._engine.sync_engine
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(one_trip, "_fetch", fetched)
+            event.listen(engine, "before_cursor_execute", executed)
+            try:
+                yield asked
+            finally:
+                event.remove(engine, "before_cursor_execute", executed)
+
     def later(self, seconds: int) -> None:
         """Let time go by for whatever waits."""
         self.execute(
@@ -79,3 +116,16 @@ async def front_door(database_url: str, **more: Any) -> AsyncIterator[FrontDoor]
         assert isinstance(running, FrontDoor)
         await running.open_tenants()
         yield running
+
+
+@contextlib.asynccontextmanager
+async def two_doors(database_url: str, **more: Any) -> AsyncIterator[tuple[FrontDoor, FrontDoor]]:
+    """Serve twice, as two nodes of one deployment; the first one has the tenants."""
+    async with smtp_server() as server, contextlib.AsyncExitStack() as stack:
+        first, second = FrontDoor(database_url, server, **more), FrontDoor(database_url, server, **more)
+        second._valkey, second.keks = first._valkey, first.keks
+        await stack.enter_async_context(first.serving())
+        await first.open_tenants()
+        await stack.enter_async_context(second.serving())
+        second.tenants, second.keys = first.tenants, first.keys
+        yield first, second
