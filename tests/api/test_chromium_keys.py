@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from authn.relying_party import RelyingParty
+from authn.sessions import Acr
 from authn.webauthn_keys import (
     Asserted,
     KnownKey,
@@ -17,8 +18,12 @@ from authn.webauthn_keys import (
     verify_assertion,
     verify_attestation,
 )
+from service.keys import KEY_RING, SESSIONS
 from service.webauthn_settings import WebauthnSettings
 from tests.support.chromium import CHROMIUM, MISSING, Browser, chromium
+from tests.support.factors import bind_phone
+from tests.support.sessions import signed_in
+from tests.support.sign_in import front_door
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,6 +33,7 @@ pytestmark = [
 
 ALICE = uuid.UUID("018f0000-0000-7000-8000-000000000001")
 PAGE = "/account/password-reset-request"
+KEYS = "/v1/users/me/security-keys"
 
 
 def party_of(service) -> RelyingParty:
@@ -90,3 +96,30 @@ async def test_an_old_key_without_a_pin_is_a_second_factor(admin):
         outcome = verify_assertion(party, answer, challenge=challenge, key=known, user_id=ALICE)
         assert isinstance(outcome, Asserted)
         assert not outcome.user_verified
+
+
+async def test_a_person_adds_a_key_in_a_browser_and_signs_in_with_it(own_database_url):
+    """Password and phone, then the key is added on our page; the next time it is what is asked for."""
+    async with front_door(own_database_url) as door, chromium() as browser:
+        user = await door.user("alice")
+        await bind_phone(door.app[SESSIONS], door.app[KEY_RING], user.tenant_id, user.id)
+        session = await signed_in(door.app, user.tenant_id, user.id, Acr.AAL2)
+        await browser.open(door.origin + PAGE)
+        await browser.plug_in()
+        begun = await door.post(KEYS, {"name": "Blue key"}, key=session.token)
+        made = await browser.create(begun.json["public_key"])
+        bound = await door.post(f"{KEYS}/{begun.json['id']}", {"attestation": made}, key=session.token)
+        assert bound.status == 200, bound.body
+        for _ in range(2):
+            half = await door.login("alice")
+            assert "webauthn" in half.json["methods"]
+            asked = await door.options(half.json["challenge"], "webauthn")
+            answer = await browser.get(asked.json["options"])
+            done = await door.verify(half.json["challenge"], "webauthn", answer)
+            assert done.status == 200, done.body
+            assert done.json["session"]["amr"] == ["pwd", "hwk", "mfa"]
+            again = await door.verify(half.json["challenge"], "webauthn", answer)
+            assert again.problem == "challenge-expired"
+        begun = await door.post(KEYS, {"name": "again"}, key=done.json["session"]["token"])
+        with pytest.raises(AssertionError, match="InvalidStateError"):
+            await browser.create(begun.json["public_key"])

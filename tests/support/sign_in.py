@@ -53,6 +53,11 @@ class FrontDoor(PostOffice):
         body = {"challenge": challenge, "method": method} | what | more
         return await self.post(VERIFY, body, key="", headers=headers)
 
+    async def options(self, challenge: str, method: str, *, agent: str = "browser") -> Answer:
+        """Ask for what a method needs."""
+        body = {"challenge": challenge, "method": method}
+        return await self.post(OPTIONS, body, key="", headers={"User-Agent": agent})
+
     async def settled(self) -> None:
         """Wait for what follows refusals."""
         await self.app[AFTERMATH].settled()
