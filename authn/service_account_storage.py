@@ -120,9 +120,9 @@ class ServiceAccountStore:
         """Return accounts whose names begin with `search`, in one state; deleted ones only when asked for."""
         return await self._bounded(lambda: self._list(tenant_id, search, status, after, limit))
 
-    async def find_ids(self, tenant_id: TenantId, names: Sequence[str]) -> dict[str, UUID]:
-        """Return the accounts that have these names."""
-        return await self._bounded(lambda: self._pairs(tenant_id, names))
+    async def find_ids(self, tenant_id: TenantId, names: Sequence[str]) -> tuple[TenantHead, dict[str, UUID]]:
+        """Return the accounts that have these names, and where the tenant stood then."""
+        return await self._bounded(lambda: self._ids(tenant_id, names))
 
     async def find_names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
         """Return the names of accounts; deleted ones and ids that are none are left out."""
@@ -218,10 +218,14 @@ class ServiceAccountStore:
         accounts = [service_account_of(row) for row in rows[:limit]]
         return ServiceAccountPage(accounts, str(accounts[-1].id) if len(rows) > limit else None)
 
-    async def _pairs(self, tenant_id: TenantId, names: Sequence[str]) -> dict[str, UUID]:
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
+    async def _ids(self, tenant_id: TenantId, names: Sequence[str]) -> tuple[TenantHead, dict[str, UUID]]:
+        async with tenant_unit_of_work(self._sessions, tenant_id, repeatable_read=True) as work:
+            head = await find_head(work.session, tenant_id)
             rows = await work.session.execute(_IDS, {"tenant_id": tenant_id, "names": list(names)})
-            return {row.name: row.service_account_id for row in rows}
+            found = {row.name: row.service_account_id for row in rows}
+        if head is None:
+            raise UserTenantNotFoundError(f"no tenant has the id `{tenant_id}`")
+        return head, found
 
     async def _names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
         async with tenant_unit_of_work(self._sessions, tenant_id) as work:

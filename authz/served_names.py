@@ -19,7 +19,12 @@ SCOPE_SUBJECTS = "scope:"
 """Scopes of API keys, as the built-in policy names them (`authz/key_scopes.csv`); no stored row speaks of them."""
 
 NAMED = "user:name="
-"""How policy files begin a subject that is an account, said by its username (`authz/account_names.py`)."""
+"""How policy files begin a subject that is a person's account, said by its username (`authz/account_names.py`)."""
+
+NAMED_SERVICE = "service:name="
+"""How policy files begin a subject that is a service account, said by its name."""
+
+NAMED_ACCOUNTS = (NAMED, NAMED_SERVICE)
 
 # SECURITY: no wildcard reaches these names unless it begins as they do, whoever wrote the row: a tenant's `*` must not
 # decide who administers the tenant. `Snapshot` holds this for decisions; plans and lint reckon with it.

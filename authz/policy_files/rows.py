@@ -14,7 +14,7 @@ from authz.request import CONTROL_PATTERN, InvalidNameError, Ref
 from authz.rules import BASE_DOMAIN, BASE_SLUG, MAX_PRIORITY, Effect, RoleLink, Rule, Source
 from authz.served_names import (
     BIDIRECTIONAL,
-    NAMED,
+    NAMED_ACCOUNTS,
     ROLE_TYPES,
     StarError,
     check_condition_text,
@@ -233,14 +233,14 @@ class _PolicyReader:
     def _is_account_name(self, record: CsvRecord, place: int) -> bool:
         """Whether a subject names no account, or names one as it can be looked up."""
         text = record.fields[place]
-        if not text.startswith(NAMED):
+        if not text.startswith(NAMED_ACCOUNTS):
             return True
         if self._base:
             message, hint = "the base knows no accounts: every tenant has its own", "give a role in the tenant's files"
         elif text.endswith("*"):
-            message, hint = f"`{text}` is a pattern of usernames, and what is stored are ids", "name each account"
-        elif text == NAMED:
-            message, hint = "the username is missing", f"write it behind the `=`, as in `{NAMED}alice`"
+            message, hint = f"`{text}` is a pattern of names, and what is stored are ids", "name each account"
+        elif text in NAMED_ACCOUNTS:
+            message, hint = "the name is missing", f"write it behind the `=`, as in `{text}alice`"
         else:
             return True
         self._at(record, place, "account-name", message, hint)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from authz.served_names import NAMED
-from service.cli.asking import asked, confirm, id_of, tenant_option, tenant_or_only
+from authz.served_names import NAMED, NAMED_SERVICE
+from service.cli.asking import account_id_of, asked, confirm, id_of, tenant_option, tenant_or_only
 from service.cli.output import ExitCode, emit, fail, output_option, printable, progress
 from service.cli.plan_text import print_plan
 from service.cli.policy_export import write_export
@@ -243,6 +243,8 @@ def explain(  # noqa: PLR0917 - click passes options by name
         slug = await tenant_or_only(client, tenant)
         if subject.startswith(NAMED):
             question["subject"]["id"] = await id_of(client, subject[len(NAMED) :], slug)
+        elif subject.startswith(NAMED_SERVICE):
+            question["subject"]["id"] = await account_id_of(client, subject[len(NAMED_SERVICE) :], slug)
         return await client.post("/access/v1/evaluation", question, headers={"X-Tenant-ID": slug})
 
     answer = asked(work)

@@ -11,7 +11,7 @@ from authz.ports import TenantHead
 from authz.request import Ref
 from authz.write_ports import CurrentRows
 from service.edge_errors import InvalidRequestError, MissingRightError
-from service.http.account_names import usernames_in
+from service.http.account_names import names_in
 from service.http.admin import ADMINISTRATION, is_base, parameter, raw_answer
 from service.http.policy_wire import to_wire
 from service.keys import TENANT
@@ -35,8 +35,11 @@ async def _encoded_rows(request: web.Request) -> tuple[TenantHead, bytes]:
     if by_name and not await may(request, "kasbah:user", "read"):
         raise MissingRightError("usernames are told to those who may `read` on `kasbah:user`")
     current = await admin.writer.current_rows(request[TENANT])
-    usernames = await usernames_in(request, rows_of(current)) if by_name else {}
-    return current.head, await admin.work.run(lambda: _exported(current, usernames))
+    names: Mapping[Ref, str] = {}
+    if by_name:
+        services = await may(request, "kasbah:service-account", "read")
+        names = await names_in(request, rows_of(current), services=services)
+    return current.head, await admin.work.run(lambda: _exported(current, names))
 
 
 def _wants_names(request: web.Request) -> bool:
@@ -46,8 +49,8 @@ def _wants_names(request: web.Request) -> bool:
     return text == "true"
 
 
-def _exported(current: CurrentRows, usernames: Mapping[Ref, str]) -> bytes:
+def _exported(current: CurrentRows, names: Mapping[Ref, str]) -> bytes:
     """Encode row by row, so that no long encoding holds the interpreter."""
-    rows = b",".join(_encode(to_wire(row)) for row in with_names(rows_of(current), usernames))
+    rows = b",".join(_encode(to_wire(row)) for row in with_names(rows_of(current), names))
     front = _encode({"tenant": current.head.slug, "revision": current.head.revision, "model": current.model.text})
     return front[:-1] + b',"rows":[' + rows + b"]}"

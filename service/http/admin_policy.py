@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from authz.account_names import account_names
+from authz.account_names import account_names, name_in
 from authz.apply_policy import apply_policy
 from authz.errors import ModelError, RevisionConflictError
 from authz.flips import Flips
@@ -96,7 +96,7 @@ class _Asked:
     except_tenants: frozenset[str]
     model: StoredModel | None
     names: list[str]
-    """Usernames that the rows mention."""
+    """Accounts that the rows mention by name."""
 
 
 async def plan_policy(request: web.Request) -> web.Response:
@@ -133,7 +133,7 @@ async def _planned(request: web.Request, body: bytes) -> tuple[TenantHead, bytes
         found = await admin.work.run(lambda: _plan_tenant(admin, current, asked, models))
     if digest is not None:
         found = replace(found, digest=digest)
-    accounts = {} if named is None else {"accounts": {ref: name for name, ref in named.subjects.items()}}
+    accounts = {} if named is None else {"accounts": {ref: name_in(name) for name, ref in named.subjects.items()}}
     return found.head, await admin.work.run(lambda: _encode(shown_plan(found) | accounts))
 
 

@@ -103,3 +103,45 @@ async def test_an_export_says_ids_or_names(admin: Service) -> None:
     refused = await admin.get(f"{DEFAULT}/export?usernames=true", key=narrow)
     assert (refused.status, refused.problem) == (403, "missing-right")
     assert (await admin.get(f"{DEFAULT}/export?usernames=1", key=key)).status == 400
+
+
+async def test_service_accounts_are_named_as_people_are(admin: Service) -> None:
+    """Looked up at one revision, whoever is named; renamed, deleted or another tenant's, they are nobody."""
+    key = await admin.tenant("acme")
+    carol = await user(admin, key, "carol")
+    billing = (await admin.post("/v1/service-accounts", {"name": "billing"}, key=key)).json
+    rows = [
+        link("service:name=billing", "role:editor") | at(1),
+        link("user:name=carol", "role:editor") | at(2),
+        rule("service:name=billing", "doc:2") | at(3),
+    ]
+    plan = (await admin.post(f"{DEFAULT}/plan", {"rows": rows}, key=key)).json
+    assert plan["accounts"] == {billing["subject"]: "billing", carol["subject"]: "carol"}
+    sent = {"rows": rows, "revision": plan["revision"], "digest": plan["digest"]}
+    path = f"/v1/service-accounts/{billing['id']}"
+    assert (await admin.ask("PATCH", path, {"name": "invoices"}, key=key)).status == 200
+    gone = await admin.post(f"{DEFAULT}/apply", sent, key=key)
+    assert (gone.status, gone.problem) == (422, "unknown-account-name")
+    assert (await admin.post("/v1/service-accounts", {"name": "billing"}, key=key)).status == 201
+    stale = await admin.post(f"{DEFAULT}/apply", sent, key=key)
+    assert (stale.status, stale.problem) == (412, "revision-conflict")
+    rows[0], rows[2] = (
+        link("service:name=invoices", "role:editor") | at(1),
+        rule("service:name=invoices", "doc:2") | at(3),
+    )
+    plan = (await admin.post(f"{DEFAULT}/plan", {"rows": rows}, key=key)).json
+    sent = {"rows": rows, "revision": plan["revision"], "digest": plan["digest"]}
+    assert (await admin.post(f"{DEFAULT}/apply", sent, key=key)).json["added"] == 3
+    assert await admin.allowed(key, billing["subject"], "read", "doc:2")
+    exported = (await admin.get(f"{DEFAULT}/export?usernames=true", key=key)).json["rows"]
+    assert {row["member"] for row in exported if row["type"] == "link"} == {"service:name=invoices", "user:name=carol"}
+    narrow = await admin.tenant("acme", "policy:read", "user:read")
+    exported = (await admin.get(f"{DEFAULT}/export?usernames=true", key=narrow)).json["rows"]
+    assert {row["member"] for row in exported if row["type"] == "link"} == {billing["subject"], "user:name=carol"}
+    beta = await admin.tenant("beta")
+    answer = await admin.post(f"{DEFAULT.replace('acme', 'beta')}/plan", {"rows": rows[:1]}, key=beta)
+    assert (answer.status, answer.problem) == (422, "unknown-account-name")
+    refused = await admin.post(
+        "/v1/tenants/acme/memberships", {"add": [link("service:name=invoices", "role:x")]}, key=key
+    )
+    assert (refused.status, refused.problem) == (422, "invalid-row")

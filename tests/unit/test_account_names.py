@@ -23,14 +23,16 @@ NAMED = rows(
     "g2 user:name=alice folder:a\n"
     "p role:x user:name=alice read"
 )
+BOTH = {"user:name=alice": ALICE, "user:name=Alice": ALICE}
+BILLING = Ref("service:01890a5d-ac96-774b-bcce-b302099a8058")
 ATTRIBUTES = [StoredEntity(kind, Ref("user:name=alice"), {"level": 3}) for kind in EntityKind]
 
 
 def test_subjects_alone_are_names_of_accounts():
     """Not resources, nor their groups: an application may have resources of any name."""
     found = account_names([*NAMED, *ATTRIBUTES])
-    assert {name: row.source.line for name, row in found.items()} == {"alice": 1, "Alice": 4}
-    resolved = with_ids([*NAMED, *ATTRIBUTES], {"alice": ALICE, "Alice": ALICE})
+    assert {name: row.source.line for name, row in found.items()} == {"user:name=alice": 1, "user:name=Alice": 4}
+    resolved = with_ids([*NAMED, *ATTRIBUTES], BOTH)
     assert [row.subject for row in resolved if isinstance(row, Rule)] == [ALICE, "user:*", "role:x"]
     assert [row.member for row in resolved if isinstance(row, RoleLink)] == [ALICE, ALICE, "user:name=alice"]
     assert {row.kind: row.ref for row in resolved if isinstance(row, StoredEntity)} == {
@@ -43,7 +45,7 @@ def test_subjects_alone_are_names_of_accounts():
 def test_who_is_nobody_is_named_with_file_and_line():
     """All of them up to a bound, so that one run of the command is enough."""
     with pytest.raises(UnknownAccountNameError) as refused:
-        with_ids(NAMED, {"alice": ALICE})
+        with_ids(NAMED, {"user:name=alice": ALICE})
     assert "policy.csv:4: " in str(refused.value)
     assert "no account is named `Alice`" in str(refused.value)
     many = [RoleLink(Ref(f"user:name=u{n}"), Ref("role:x"), source=Source("policy.csv", n)) for n in range(1, 100)]
@@ -60,9 +62,21 @@ def test_patterns_and_floods_of_names_are_refused():
         account_names(many)
 
 
+def test_service_accounts_have_names_of_their_own():
+    """A person and a program of one name are two."""
+    mixed = rows("g user:name=alice role:a\ng service:name=alice role:b")
+    assert list(account_names(mixed)) == ["user:name=alice", "service:name=alice"]
+    resolved = with_ids(mixed, {"user:name=alice": ALICE, "service:name=alice": BILLING})
+    assert [row.member for row in resolved if isinstance(row, RoleLink)] == [ALICE, BILLING]
+    assert with_names(resolved, {ALICE: "alice", BILLING: "alice"}) == mixed
+    with pytest.raises(UnknownAccountNameError, match="no account is named `alice`"):
+        with_ids(mixed, {"user:name=alice": ALICE})
+
+
 @pytest.mark.parametrize(
     "row",
     [
+        RoleLink(Ref("service:name=billing"), Ref("role:editor")),
         Rule("user:name=alice", "record:1", "read"),
         RoleLink(Ref("user:name=alice"), Ref("role:editor")),
         StoredEntity(EntityKind.SUBJECT, Ref("user:name=alice"), {}),
@@ -93,7 +107,7 @@ def test_the_base_knows_no_accounts():
 
 def test_names_come_back_for_an_export():
     """Ids that are no account, and those of deleted ones, stay ids."""
-    resolved = with_ids([*NAMED, *ATTRIBUTES], {"alice": ALICE, "Alice": ALICE})
+    resolved = with_ids([*NAMED, *ATTRIBUTES], BOTH)
     shown = with_names(resolved, {ALICE: "Alice.S"})
     assert [row.member for row in shown if isinstance(row, RoleLink)][:2] == [Ref("user:name=Alice.S")] * 2
     assert with_names(resolved, {}) == resolved

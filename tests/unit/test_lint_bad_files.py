@@ -54,6 +54,7 @@ def model(code, line, text, rows=GOOD):
 BAD = [
     row("account-name", 4, "p, user:name=a*, acme, record:1, read\n"),
     row("account-name", 4, "g, user:name=, role:editor, acme\n"),
+    row("account-name", 4, "g, service:name=, role:editor, acme\n"),
     entities("ambiguous-scalar", 2, 17, "subjects:\n  user:ann: {x: yes}\n"),
     row("bad-name", 4, "p, editor, acme, record:1, write\n"),
     row("bad-name", 4, "p, , acme, record:1, write\n"),
