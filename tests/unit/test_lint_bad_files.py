@@ -188,7 +188,7 @@ HINTS = {
     "p, user:ann, acme, record:1, read, allow, subject.id = 'a'\n": "`==` compares",
     "p, user:ann, acme, record:1, read, allow, subject.id == “a”\n": "texts stand in plain quotes, as in `'draft'`",
     "p, user:ann, acme, record:1, read, allow, subject.id == draft\n": (
-        "for the text write `'draft'`; names are subject, action, resource, context and now"
+        "for the text write `'draft'`; names are subject, action, resource, context, auth and now"
     ),
 }
 
