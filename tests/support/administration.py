@@ -148,7 +148,11 @@ class Service:
     ) -> None:
         self._sign_in = sign_in or SignInLimits()
         # Names in it carry a secret of this service's own, so that none meets another's.
-        self._valkey = CacheSettings(url=redis_url or session_servers().redis_url, secret=secrets.token_hex(32))
+        self._valkey = CacheSettings(
+            url=redis_url or session_servers().redis_url,
+            secret=secrets.token_hex(32),
+            timeout=timedelta(milliseconds=500),
+        )
         self._limits = limits
         self._oauth = oauth
         self._http = http or HttpSettings()
