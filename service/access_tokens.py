@@ -14,23 +14,14 @@ from uuid import UUID
 import structlog
 from aiohttp import web
 
-from authn.access_tokens import (
-    MAX_TOKEN,
-    AccessToken,
-    Expected,
-    Refusal,
-    is_jwt,
-    judge_claims,
-    read_header,
-    read_object,
-)
+from authn.access_tokens import MAX_TOKEN, AccessToken, Refusal, is_jwt
 from authn.account_homes import AccountHome, AccountHomes, AccountKind, PostgresAccountDirectory
 from authn.api_keys import SCOPES
 from authn.errors import AccessTokenRefusedError, IssuerUnavailableError
 from authn.introspections import Introspections
 from authn.issuer_keys import IssuerKeys
-from authn.jwks import verified_payload
 from authn.sessions import Acr
+from authn.signed_tokens import SignedTokens
 from authz.errors import TenantNotFoundError
 from authz.ports import Account, AccountState
 from authz.request import Ref
@@ -56,18 +47,16 @@ class AccessTokens:
 
     def __init__(
         self,
-        expected: Expected,
         node: SessionNode,
         homes: AccountHomes,
         *,
-        keys: IssuerKeys | None = None,
+        signed: SignedTokens | None = None,
         introspections: Introspections | None = None,
     ) -> None:
-        """Keep what is taken, what judges accounts, and what proves tokens: keys, the issuer's word, or both."""
-        self._expected = expected
+        """Keep what judges accounts, and what proves tokens: signatures, the issuer's word, or both."""
         self._node = node
         self._homes = homes
-        self._keys = keys
+        self._signed = signed
         self._introspections = introspections
         self._counts = Counter[str]({f"access_token_refused_{refusal.value}": 0 for refusal in Refusal})
         self._counts.update(access_token_taken=0, access_token_unknown=0)
@@ -77,7 +66,7 @@ class AccessTokens:
         # SECURITY: a damaged credential of Kasbah's own is no token of the issuer's, and is not sent there.
         if token.startswith(OWN_PREFIX):
             return False
-        if self._keys is not None and is_jwt(token):
+        if self._signed is not None and is_jwt(token):
             return True
         return self._introspections is not None and len(token) <= MAX_TOKEN and _OPAQUE.match(token) is not None
 
@@ -113,13 +102,8 @@ class AccessTokens:
 
     async def _proven(self, token: str) -> AccessToken:
         """Return what a token says, once its issuer has proven that it said so."""
-        if self._keys is not None and is_jwt(token):
-            header = read_header(token, self._expected)
-            key = await self._keys.find(header)
-            if key is None:
-                raise AccessTokenRefusedError(Refusal.KEY)
-            claims = read_object(verified_payload(token, key), Refusal.CLAIMS)
-            return judge_claims(claims, self._expected, self._node.now())
+        if self._signed is not None and is_jwt(token):
+            return await self._signed.find(token)
         if self._introspections is None:
             raise AccessTokenRefusedError(Refusal.FORM)
         return await self._introspections.find(token)
@@ -210,20 +194,21 @@ def access_tokens(settings: OAuthSettings | None) -> Part:
         node, expected = app[NODE], settings.expected
         homes = AccountHomes(PostgresAccountDirectory(app[SESSIONS]))
         client = IssuerClient(settings)
-        keys = introspections = None
+        signed = introspections = None
         if settings.jwks_url is not None:
             keys = IssuerKeys(client, settings.algorithms, settings.key_limits)
-            app[METRICS].add_source(keys.totals)
+            signed = SignedTokens(keys, expected, node.now)
+            app[METRICS].add_source(signed.totals)
         if settings.introspection_url is not None:
             introspections = Introspections(client, expected, node.now, settings.introspection_limits)
             app[METRICS].add_source(introspections.totals)
-        tokens = AccessTokens(expected, node, homes, keys=keys, introspections=introspections)
+        tokens = AccessTokens(node, homes, signed=signed, introspections=introspections)
         app[CALLERS].others.append(tokens)
         app[METRICS].add_source(tokens.totals)
         app[METRICS].add_source(homes.totals)
         node.on_reset.append(homes.forget_all)
         yield
-        for opened in (keys, introspections, client):
+        for opened in (signed, introspections, client):
             if opened is not None:
                 await opened.close()
 

@@ -44,6 +44,8 @@ CACHE_EVENTS = {
     "snapshots_from_database": ("snapshot", "miss"),
     "key_hits": ("api_key", "hit"),
     "key_misses": ("api_key", "miss"),
+    "signed_token_hits": ("signed_token", "hit"),
+    "signed_token_misses": ("signed_token", "miss"),
     "introspection_hits": ("introspection", "hit"),
     "introspection_misses": ("introspection", "miss"),
 }

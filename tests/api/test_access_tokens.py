@@ -56,8 +56,8 @@ class World:
         self.alice: Person
         self.tokens = next(kind for kind in service.app[CALLERS].others if isinstance(kind, AccessTokens))
         self._passed = 0.0
-        if self.tokens._keys is not None:
-            self.keys = self.tokens._keys
+        if self.tokens._signed is not None:
+            self.keys = self.tokens._signed._keys
             self.keys._monotonic = lambda: time.monotonic() + self._passed
 
     def token(self, person: Person | None = None, scope: str = ALL, **changed) -> str:
