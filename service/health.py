@@ -9,6 +9,7 @@ from aiohttp import web
 from authn.access_tokens import is_jwt
 from service.callers import OWN_PREFIX, bearer_token
 from service.edge_errors import MissingScopeError, NotAuthenticatedError
+from service.fresh_sign_in import require_sign_in
 from service.keys import CALLERS, DRAINING, HTTP_SETTINGS, METRICS, READINESS
 from service.metrics import CONTENT_TYPE
 from service.rights import judged
@@ -71,6 +72,7 @@ async def metrics(request: web.Request) -> web.Response:
         if caller.tenant_id is not None:
             raise MissingScopeError(f"this needs a platform key with the scope `{METRICS_ACCESS.scope}`")
         await judged(request, caller, METRICS_ACCESS)
+        require_sign_in(caller, METRICS_ACCESS)
     return web.Response(body=request.app[METRICS].render(), headers={"Content-Type": CONTENT_TYPE})
 
 

@@ -20,7 +20,7 @@ from authn.session_storage import SessionStore
 from authn.sessions import Acr, Session, digest_of, is_session_token
 from authn.users import subject_ref
 from authz.errors import TenantNotFoundError
-from authz.ports import Account, AccountState
+from authz.ports import Account, AccountState, TenantHead
 from authz.request import Ref
 from authz.tenant_state import Loaded
 from service.callers import Caller, CallerKind
@@ -47,6 +47,9 @@ class SessionNode(Protocol):
         self, tenant_id: TenantId, subjects: Iterable[Ref], resources: Iterable[Ref], min_revision: int | None = None
     ) -> Loaded:
         """Return what is stored about the subjects, at one confirmed revision."""
+
+    async def watch(self, tenant_id: TenantId) -> TenantHead:
+        """Return where a tenant stands, as PostgreSQL says it now."""
 
     def now(self) -> datetime:
         """Return the database's time, carried on."""
@@ -98,14 +101,19 @@ class SignedIn:
         digest = digest_of(token)
         held = await self._held(token, digest)
         session = held.session
-        account, loaded = await self._account(session, min_revision)
+        platform = session.tenant_id == PLATFORM_TENANT_ID
+        # A revision that the request demands is one of a tenant; the platform counts by itself.
+        account, loaded = await self._account(session, 0 if platform else min_revision)
+        if account is not None and account.auth_epoch < session.auth_epoch:
+            # It began after a change of its account that this node has not heard of yet: a moment ago, elsewhere.
+            head = await self._node.watch(session.tenant_id)
+            account, loaded = await self._account(session, head.revision)
         if account is None or not counts(session, account):
             self._forget(digest)
             raise NotAuthenticatedError
         if loaded.head.status is not TenantStatus.ACTIVE:
             raise TenantSuspendedError
         await self._note_seen(token, held)
-        platform = session.tenant_id == PLATFORM_TENANT_ID
         return Caller(
             key_id=session.session_id,
             prefix="",

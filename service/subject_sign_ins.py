@@ -9,17 +9,26 @@ from typing import Any
 
 from aiohttp import web
 
-from authn.sessions import Acr, Session, is_session_token
+from authn.sessions import Acr, Session, is_session_token, tenant_of_token
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
 from authz.request import Auth, EvaluationRequest, Properties, Ref
 from service.callers import Caller
-from service.edge_errors import InvalidRequestError, MissingScopeError, NotAuthenticatedError, SubjectSessionError
+from service.edge_errors import (
+    InvalidRequestError,
+    MissingScopeError,
+    NotAuthenticatedError,
+    SubjectSessionError,
+    TenantSuspendedError,
+)
 from service.http.revisions import likely_min_revision
 from service.keys import CALLER, CALLERS, TENANT
 from tenancy.ids import TenantId
 
 SESSION_HEADER = "Kasbah-Session"
+ANYBODY = Ref("*")
+"""Stands for every subject: that nothing is known of how it signed in, where it should be."""
+
 ASSERTED = "kasbah.auth"
 """The member of `subject.properties` in which a key with `decision:assert` says how the subject signed in."""
 
@@ -83,12 +92,22 @@ async def known_sign_in(request: web.Request) -> SignInOf | None:
         raise InvalidRequestError(f"`{SESSION_HEADER}` is one session")
     if request[CALLER].user_id is not None:
         raise MissingScopeError(f"`{SESSION_HEADER}` needs the key of a service, and yours is a person's")
-    return await verified_sign_in(request, values[0], request[TENANT])
+    try:
+        return await verified_sign_in(request, values[0], request[TENANT])
+    except TenantSuspendedError:
+        # The decision is a deny, and says why; were the suspension taken back meanwhile, nothing is known of anybody.
+        return SignInOf(ANYBODY, Auth())
 
 
 async def verified_sign_in(request: web.Request, token: str, tenant_id: TenantId) -> SignInOf:
-    """Return whose session a token is, verified as that of any caller; raises as `known_sign_in`."""
-    if not is_session_token(token):
+    """Return whose session a token is, verified as that of any caller.
+
+    Raises:
+        SubjectSessionError: it is no session of the tenant that holds now.
+        TenantSuspendedError: the tenant is suspended.
+        StaleError, StorageUnavailableError, VolatileStoreUnavailableError: that is not known.
+    """
+    if not is_session_token(token) or tenant_of_token(token) != tenant_id:
         raise SubjectSessionError
     try:
         found = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))
@@ -117,7 +136,7 @@ def with_sign_in(question: EvaluationRequest, known: SignInOf | None, *, may_ass
         InvalidRequestError: the session is another subject's, two sources say how it signed in, or one is malformed.
     """
     subject = question.subject
-    own = known if known is not None and known.subject == subject.ref else None
+    own = known if known is not None and known.subject in {subject.ref, ANYBODY} else None
     if known is not None and known.given and own is None:
         raise InvalidRequestError(f"the session in `{SESSION_HEADER}` is another subject's", "/subject")
     if not may_assert or ASSERTED not in subject.properties:

@@ -109,6 +109,10 @@ async def test_whoever_used_a_recovery_code_enrols_first(post: PostOffice):
         "resource": {"type": "record", "id": "1"},
     }
     assert (await post.post("/access/v1/evaluation", question, key=new.token)).status == 403
+    root = await people.person(None, "operator", "role:platform-admin")
+    for must_enrol, status in ((True, 403), (False, 200)):
+        session = await signed_in(post.app, root.tenant_id, root.id, Acr.AAL2, must_enrol=must_enrol)
+        assert (await post.get("/metrics", key=session.token)).status == status, "it authenticates by itself"
 
 
 async def test_a_key_that_a_session_makes_lives_on_its_own(post: PostOffice):

@@ -116,6 +116,17 @@ async def test_a_session_that_does_not_hold_is_refused_and_not_left_out(edge):
     assert (person.status, person.json["type"].rpartition(":")[2]) == (403, "missing-scope")
 
 
+async def test_a_suspended_tenant_is_denied_with_its_reason(edge):
+    """As without a session; and while a suspension is taken back, nothing is taken for known."""
+    token = edge.sessions.begin(edge.acme, "acme", ALICE)
+    edge.sessions.is_suspended = True
+    body = about(ALICE, "write", "record:1")
+    assert (await decided(edge, body, edge.plain, token))["decision"] is False
+    edge.suspend(edge.acme)
+    denied = await decided(edge, body, edge.plain, token)
+    assert (denied["decision"], denied["context"]["kasbah"]["reason"]) == (False, "tenant_suspended")
+
+
 async def test_a_session_is_its_subjects_alone(edge):
     """Whoever passes one asks about its subject; an item about another one is in error, and a search for subjects is."""
     token = edge.sessions.begin(edge.acme, "acme", ALICE)

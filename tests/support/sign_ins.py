@@ -11,7 +11,7 @@ from authz.offline import OfflinePolicy
 from authz.request import AAL1, AAL2, Auth
 from authz.snapshot import build_snapshot
 from service.callers import Caller, CallerKind
-from service.edge_errors import NotAuthenticatedError
+from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
 from tenancy.ids import Slug, TenantId
 from tests.support.policies import NOW, policy
 
@@ -34,6 +34,7 @@ class SessionsInMemory:
     """Sessions by token, as `service.signed_in` finds them."""
 
     held: dict[str, Caller] = field(default_factory=dict)
+    is_suspended: bool = False
 
     def matches(self, token: str) -> bool:
         return is_session_token(token)
@@ -41,6 +42,8 @@ class SessionsInMemory:
     async def authenticate(self, token: str, min_revision: int = 0) -> Caller:
         if token not in self.held:
             raise NotAuthenticatedError
+        if self.is_suspended:
+            raise TenantSuspendedError
         return self.held[token]
 
     def begin(

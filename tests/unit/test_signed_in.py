@@ -34,6 +34,8 @@ class World:
         self.finds = 0
         self.written = []
         self.account = Account(AccountState.ACTIVE)
+        self.heard = None
+        self.watched = 0
         self.status = TenantStatus.ACTIVE
         plain = Session(
             session_id=uuid4(),
@@ -74,6 +76,12 @@ class World:
             subjects={ref: SimpleNamespace(record=SubjectRecord(account=self.account)) for ref in subjects},
         )
 
+    async def watch(self, tenant_id):
+        self.watched += 1
+        if self.heard is not None:
+            self.account = self.heard
+        return TenantHead(tenant_id, Slug("acme"), self.status, 12, 5, 3)
+
     def now(self):
         return self.time
 
@@ -99,7 +107,8 @@ async def test_a_session_calls_as_its_person():
     assert not caller.may_check, "the person's own rights are judged first"
     assert world.demanded == 7
     root = World(tenant_id=PLATFORM_TENANT_ID)
-    assert ((await root.signed_in.authenticate(TOKEN)).tenant_id) is None
+    assert ((await root.signed_in.authenticate(TOKEN, 7)).tenant_id) is None
+    assert root.demanded is None, "the revision is one of the tenant that the request is about"
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -124,6 +133,24 @@ async def test_the_account_decides_remembered_or_not(account, warm):
     assert not await world.is_in()
     world.account = Account(AccountState.ACTIVE, 1, frozenset({uuid4()}))
     assert await world.is_in()
+
+
+async def test_one_that_began_after_what_this_node_knows_is_asked_for_again():
+    """Credentials were changed on another node, and what came of it is used here before that was heard of."""
+    world = World(auth_epoch=2)
+    world.heard = Account(AccountState.ACTIVE, auth_epoch=2)
+    assert await world.is_in()
+    assert (world.watched, world.demanded) == (1, 12)
+    assert await world.is_in()
+    assert world.watched == 1
+    for heard in (None, Account(AccountState.ACTIVE, auth_epoch=3), Account(AccountState.DISABLED, auth_epoch=2)):
+        other = World(auth_epoch=2)
+        other.heard = heard
+        assert not await other.is_in()
+    older = World(auth_epoch=1)
+    older.account = Account(AccountState.ACTIVE, auth_epoch=2)
+    assert not await older.is_in()
+    assert older.watched == 0, "what ended costs nothing more"
 
 
 @pytest.mark.parametrize(("after", "counts"), [(3600 - 1, True), (3600, False), (3600 + 1, False)])
