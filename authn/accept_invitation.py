@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from authn.account_flows import AccountFlows, LinkRefused, by_link, home_of, lock_active, tell
+from authn.account_flows import AccountFlows, LinkRefused, by_link, holder_of, home_of, lock_active, tell
 from authn.errors import EmailTakenError
 from authn.invitation_rows import StoredInvitation, accept_invitation, find_invitation
 from authn.invitations import Invitation, InvitationStatus, Inviter
 from authn.key_rows import created_entry, insert_personal_key
-from authn.links import LinkPurpose, hash_link_token, peek_link, spend_link
+from authn.links import IssuedLink, LinkPurpose, hash_link_token, issue_link, peek_link, spend_link
 from authn.mails import MailKind
 from authn.new_passwords import NewPasswords
 from authn.password_storage import PasswordRules, read_password_rules
@@ -76,6 +76,8 @@ class Accepted:
     head: TenantHead
     user: User
     key: FirstKey | None = None
+    ticket: IssuedLink | None = None
+    """Stands for the mailed code when a second factor is enrolled: who accepted an invitation reads that mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,10 @@ async def _make(
         roles = await grants.prepare(work, user.ref, invitation.roles)
         head = await raise_head(work, keys=key_name is not None, counts={**roles.growth, "users": 1})
         held = await lock_user(work, user.id)
+        ticket = None
         if held is not None:
             await tell(work, flows.ring, MailKind.WELCOME, held)
+            ticket = await issue_link(work, LinkPurpose.ENROLMENT, holder=holder_of(held))
         fields = {"username": new.username[0]} | ({"email": new.email[0]} if new.email else {})
         personal = await flows.ring.seal_personal(work, user.id, fields)
         entry = AuditEntry(
@@ -179,7 +183,7 @@ async def _make(
             entries.append(created_entry(key))
         await record_change(work.session, head, "user", by, added=roles.count, audit=entries, touched=[user.ref])
         await roles.write(work, head.revision)
-        return Accepted(head, user, first_key)
+        return Accepted(head, user, first_key, ticket)
 
 
 async def _rules(flows: AccountFlows, invitation: Invitation, new: NewUser) -> PasswordRules:

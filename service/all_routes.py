@@ -28,6 +28,7 @@ from service.http import (
     forward_auth,
     pages,
     sign_in,
+    sign_in_enrolment,
 )
 from service.http.admin_routes import ADMIN_ROUTES
 from service.routes import Route
@@ -57,6 +58,7 @@ def all_routes() -> tuple[Route, ...]:
         *admin_tenant_life.ROUTES,
         *admin_tenant_settings.ROUTES,
         *sign_in.ROUTES,
+        *sign_in_enrolment.ROUTES,
         *admin_sign_in.ROUTES,
         *account_password.ROUTES,
         *account_sessions.ROUTES,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from authn.enrol_on_sign_in import SignInEnrolments
 from authn.factors import FactorKind, FactorMethod, SecondFactor
 from authn.new_factors import NewFactor, NewTotp
 from authn.own_factors import OwnFactors
@@ -13,8 +14,10 @@ from authn.reset_factors import FactorAdministration
 from service.http.account_factors import OWN_FACTORS
 from service.http.account_links import ACCOUNT_FLOWS
 from service.http.admin_factors import FACTOR_ADMINISTRATION
-from service.keys import FACTORS, KEY_RING, NEW_FACTORS, NODE, SESSIONS, TENANT_LIMITS
+from service.http.sign_in_enrolment import ENROLMENTS
+from service.keys import CHALLENGES, FACTORS, KEY_RING, NEW_FACTORS, NODE, SESSIONS, TENANT_LIMITS
 from service.mfa_demands import NodeDemands
+from service.sign_in_part import SIGN_IN_END
 
 
 async def second_factors(app: web.Application) -> AsyncIterator[None]:
@@ -30,7 +33,9 @@ async def second_factors(app: web.Application) -> AsyncIterator[None]:
 
 
 async def factor_flows(app: web.Application) -> AsyncIterator[None]:
-    """Part of the application: what people and administrators do with second factors; opens after account flows."""
+    """Part of the application: what people and administrators do with second factors; opens after sign-in."""
     app[OWN_FACTORS] = OwnFactors(app[ACCOUNT_FLOWS], NodeDemands(app[NODE]))
+    kinds = app[NEW_FACTORS]
+    app[ENROLMENTS] = SignInEnrolments(app[ACCOUNT_FLOWS], app[CHALLENGES], kinds, app[SIGN_IN_END], app[NODE].now)
     app[FACTOR_ADMINISTRATION] = FactorAdministration(app[ACCOUNT_FLOWS])
     yield

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from authn.account_flows import holder_of
 from authn.bootstrap import ADMINISTRATOR, is_good, spend_bootstrap_token
 from authn.key_rows import created_entry, insert_personal_key
+from authn.links import IssuedLink, LinkPurpose, issue_link
 from authn.new_passwords import NewPasswords
 from authn.passwords import PasswordRefused, context_words_of
 from authn.user_edits import personal_of
-from authn.user_rows import insert_user
+from authn.user_rows import insert_user, lock_user
 from authn.users import NewUser, User, normalize_display_name, normalize_email, normalize_username
 from authz.request import Ref
 from authz.row_changes import RowChanges
@@ -49,6 +51,7 @@ class Administrator:
     user: User
     key: str
     expires_at: datetime | None
+    ticket: IssuedLink | None = None
 
 
 class TokenRefused:
@@ -100,6 +103,9 @@ async def _make(work: TenantUnitOfWork, new: NewUser, ring: KeyRing, now: dateti
     user = await insert_user(work, new, created_by=meta.actor)
     role = RoleLink(Ref(user.ref), Ref(ADMINISTRATOR), owner=Owner.API)
     rows = RowChanges(added={role.id: role})
+    # They may have to enrol a second factor before anybody can verify their address.
+    held = await lock_user(work, user.id)
+    ticket = None if held is None else await issue_link(work, LinkPurpose.ENROLMENT, holder=holder_of(held))
     token, key = await insert_personal_key(work, user.id, KEY_NAME, now=now, created_by=user.ref)
     personal = await ring.seal_personal(work, user.id, personal_of(new))
     head = await raise_head(work, keys=True, counts={**rows.growth(), "users": 1})
@@ -110,4 +116,4 @@ async def _make(work: TenantUnitOfWork, new: NewUser, ring: KeyRing, now: dateti
     await record_change(work.session, head, "user", meta, added=1, audit=entries, touched=[user.ref])
     await write_changes(work, rows, head.revision)
     await write_items(work, rows, head.revision)
-    return Administrator(head, user, token, key.expires_at)
+    return Administrator(head, user, token, key.expires_at, ticket)

@@ -1,12 +1,13 @@
 """`POST /v1/account/invitation`: an invited person makes their account."""
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 from aiohttp import web
 
 from authn.accept_invitation import Acceptance, Accepted, GrantLapsed, accept
 from authn.account_flows import LinkRefused
+from authn.links import IssuedLink
 from authn.passwords import PasswordRefused
 from service.edge_errors import GrantLapsedError, LinkRefusedError
 from service.http.account_links import ACCOUNT_FLOWS, BY_LINK, ROLE_GRANTS, meta_by_link, named
@@ -53,7 +54,13 @@ async def make_account(request: web.Request) -> web.Response:
         "display_name": user.display_name,
     }
     key = None if made.key is None else {"token": made.key.token, "expires_at": made.key.expires_at}
-    return json_answer({"user": shown, "key": key}, status=201, head=made.head)
+    answer = {"user": shown, "key": key, "enrolment_ticket": shown_ticket(made.ticket)}
+    return json_answer(answer, status=201, head=made.head)
+
+
+def shown_ticket(ticket: IssuedLink | None) -> dict[str, Any] | None:
+    """Return a ticket for whom it is, once: it stands for a mailed code when a second factor is enrolled."""
+    return None if ticket is None else {"token": ticket.token, "expires_at": ticket.expires_at}
 
 
 async def accepted(request: web.Request, token: str, said: Acceptance) -> Accepted:

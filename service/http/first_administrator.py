@@ -9,6 +9,7 @@ from authn.passwords import PasswordRefused
 from service.client_address import address_of
 from service.edge_errors import BootstrapRefusedError
 from service.first_administrator import Administrator, Candidate, TokenRefused, make_first_administrator
+from service.http.account_invitation import shown_ticket
 from service.http.account_password import refused
 from service.http.admin import ADMINISTRATION, json_answer, written
 from service.http.policy_wire import read_struct
@@ -56,7 +57,8 @@ async def make(request: web.Request) -> web.Response:
             user = outcome.user
             shown = {"id": user.id, "subject": user.ref, "username": user.username, "email": user.email}
             said_key = {"token": outcome.key, "expires_at": outcome.expires_at}
-            return json_answer({"user": shown, "key": said_key}, status=201, head=outcome.head)
+            answer = {"user": shown, "key": said_key, "enrolment_ticket": shown_ticket(outcome.ticket)}
+            return json_answer(answer, status=201, head=outcome.head)
         case PasswordRefused():
             raise refused(outcome, "/password")
         case TokenRefused():

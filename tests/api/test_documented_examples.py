@@ -20,6 +20,9 @@ EXPECTED = {
     "/v1/auth/login": 401,  # nobody has that name
     "/v1/auth/mfa/options": 410,  # its challenge is nobody's, as below
     "/v1/auth/mfa/verify": 410,
+    "/v1/auth/enrolment/mail": 410,
+    "/v1/auth/enrolment/begin": 410,
+    "/v1/auth/enrolment/finish": 410,
     "/v1/invitations": 201,
     "/v1/users": 201,
     "/v1/users/me/keys": 403,  # as above

@@ -413,6 +413,9 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("POST", "/v1/auth/login"): harmless("whoever proves who they are has what they have, and no more"),
     ("POST", "/v1/auth/mfa/options"): harmless("as above"),
     ("POST", "/v1/auth/mfa/verify"): harmless("as above"),
+    ("POST", "/v1/auth/enrolment/mail"): harmless("as above"),
+    ("POST", "/v1/auth/enrolment/begin"): harmless("as above"),
+    ("POST", "/v1/auth/enrolment/finish"): harmless("as above"),
     ("DELETE", "/v1/users/{user_id}/sign-in/failures"): lambda world, actor: accounts(
         world, actor, "DELETE", "/sign-in/failures", None
     ),
