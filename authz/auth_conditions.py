@@ -46,9 +46,11 @@ Tokens = Sequence[re.Match[str]]
 class AuthUse:
     """What a condition asks of the sign-in.
 
-    `ages` are the ages at which its answer may change, ascending; None when it asks for the time in another way.
+    `members` are those that it names. `ages` are the ages at which its answer may change, ascending; None when it asks
+    for the time in another way.
     """
 
+    members: frozenset[str]
     ages: tuple[timedelta, ...] | None = ()
 
 
@@ -74,7 +76,8 @@ def auth_use(tokens: Tokens, duration_of: Callable[[str], timedelta | None]) -> 
         if dotted or not named:
             members = ", ".join(f"`auth.{name}`" for name in MEMBERS)
             raise ConditionError(f"column {tokens[place].start() + 1}: of `auth` there is {members}")
-    return AuthUse(_ages(tokens, roots, duration_of))
+    asked = frozenset(tokens[place + 2].group() for place in roots)
+    return AuthUse(asked, _ages(tokens, roots, duration_of))
 
 
 def with_presence(text: str, tokens: Tokens) -> str:

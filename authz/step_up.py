@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from authz.condition_cost import Allowance
 from authz.conditions import Condition
 from authz.decision import StepUp
-from authz.outcomes import Outcomes, effect_of, outcomes_of
+from authz.outcomes import Outcomes, allowing_names, effect_of, outcomes_of
 from authz.request import AAL1, AAL2, ACR_VALUES, Auth, EvaluationRequest, Properties
 from authz.rules import Effect
 from authz.snapshot import Facts, Snapshot
@@ -103,7 +103,9 @@ class _Trial:
         self._asking: list[int] = []
         self._others: list[int] = []
         self._edges: set[timedelta] | None = set()
-        self._outcomes_of_others: dict[str, Outcomes] = {}
+        self._asked: set[str] = set()
+        self._outcomes_of_others: dict[bool, Outcomes] = {}
+        self._found: dict[tuple[object, ...], float] = {}
         for position in snapshot.candidates(facts.names, request.resource.ref, request.action.name):
             text = snapshot.rules[position].condition
             condition = None if text is None else snapshot.conditions[text]
@@ -111,6 +113,7 @@ class _Trial:
                 self._others.append(position)
                 continue
             self._asking.append(position)
+            self._asked |= condition.auth.members
             ages = condition.auth.ages
             self._edges = None if ages is None or self._edges is None else self._edges.union(ages)
 
@@ -123,6 +126,16 @@ class _Trial:
 
     def longest(self, way: Way) -> float:
         """Return the seconds for which such a sign-in allows: whole ones, `_ALWAYS`, or `_NEVER`."""
+        # Ways that differ in nothing that is asked for are tried once.
+        seen = (
+            way.acr if "acr" in self._asked or self._facts.weak_names is not None else None,
+            way.amr if "amr" in self._asked else None,
+        )
+        if seen not in self._found:
+            self._found[seen] = self._longest(way)
+        return self._found[seen]
+
+    def _longest(self, way: Way) -> float:
         if not self._allows(way, timedelta()):
             return _NEVER
         if self._edges is None:
@@ -141,9 +154,11 @@ class _Trial:
         return _ALWAYS
 
     def _allows(self, way: Way, age: timedelta) -> bool:
-        others = self._outcomes_of_others.get(way.acr)
+        auth = Auth(way.acr)
+        by_all = allowing_names(self._facts, auth) is self._facts.names
+        others = self._outcomes_of_others.get(by_all)
         if others is None:
-            others = self._outcomes_of_others[way.acr] = self._outcomes(self._others, Auth(way.acr))
+            others = self._outcomes_of_others[by_all] = self._outcomes(self._others, auth)
         asking = self._outcomes(self._asking, Auth(way.acr, way.amr, self._now - age))
         return effect_of(self._snapshot, others.joined(asking)) is Effect.ALLOW
 

@@ -118,3 +118,18 @@ def test_it_is_known_at_which_ages_a_condition_turns(text, ages):
 def test_a_condition_without_sign_in_asks_for_none():
     """Most conditions do not; a text in quotes is no name."""
     assert compile_condition("context.x == 'auth.acr'").auth is None
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        ("auth.acr == 'aal2'", {"acr"}),
+        ("has(auth.amr) && 'otp' in auth.amr", {"amr"}),
+        ("auth.acr == 'aal2' && now - auth.time < duration('5m')", {"acr", "time"}),
+    ],
+)
+def test_it_is_known_what_a_condition_asks_for(text, members):
+    """So that ways of signing in that differ in nothing else are tried once."""
+    use = compile_condition(text).auth
+    assert use is not None
+    assert use.members == members
