@@ -4,8 +4,10 @@ import asyncio
 import base64
 import contextlib
 import json
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -185,3 +187,25 @@ async def serving(issuer: Issuer | None = None, *, port: int = 0) -> AsyncIterat
         yield served
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def serving_beside() -> Iterator[Issuer]:
+    """Serve an issuer in a thread of its own, for tests that wait for processes; its values may be set from outside."""
+    made: Future[Issuer] = Future()
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+
+    async def serve() -> None:
+        async with serving() as issuer:
+            made.set_result(issuer)
+            await done.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        yield made.result(30)
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join(30)
+        loop.close()
