@@ -18,6 +18,7 @@ BENCHMARKS = {
     "stall": "answers about another tenant while one of 100,000 rules is planned, applied, rolled back and exported",
     "small_writes": "answers about a tenant of 10,000 rules while it changes ten times a second",
     "password_flood": "decisions while ten times as many passwords come in as can be hashed",
+    "sign_in_timing": "whether the time of a refused sign-in tells who has an account",
     "policy_import": "lint, plan and apply of 100,000 rules",
 }
 

@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from authn.sessions import is_session_token
+from authz.request import Ref
+from authz.rules import RoleLink
 from service.keys import SESSION_STORE
 from tests.support.administration import Answer
 from tests.support.factors import wrong_code
+from tests.support.persons import People
 from tests.support.sign_in import PASSWORD, WRONG, FrontDoor, front_door
 
 
@@ -257,3 +260,51 @@ async def test_metrics_count_sign_ins_and_name_nobody(door: FrontDoor) -> None:
         assert f'kasbah_sign_ins_total{{method="password",outcome="{outcome}"}} 1.0' in text
     assert "alice" not in text
     assert "acme" not in text
+
+
+async def test_a_sign_in_from_elsewhere_is_told_where_devices_are_known(door: FrontDoor) -> None:
+    """Whoever has their devices remembered is told of one that is not; nobody else gets a mail for each sign-in."""
+    await door.user("alice")
+    await door.login("alice")
+    known = (await door.login("alice", remember_device=True)).json["device"]["token"]
+    await door.login("alice", device=known)
+    assert await door.mails("alice@example.org") == []
+    await door.login("alice", agent="somewhere else")
+    mails = await door.mails("alice@example.org")
+    assert [str(mail.message["Subject"]) for mail in mails] == ["A new device signed in to acme"]
+
+
+async def test_roles_and_tenants_demand_a_factor(door: FrontDoor) -> None:
+    """As settings and roles are when the password was right, not as they were remembered."""
+    alice = await door.user("alice")
+    people = People(door)
+    acme = door.tenants["acme"]
+    assert (await door.login("alice")).json["status"] == "authenticated"
+    path = "/v1/tenants/acme/settings"
+    settings = (await door.get(path)).json
+    demand = {"demand": "roles", "roles": ["role:editor"]}
+    assert (await door.ask("PUT", path, settings | {"mfa": demand})).status == 200
+    assert (await door.login("alice")).json["status"] == "authenticated"
+    await people.write(acme, [RoleLink(Ref("group:writers"), Ref("role:editor"))])
+    await people.write(acme, [RoleLink(alice.ref, Ref("group:writers"))])
+    assert (await door.login("alice")).json["status"] == "enrollment_required"
+    await people.take(acme, [RoleLink(alice.ref, Ref("group:writers"))])
+    assert (await door.login("alice")).json["status"] == "authenticated"
+    demand = {"demand": "required", "roles": []}
+    assert (await door.ask("PUT", path, settings | {"mfa": demand})).status == 200
+    assert (await door.login("alice")).json["status"] == "enrollment_required"
+
+
+async def test_at_most_twenty_devices_are_known(door: FrontDoor) -> None:
+    """The one that was used longest ago makes room, and its counter goes with it."""
+    alice = await door.user("alice")
+    first = (await door.login("alice", remember_device=True)).json["device"]["token"]
+    await door.login("alice", WRONG, device=first)
+    for _ in range(19):
+        assert (await door.login("alice", remember_device=True)).status == 200
+    assert door.query("SELECT count(*) FROM credential_failures") == [(1,)]
+    assert (await door.login("alice", remember_device=True)).status == 200
+    assert door.query("SELECT count(*) FROM known_devices WHERE user_id = %s", alice.id) == [(20,)]
+    assert door.query("SELECT count(*) FROM credential_failures") == [(0,)]
+    door.execute("UPDATE known_devices SET expires_at = now() - interval '1 second'")
+    assert (await door.login("alice", device=first, remember_device=True)).json["device"]["token"] != first
