@@ -29,6 +29,7 @@ from service.cross_check import Sampler
 from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError
 from service.fast_batch import decide_items
+from service.fast_callers import judged_at_once
 from service.fast_heads import PlainHead, PlainHeads
 from service.http.authzen_batch import asserts_a_sign_in, decode_loose_batch, is_plain_batch
 from service.http.authzen_wire import (
@@ -157,10 +158,19 @@ class FastPath:
             return False
         caller = remembered.caller
         tenant_id = caller.tenant_id
-        if tenant_id is None or not caller.may_check or head.tenant not in {None, caller.slug}:
+        if tenant_id is None or head.tenant not in {None, caller.slug}:
             return False
         state = self._node.warm(tenant_id)
         if state is None or state.head.status is not TenantStatus.ACTIVE or state.head.revision < head.min_revision:
+            return False
+        owner = caller.owner
+        if owner is not None:
+            facts = state.subjects.get(owner) or self._node.recall(state, owner)
+            judged = judged_at_once(caller, facts, state.snapshot)
+            if judged is None:
+                return False
+            caller = judged
+        if not caller.may_check:
             return False
         head.caller, head.state = caller, state
         head.rate = None if caller.limit is None else self._callers.rate_of(caller)

@@ -31,14 +31,13 @@ from service.edge_errors import (
     MissingScopeError,
     NotAuthenticatedError,
 )
+from service.fast_callers import DECISION_SCOPES
+from service.fast_callers import DECISIONS as DECISIONS  # noqa: PLC0414 - what routes ask about
 from service.http.revisions import likely_min_revision
 from service.keys import CALLER, NODE, TENANT
 from service.routes import Needs
 from service.subject_sign_ins import sign_in_of
 from tenancy.ids import TenantId
-
-DECISIONS = "kasbah:decision"
-_DECISION_SCOPES = ("decision:check", "decision:assert", "decision:explain")
 
 
 async def judged(request: web.Request, caller: Caller, access: Needs) -> Caller:
@@ -103,7 +102,7 @@ async def judged_for_decisions(request: web.Request, caller: Caller, scope: str)
         raise MissingRightError(f"you may not `{action}` on `{DECISIONS}`")
     if caller.owner is None:
         return caller
-    carried = [each for each in _DECISION_SCOPES if each in caller.scopes]
+    carried = [each for each in DECISION_SCOPES if each in caller.scopes]
     pairs = [(DECISIONS, each.partition(":")[2]) for each in carried]
     answers = dict(zip(carried, await _owner_decisions(request, caller, pairs), strict=True))
     _require(answers[scope], DECISIONS, action)

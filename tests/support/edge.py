@@ -195,12 +195,13 @@ class Edge:
         expires_at: datetime | None = None,
         owner: UUID | None = None,
         limit: KeyLimit | None = None,
+        account: UUID | None = None,
     ) -> str:
         """Add a key of a tenant, or of the platform; without scopes it carries them all. Returns the token."""
         token = f"kasbah_{len(self.keys.found):08x}_{uuid4().hex}{'A' * 11}"
         head = head_of(PLATFORM_TENANT_ID, "_platform") if tenant_id is None else self.node.heads[tenant_id]
         carried = frozenset(scopes) or ALL_SCOPES
-        found = FoundApiKey(uuid4(), token[7:15], carried, expires_at, head, owner, limit=limit)
+        found = FoundApiKey(uuid4(), token[7:15], carried, expires_at, head, owner, account, limit)
         self.keys.found[hash_token(token)] = found
         return token
 
