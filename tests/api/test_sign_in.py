@@ -9,6 +9,7 @@ from authn.sessions import is_session_token
 from authz.request import Ref
 from authz.rules import RoleLink
 from service.keys import SESSION_STORE
+from tenancy.ids import PLATFORM_TENANT_ID
 from tests.support.administration import Answer
 from tests.support.factors import wrong_code
 from tests.support.persons import People
@@ -308,3 +309,14 @@ async def test_at_most_twenty_devices_are_known(door: FrontDoor) -> None:
     assert door.query("SELECT count(*) FROM credential_failures") == [(0,)]
     door.execute("UPDATE known_devices SET expires_at = now() - interval '1 second'")
     assert (await door.login("alice", device=first, remember_device=True)).json["device"]["token"] != first
+
+
+async def test_the_platforms_people_sign_in_to_the_platform(door: FrontDoor) -> None:
+    """Under its reserved name, with the same rules; they are nobody in a tenant."""
+    door.tenants["_platform"] = PLATFORM_TENANT_ID
+    await door.user("root", tenant="_platform")
+    answer = await door.login("root", tenant="_platform")
+    assert answer.status == 200
+    assert (await door.get("/v1/users/me", key=answer.json["session"]["token"])).json["username"] == "root"
+    assert (await door.login("root", tenant="acme")).status == 401
+    assert (await door.login("root", tenant="_base")).status == 401
