@@ -4,6 +4,7 @@ The challenge of the sign-in carries it: it names account and step, takes five t
 requests what the new authenticator needs. A pending authenticator is nothing before the second one.
 """
 
+import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ def _is_same(held: StoredUser, challenge: Challenge) -> bool:
         held.user.status is UserStatus.ACTIVE
         and held.auth_epoch == challenge.auth_epoch
         and held.password_hash is not None
-        and digest_of_hash(held.password_hash) == challenge.password_hash_digest
+        and hmac.compare_digest(digest_of_hash(held.password_hash), challenge.password_hash_digest)
     )
 
 
