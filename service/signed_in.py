@@ -104,10 +104,9 @@ class SignedIn:
         platform = session.tenant_id == PLATFORM_TENANT_ID
         # A revision that the request demands is one of a tenant; the platform counts by itself.
         account, loaded = await self._account(session, 0 if platform else min_revision)
-        if account is not None and account.auth_epoch < session.auth_epoch:
+        if account is None or account.auth_epoch < session.auth_epoch:
             # It began after a change of its account that this node has not heard of yet: a moment ago, elsewhere.
-            head = await self._node.watch(session.tenant_id)
-            account, loaded = await self._account(session, head.revision)
+            account, loaded = await self._account(session, await self._revision(session.tenant_id))
         if account is None or not counts(session, account):
             self._forget(digest)
             raise NotAuthenticatedError
@@ -154,6 +153,13 @@ class SignedIn:
             self.hits += 1
         self._remembered.move_to_end(digest)
         return held
+
+    async def _revision(self, tenant_id: TenantId) -> int:
+        """Return at which revision the tenant is now, as PostgreSQL says."""
+        try:
+            return (await self._node.watch(tenant_id)).revision
+        except TenantNotFoundError:
+            raise NotAuthenticatedError from None
 
     async def _account(self, session: Session, min_revision: int) -> tuple[Account | None, Loaded]:
         """Return the session's account, as it is at a confirmed revision."""

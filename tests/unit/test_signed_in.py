@@ -36,6 +36,7 @@ class World:
         self.account = Account(AccountState.ACTIVE)
         self.heard = None
         self.watched = 0
+        self.gone = False
         self.status = TenantStatus.ACTIVE
         plain = Session(
             session_id=uuid4(),
@@ -78,6 +79,8 @@ class World:
 
     async def watch(self, tenant_id):
         self.watched += 1
+        if self.gone:
+            raise TenantNotFoundError("gone")
         if self.heard is not None:
             self.account = self.heard
         return TenantHead(tenant_id, Slug("acme"), self.status, 12, 5, 3)
@@ -237,6 +240,19 @@ async def test_what_is_not_known_of_the_account_is_no_answer():
         await world.is_in()
     world.failure = TenantNotFoundError("gone")
     assert not await world.is_in()
+
+
+async def test_an_account_that_the_node_has_not_heard_of_is_asked_for():
+    """It was made on another node a moment ago; one that nobody knows, and one of a tenant that is gone, is nobody."""
+    world = World()
+    world.account, world.heard = None, Account(AccountState.ACTIVE)
+    assert await world.is_in()
+    other = World()
+    other.account = None
+    assert not await other.is_in()
+    other.gone = True
+    assert not await other.is_in()
+    assert other.watched == 2
 
 
 @pytest.mark.parametrize("status", [TenantStatus.SUSPENDED, TenantStatus.DELETING])
