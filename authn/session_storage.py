@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from authn.sessions import MAX_SESSIONS, SECRET_BYTES, NewSession, Session, digest_of, make_token, tenant_of_token
+from authn.sessions import MAX_SESSIONS, SECRET_BYTES, NewSession, Session, digest_of, home_of_session, make_token
 from authn.volatile_values import VolatileValues
 from tenancy.ids import TenantId
 
@@ -83,7 +83,7 @@ class ValkeySessionStore:
 
     async def find(self, token: str) -> Session | None:
         """Return the session of a token of the right shape, over or not; None when there is none."""
-        tenant_id = tenant_of_token(token)
+        tenant_id = home_of_session(token)
         name = self._name(tenant_id, digest_of(token))
         value: Any = await self._values.call(lambda: self._values.client.get(name))
         return None if value is None else self._opened(name, value, tenant_id)

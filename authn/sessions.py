@@ -137,7 +137,7 @@ def is_session_token(text: str) -> bool:
     return TOKEN_PATTERN.match(text) is not None
 
 
-def tenant_of_token(token: str) -> TenantId:
+def home_of_session(token: str) -> TenantId:
     """Return in which tenant to look for a token of the right shape."""
     return TenantId(UUID(bytes=base64.urlsafe_b64decode(token.removeprefix(TOKEN_PREFIX))[:TENANT_BYTES]))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from authn.sessions import Acr, Session, is_session_token, tenant_of_token
+from authn.sessions import Acr, Session, home_of_session, is_session_token
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
 from authz.request import Auth, EvaluationRequest, Properties, Ref
@@ -107,7 +107,7 @@ async def verified_sign_in(request: web.Request, token: str, tenant_id: TenantId
         TenantSuspendedError: the tenant is suspended.
         StaleError, StorageUnavailableError, VolatileStoreUnavailableError: that is not known.
     """
-    if not is_session_token(token) or tenant_of_token(token) != tenant_id:
+    if not is_session_token(token) or home_of_session(token) != tenant_id:
         raise SubjectSessionError
     try:
         found = await request.app[CALLERS].authenticate(token, likely_min_revision(request.headers))

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from authn.begin_session import Client
-from authn.sessions import MAX_SESSIONS, Acr, digest_of, tenant_of_token
+from authn.sessions import MAX_SESSIONS, Acr, digest_of, home_of_session
 from service.keys import CALLERS, SESSION_STORE
 from tests.support.administration import Service
 from tests.support.people import PostOffice
@@ -208,7 +208,7 @@ def valkey() -> redis.Redis:
 
 def dump(service: Service, token: str) -> tuple[str, bytes]:
     """Return the name and the value of a session in Valkey."""
-    name = service.app[SESSION_STORE]._name(tenant_of_token(token), digest_of(token))
+    name = service.app[SESSION_STORE]._name(home_of_session(token), digest_of(token))
     with valkey() as client:
         return name, client.get(name)
 

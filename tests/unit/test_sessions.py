@@ -17,12 +17,12 @@ from authn.sessions import (
     Session,
     device_of,
     digest_of,
+    home_of_session,
     is_session_token,
     lifetimes,
     make_token,
     reaches,
     renewed,
-    tenant_of_token,
 )
 from tenancy.ids import TenantId
 from tenancy.tenant_settings import SessionSettings
@@ -57,7 +57,7 @@ def test_a_token_says_where_to_look_and_holds_256_random_bits():
     token = make_token(tenant_id, entropy)
     assert re.fullmatch(r"kasbah_session_[A-Za-z0-9_-]{64}", token)
     assert is_session_token(token)
-    assert tenant_of_token(token) == tenant_id
+    assert home_of_session(token) == tenant_id
     assert digest_of(token) != digest_of(make_token(tenant_id, secrets.token_bytes(32)))
     assert digest_of(token) not in token
     with pytest.raises(ValueError, match="32 random bytes"):
@@ -74,7 +74,7 @@ def test_what_has_another_shape_is_no_token(text):
 def test_every_token_of_the_shape_names_a_tenant(token):
     """Existing or not: looking it up is what decides."""
     assert is_session_token(token)
-    assert tenant_of_token(token).int >= 0
+    assert home_of_session(token).int >= 0
 
 
 def test_it_is_over_at_its_limits_and_not_before():
