@@ -34,7 +34,16 @@ EXPECTED = {
     "/v1/users/{user_id}/password-reset": 404,
     "/v1/users/{user_id}/factors/reset": 404,
     "/v1/users/me/factors": 403,  # no key signs in, here and below
-    "/v1/users/me/factors/{factor_id}/confirm": 403,
+    "/v1/users/me/factors/{factor_id}/confirm": 404,
+    "/v1/users/me/security-keys/{registration_id}": 404,
+    "/v1/users/me/keys/{key_id}/rotate": 404,
+    "/v1/keys/{key_id}/rotate": 404,
+    "/v1/tenants/{tenant}/keys/{key_id}/rotate": 404,
+    "/v1/service-accounts": 201,
+    "/v1/service-accounts/{service_account_id}/disable": 404,
+    "/v1/service-accounts/{service_account_id}/enable": 404,
+    "/v1/service-accounts/{service_account_id}/keys": 404,
+    "/v1/service-accounts/{service_account_id}/keys/{key_id}/rotate": 404,
     "/v1/users/me/email": 403,  # the platform's key is no person's
     "/v1/users/me/password": 403,  # the platform's key is no person's
     "/v1/users/me/security-keys": 403,  # as above

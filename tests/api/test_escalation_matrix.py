@@ -517,6 +517,8 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("PATCH", "/v1/users/me/factors/{factor_id}"): harmless("as above"),
     ("DELETE", "/v1/users/me/factors/{factor_id}"): harmless("as above"),
     ("POST", "/v1/users/me/recovery-codes"): harmless("as above"),
+    ("POST", "/v1/users/me/security-keys"): harmless("as above"),
+    ("POST", "/v1/users/me/security-keys/{registration_id}"): harmless("as above"),
     ("POST", "/v1/users/{user_id}/enable"): lambda world, actor: accounts(
         world, actor, "POST", "/enable", {"reason": "why"}
     ),
