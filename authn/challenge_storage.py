@@ -55,11 +55,11 @@ class ChallengeStore:
         await self._values.run(_OPEN, name, self._values.seal(name, _encoder.encode(challenge)), life)
         return token
 
-    async def find(self, token: str, client: bytes) -> Challenge:
-        """Return a challenge that takes proofs from this client.
+    async def find(self, token: str, client: bytes, *, named: str | None = None) -> Challenge:
+        """Return a challenge that takes proofs from this client, who may name its tenant besides.
 
         Raises:
-            ChallengeExpiredError: unknown, expired, finished, of another client, or all tries used up. They look alike.
+            ChallengeExpiredError: unknown, expired, finished, of another client or tenant, or tried too often; alike.
         """
         name = self._name(token)
         fields = ["value", "tries", "data"]
@@ -72,7 +72,7 @@ class ChallengeStore:
             challenge = _decoder.decode(payload)
         except msgspec.DecodeError:  # of a node of another version
             raise ChallengeExpiredError from None
-        same = hmac.compare_digest(challenge.client, client)
+        same = hmac.compare_digest(challenge.client, client) and named in {None, challenge.slug}
         if not same or self._now() >= challenge.expires_at or _number(tries) >= MAX_TRIES:
             raise ChallengeExpiredError
         kept = self._values.unseal(_data_place(name), data)

@@ -47,6 +47,7 @@ class Challenge:
         expires_at: No proof is taken from then on.
         device_id: The known device that it was proven on.
         data: What a factor left between two requests.
+        slug: The tenant's name; a request that names another one has no challenge.
     """
 
     challenge_id: UUID
@@ -61,6 +62,7 @@ class Challenge:
     expires_at: datetime
     device_id: UUID | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    slug: str | None = None
 
 
 def client_of(network: str, user_agent: str | None) -> bytes:

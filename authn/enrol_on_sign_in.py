@@ -164,7 +164,7 @@ class SignInEnrolments:
         return _refused(challenge, Reason.CHANGED, bound.held)
 
     async def _find(self, token: str, whence: Whence) -> Challenge:
-        challenge = await self._challenges.find(token, whence.client)
+        challenge = await self._challenges.find(token, whence.client, named=whence.named)
         if challenge.step is not ChallengeStep.ENROL:
             raise ChallengeExpiredError
         return challenge

@@ -63,7 +63,7 @@ class SecondSteps:
             ChallengeExpiredError: the challenge takes nothing any more, or not from this client.
             VolatileStoreUnavailableError, DatabaseUnavailableError: not known.
         """
-        challenge = await self._challenges.find(token, whence.client)
+        challenge = await self._challenges.find(token, whence.client, named=whence.named)
         factor = self._offered(challenge, method)
         if factor is None:
             return NotOffered()
@@ -87,7 +87,7 @@ class SecondSteps:
             ChallengeExpiredError: as in `options`; or somebody else finished it while this was judged.
             VolatileStoreUnavailableError, DatabaseUnavailableError: not known; nobody is signed in.
         """
-        challenge = await self._challenges.find(token, whence.client)
+        challenge = await self._challenges.find(token, whence.client, named=whence.named)
         factor = self._offered(challenge, method)
         if factor is None:
             return NotOffered()

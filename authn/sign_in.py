@@ -53,11 +53,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Whence:
-    """Where a sign-in comes from: as it is throttled, as a challenge is bound, and as it is shown to the person."""
+    """Where a sign-in comes from: as it is throttled, as a challenge is bound, and as it is shown to the person.
+
+    `named` is the tenant that the request names, if it does.
+    """
 
     network: str
     client: bytes
     shown: Client
+    named: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ class SignIns:
             issued_at=found.now,
             expires_at=found.now + CHALLENGE_LIFE,
             device_id=found.device_id,
+            slug=found.slug,
         )
         return MoreNeeded(await self._challenges.open(challenge), challenge)
 

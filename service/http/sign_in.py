@@ -189,7 +189,7 @@ def whence_of(request: web.Request) -> Whence:
     """Return where a request comes from."""
     address = address_of(request)
     network, agent = network_of(address), request.headers.get("User-Agent", "")
-    return Whence(network, client_of(network, agent), Client(device_of(agent), address))
+    return Whence(network, client_of(network, agent), Client(device_of(agent), address), named(request))
 
 
 def _more_needed(request: web.Request, token: str, challenge: Challenge) -> web.Response:

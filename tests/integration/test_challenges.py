@@ -102,6 +102,15 @@ async def test_unknown_expired_and_foreign_look_alike(store, clock):
     assert {*faults, str(caught.value)} == {""}
 
 
+async def test_another_tenants_name_finds_none(store):
+    """Who names no tenant, or the right one, finds it."""
+    token = await store.open(challenge(slug="acme"))
+    for named in (None, "acme"):
+        assert (await store.find(token, OURS, named=named)).slug == "acme"
+    with pytest.raises(ChallengeExpiredError):
+        await store.find(token, OURS, named="beta")
+
+
 async def test_valkey_forgets_it_by_itself(store, values):
     await store.open(challenge())
     assert 0 < await values.client.pttl(await only_key(values)) <= CHALLENGE_LIFE.total_seconds() * 1000
