@@ -1,0 +1,266 @@
+"""Whatever an attacker knows, does and in which order: nobody is signed in without a second factor that is asked for.
+
+Random histories of an account, its owner, an administrator and an attacker (`tests/support/sign_in_actors.py`), over
+HTTP against PostgreSQL and Valkey. After each step every token that the attacker ever saw is tried.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from itertools import count
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.support.factors import wrong_code
+from tests.support.sign_in import FrontDoor, front_door
+from tests.support.sign_in_actors import Account, Leaks, open_account
+from tests.support.sign_in_attacks import Attacker
+
+pytestmark = pytest.mark.integration
+
+T = TypeVar("T")
+SECONDS = 60
+
+
+class World:
+    """The application in a thread of its own, so that a state machine can wait for it."""
+
+    def __init__(self, database_url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="world")
+        self._thread.start()
+        self._context = front_door(database_url)
+        self.numbers = count()
+        self.door: FrontDoor = self(self._context.__aenter__())
+
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
+
+    def close(self) -> None:
+        self(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture(scope="module")
+def world(database_url: str) -> Iterator[World]:
+    """The application, for all tests of this module."""
+    running = World(database_url)
+    yield running
+    running.close()
+
+
+class SignIns(RuleBasedStateMachine):
+    """One account, from its making on."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.account: Account
+        self.attacker: Attacker
+
+    @initialize(has=st.sampled_from(["nothing", "nothing", "demand", "phone", "key", "demand and key"]))
+    def account_is_made(self, has):
+        name = f"owner{next(self.world.numbers)}"
+        said = {name: name in has for name in ("phone", "key")} | {"required": "demand" in has}
+        self.account = self.world(open_account(self.world.door, name, **said))
+        self.attacker = Attacker(self.account)
+
+    def did(self, name: str, work: Coroutine[Any, Any, bool]) -> None:
+        """Do something that may be refused, and count how often it was not."""
+        event(f"{name}: {self.world(work)}")
+
+    @property
+    def leaks(self) -> Leaks:
+        return self.account.leaks
+
+    # The owner
+
+    @rule()
+    def owner_signs_in(self):
+        self.did("owner signs in", self.account.sign_in())
+
+    @rule()
+    def owner_is_interrupted(self):
+        self.world(self.account.begin())
+
+    @precondition(lambda self: self.account.half is not None)
+    @rule()
+    def owner_goes_on(self):
+        half, self.account.half = self.account.half, None
+        self.did("owner goes on", self.account.go_on(half))
+
+    @precondition(lambda self: self.account.tokens)
+    @rule()
+    def owner_adds_a_key(self):
+        self.did("owner adds a key", self.account.add_key())
+
+    @precondition(lambda self: self.account.tokens)
+    @rule()
+    def owner_removes_a_factor(self):
+        self.did("owner removes a factor", self.account.remove_factor())
+
+    @precondition(lambda self: self.account.keys or self.account.phone)
+    @rule()
+    def owner_loses_all_authenticators(self):
+        self.account.keys, self.account.phone = [], None
+
+    @precondition(lambda self: self.account.tokens)
+    @rule()
+    def owner_changes_the_password(self):
+        self.did("owner changes the password", self.account.change_password())
+
+    @rule()
+    def owner_resets_the_password(self):
+        self.did("owner resets the password", self.account.reset_password())
+
+    @precondition(lambda self: self.account.tokens)
+    @rule()
+    def owner_signs_out(self):
+        self.did("owner signs out", self.account.sign_out())
+
+    # The administrator
+
+    @rule()
+    def administrator_demands_a_factor(self):
+        self.world(self.account.require_factor())
+
+    @rule()
+    def administrator_disables_and_enables(self):
+        self.world(self.account.administer("disable"))
+        self.check()
+        self.world(self.account.administer("enable"))
+
+    @rule()
+    def administrator_resets_the_factors(self):
+        event(f"administrator resets the factors: {self.world(self.account.administer('factors/reset')).status}")
+
+    # The attacker
+
+    @rule(known=st.integers(0, 3))
+    def attacker_signs_in(self, known):
+        self.world(self.attacker.sign_in(known))
+
+    @precondition(lambda self: self.leaks.challenges)
+    @rule(data=st.data())
+    def attacker_proves_a_factor(self, data):
+        challenge = data.draw(st.sampled_from(self.leaks.challenges))
+        guess = "000000" if self.account.phone is None else wrong_code(self.account.phone)
+        what = [("totp", code) for code in (guess, *self.leaks.codes)]
+        what += [("recovery_code", code) for code in ("0" * 24, *self.leaks.recovery_codes)]
+        what += [("webauthn", given) for given in self.leaks.assertions]
+        method, given = data.draw(st.sampled_from(what))
+        self.world(self.attacker.prove(challenge, method, given))
+
+    @precondition(lambda self: self.leaks.challenges)
+    @rule(data=st.data())
+    def attacker_forges_an_assertion(self, data):
+        self.world(self.attacker.forge_assertion(data.draw(st.sampled_from(self.leaks.challenges))))
+
+    @precondition(lambda self: self.leaks.challenges)
+    @rule(data=st.data())
+    def attacker_enrols(self, data):
+        challenge = data.draw(st.sampled_from(self.leaks.challenges))
+        given = [{"code": "00000000"}, *({"ticket": ticket} for ticket in ("x", *self.leaks.tickets))]
+        self.world(self.attacker.enrol(challenge, data.draw(st.sampled_from(given))))
+
+    @precondition(lambda self: self.leaks.tokens)
+    @rule(data=st.data())
+    def attacker_uses_a_session(self, data):
+        self.world(self.attacker.misuse(data.draw(st.sampled_from(self.leaks.tokens))))
+
+    @rule()
+    def attacker_copies_valkey(self):
+        self.world(self.attacker.copy_valkey())
+
+    @precondition(lambda self: self.attacker.copies)
+    @rule(data=st.data())
+    def attacker_puts_a_copy_back(self, data):
+        self.world(self.attacker.restore_valkey(data.draw(st.sampled_from(self.attacker.copies))))
+
+    @invariant()
+    def check(self):
+        """Nothing that the attacker has is a session, where a second factor is asked for; never is it one of `aal2`."""
+        if hasattr(self, "account"):
+            self.world(self.attacker.check())
+
+
+def test_the_owner_gets_in_and_the_attacker_does_what_can_be_done(world):
+    """Each actor does what the histories are made of: a refusal there would prove nothing."""
+    account = world(open_account(world.door, "scripted", required=False, phone=False, key=False))
+    attacker = Attacker(account)
+    assert world(account.sign_in())
+    world(attacker.sign_in(0))
+    assert len(account.leaks.tokens) == len(attacker.keys) == 1, "a password is enough where nothing else is asked for"
+    world(attacker.copy_valkey())
+    world(attacker.check())
+    assert world(account.add_key()), "the first one, by a mailed code"
+    assert len(account.codes) == 10
+    world(attacker.check())
+    world(attacker.sign_in(0))
+    assert len(account.leaks.tokens) == 2, "no token but those of sessions that ended"
+    assert world(account.sign_in())
+    assert len(account.leaks.assertions) == 1
+    assert world(account.add_key())
+    assert world(account.remove_factor())
+    assert world(account.change_password())
+    assert world(account.sign_in())
+    assert world(account.sign_out())
+    assert world(account.reset_password())
+    world(account.begin())
+    assert account.half is not None
+    assert world(account.go_on(account.half))
+    account.keys = []
+    assert world(account.sign_in()), "with a recovery code"
+    assert len(account.leaks.recovery_codes) == 1
+    assert world(account.add_key()), "which is what the session of a recovery code is good for"
+    world(attacker.restore_valkey(attacker.copies[0]))
+    world(attacker.check())
+    world(account.require_factor())
+    account.keys, account.codes = [], []
+    assert not world(account.sign_in())
+    world(attacker.check())
+
+
+def test_an_owner_enrols_where_it_is_demanded(world):
+    """By a mailed code at first, by a ticket after an administrator's reset, and nobody else does."""
+    account = world(open_account(world.door, "demanded", required=True, phone=False, key=False))
+    attacker = Attacker(account)
+    world(attacker.sign_in(0))
+    world(attacker.enrol(account.leaks.challenges[-1], {"code": "00000000"}))
+    assert world(account.sign_in())
+    assert len(account.keys) == 1
+    assert world(account.administer("factors/reset")).status == 202
+    account.keys = []
+    assert world(account.sign_in())
+    assert len(account.leaks.tickets) == 1
+    world(attacker.sign_in(0))
+    world(attacker.enrol(account.leaks.challenges[-1], {"ticket": account.leaks.tickets[0]}))
+    world(attacker.check())
+    assert account.leaks.tokens == []
+
+
+def test_no_history_signs_an_attacker_in(world, request):
+    """Hundreds of steps; with `--nightly` many thousands."""
+    nightly = request.config.getoption("--nightly")
+    run_state_machine_as_test(
+        lambda: SignIns(world),
+        settings=settings(
+            max_examples=1000 if nightly else 12,
+            stateful_step_count=40 if nightly else 18,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
