@@ -85,6 +85,23 @@ async def test_an_overlap_never_prolongs_the_old_key(admin: Service) -> None:
         assert (refused.status, refused.json["pointer"]) == (400, pointer)
 
 
+async def test_nothing_lets_a_key_live_on(admin: Service, own_database_url: str) -> None:
+    """Not the service either, whose role may bring an end nearer: the end of a key is a promise."""
+    own = await admin.tenant("acme")
+    end = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    key = (await admin.post(KEYS, {"name": "ci", "expires_at": end}, key=own)).json
+    tenant_id = (await admin.get("/v1/tenants/acme", key=own)).json["id"]
+    assert (await admin.ask("DELETE", f"{KEYS}/{key['id']}", key=own)).status == 204
+    with psycopg.connect(own_database_url, autocommit=True) as connection:
+        connection.execute("SET ROLE kasbah_service")
+        connection.execute("SELECT set_config('app.tenant_id', %s, false)", [tenant_id])
+        for change in ("expires_at = NULL", "expires_at = now() + interval '1 day'", "revoked_at = NULL"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="never ends later"):
+                connection.execute(f"UPDATE api_keys SET {change} WHERE key_id = %s", [key["id"]])
+        nearer = connection.execute("UPDATE api_keys SET expires_at = now() WHERE key_id = %s", [key["id"]])
+        assert nearer.rowcount == 1
+
+
 async def test_a_rotation_acts_once(admin: Service) -> None:
     """The same request gives the same key, and ten at once with different keys give ten."""
     own = await admin.tenant("acme")

@@ -1,7 +1,9 @@
 """Migrations: from anywhere, by several at once, by an owner with few rights, and honest about what is missing."""
 
 import asyncio
+import secrets
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import psycopg
@@ -11,6 +13,8 @@ from click.testing import CliRunner
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from authn.api_keys import new_api_key
+from authn.key_uses import KeyUses
 from authn.storage import ApiKeyStore
 from authz.request import Ref
 from authz.rules import Owner, RoleLink, Rule
@@ -24,8 +28,10 @@ from tenancy.database import open_engine, open_sessions, require_safe_role
 from tenancy.ids import BASE_TENANT_ID
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
+from tenancy.uuid7 import make_uuid7
 
 META = ChangeMeta("key:test")
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 pytestmark = pytest.mark.integration
 
@@ -136,7 +142,18 @@ async def test_everything_works_for_an_owner_who_is_no_superuser(few_rights, tem
         base = [Rule("role:r", "record:1", "write", base=True)]
         await writer.change_rows(BASE_TENANT_ID, add=base, remove=[], owner=Owner.API, meta=META)
         assert len((await reader.load_rules(head.tenant_id)).rules) == 2
-        assert await ApiKeyStore(sessions).find_by_hash(bytes(32)) is None
+        keys, key_id = ApiKeyStore(sessions), make_uuid7(NOW, bytes(10))
+        assert await keys.find_by_hash(bytes(32)) is None
+        _, key, key_hash = new_api_key(
+            head.tenant_id, "ci", frozenset(), key_id=key_id, entropy=secrets.token_bytes(36), now=NOW
+        )
+        await keys.create(key, key_hash, meta=META)
+        uses = KeyUses(sessions)
+        uses.note(head.tenant_id, key_id)
+        await uses.flush()
+        found = await keys.find_by_hash(key_hash)
+        assert found is not None
+        assert found.key.last_used_at is not None
     finally:
         await engine.dispose()
     with psycopg.connect(url) as owner:
