@@ -180,7 +180,7 @@ def judge_claims(claims: Mapping[str, Any], expected: Expected, now: datetime) -
         _scopes(claims, expected.scope_prefix),
         issued_at,
         expires_at,
-        _sign_in(claims),
+        _sign_in(claims, issued_at + expected.leeway),
     )
 
 
@@ -235,10 +235,11 @@ def _scopes(claims: Mapping[str, Any], prefix: str) -> frozenset[str]:
     return frozenset(scope.removeprefix(prefix) for scope in granted if scope.startswith(prefix))
 
 
-def _sign_in(claims: Mapping[str, Any]) -> SignIn:
+def _sign_in(claims: Mapping[str, Any], latest: datetime) -> SignIn:
     """Return what is said of the sign-in; a value that means nothing here is none, so that it proves nothing.
 
-    Ory Hydra puts what a consent application adds to an access token under `ext`.
+    Ory Hydra puts what a consent application adds to an access token under `ext`. Nobody signed in after `latest`, or
+    a token could say that its sign-in is fresh for as long as it likes.
     """
     more = claims.get("ext")
     said = {**(more if isinstance(more, dict) else {}), **claims}
@@ -246,7 +247,12 @@ def _sign_in(claims: Mapping[str, Any]) -> SignIn:
     methods: tuple[str, ...] = ()
     if isinstance(amr, list) and len(amr) <= MAX_VALUES and all(isinstance(method, str) for method in amr):
         methods = tuple(amr)
-    return SignIn(acr if isinstance(acr, str) and acr in LEVELS else None, methods, _moment(said.get("auth_time")))
+    moment = _moment(said.get("auth_time"))
+    return SignIn(
+        acr if isinstance(acr, str) and acr in LEVELS else None,
+        methods,
+        None if moment is None or moment > latest else moment,
+    )
 
 
 def _moment(value: object) -> datetime | None:

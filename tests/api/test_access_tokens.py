@@ -120,6 +120,10 @@ async def test_a_token_is_its_person_within_its_scopes(there):
     assert (refused.status, refused.problem) == (403, "missing-scope")
     me = await there.service.get("/v1/users/me", key=there.token())
     assert me.json["id"] == str(there.alice.id)
+    own = await there.service.get("/v1/keys/self", key=narrow)
+    assert (own.json["subject"], own.json["scopes"]) == (there.alice.ref, ["decision:check"])
+    found = {"subject": {"type": "user"}, "action": {"name": "read"}, "resource": {"type": "record", "id": "1"}}
+    assert (await there.service.post("/access/v1/search/subject", found, key=narrow)).status == 200
 
 
 async def test_scopes_do_not_give_what_the_policy_does_not(there):

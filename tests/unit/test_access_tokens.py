@@ -82,6 +82,7 @@ def test_the_sign_in_is_what_the_issuer_says_of_it():
         {"amr": "pwd"},
         {"amr": [1]},
         {"auth_time": "now"},
+        {"auth_time": _NOW + 11},
         {"ext": []},
     ):
         assert judge(ISSUER.token("alice", **nonsense)).sign_in == SignIn()
