@@ -23,7 +23,6 @@ PUBLIC = {
     "authz/storage_model.py: current != digest": "of models",
     "authz/storage_model.py: replaces != current.digest": "of models",
     "authz/rule_set_codec.py: found.model.digest != model_digest": "of models, behind a MAC",
-    "service/subject_sign_ins.py: tenant_of_token(token) != tenant_id": "whose tenant's a session is, its token says openly",
     "service/http/pages.py: form['password'] != form['again']": "both are of the one who asks",
     "tenancy/checkpoint_book.py: other.hash != head.hash": "hashes of the audit, which are shown",
     "tenancy/audit_verification.py: hash_of(event) == event.hash": "hashes of the audit",
