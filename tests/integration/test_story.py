@@ -5,12 +5,9 @@ import json
 import re
 import subprocess
 import sys
-import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -18,50 +15,13 @@ import pytest
 
 from service.bootstrap import create_platform_key
 from tests.support.paths import ROOT
+from tests.support.post import Post
 from tests.support.running_service import clean_environment
-from tests.support.smtp_server import Received, SmtpServer, smtp_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.process, pytest.mark.slow]
 
 PASSWORD = "mild otters borrow seven umbrellas"
-MAIL_TIMEOUT_SECONDS = 20
 IMPORTED = 1000
-
-
-class Post:
-    """A mail server in a thread of its own, while the test runs commands."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._ready, self._end = threading.Event(), asyncio.Event()
-        self.server: SmtpServer | None = None
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
-
-    async def _run(self) -> None:
-        async with smtp_server() as self.server:
-            self._ready.set()
-            await self._end.wait()
-
-    @contextmanager
-    def open(self) -> Iterator["Post"]:
-        """Listen until the end."""
-        self._thread.start()
-        assert self._ready.wait(MAIL_TIMEOUT_SECONDS)
-        try:
-            yield self
-        finally:
-            self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join()
-            self._loop.close()
-
-    def to(self, address: str) -> Received:
-        """Wait for the newest mail to an address."""
-        assert self.server is not None
-        ends = time.monotonic() + MAIL_TIMEOUT_SECONDS
-        while not (found := self.server.to(address)):
-            assert time.monotonic() < ends, f"no mail to {address}"
-            time.sleep(0.05)
-        return found[-1]
 
 
 @pytest.fixture
@@ -73,14 +33,7 @@ def post() -> Iterator[Post]:
 @pytest.fixture
 def running(start_service, post):
     """A service that sends its mails to `post`."""
-    assert post.server is not None
-    return start_service(
-        KASBAH_WORKERS="2",
-        KASBAH_MAIL__HOST="127.0.0.1",
-        KASBAH_MAIL__PORT=str(post.server.port),
-        KASBAH_MAIL__TLS="none",
-        KASBAH_MAIL__SENDER="Kasbah <kasbah@platform.example>",
-    )
+    return start_service(KASBAH_WORKERS="2", **post.settings())
 
 
 @pytest.fixture
