@@ -1,7 +1,8 @@
 """People of a development server: an administrator and two users of the first sample tenant.
 
 They come as everybody's people do: an administrator's key invites them, the mail with the link arrives in the outbox,
-and the link makes the account, with a password that nobody but this machine's state directory holds.
+and the link makes the account, with a password that nobody but this machine's state directory holds. The
+administrator binds an authenticator, too, whose secret is kept there as well.
 """
 
 import email
@@ -17,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyotp
+
 from service.processes import StartError
 
 MAIL_TIMEOUT_SECONDS = 30
@@ -25,7 +28,10 @@ PASSWORD_BYTES = 18
 OWN_SERVER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks our own server, whatever proxy the environment names for others."""
 
+STEP_SECONDS = 30
+
 _TOKEN = re.compile(r"/account/invitation\?token=([A-Za-z0-9_-]{43})")
+_CODE = re.compile(r"^\s*([0-9]{8})\s*$", re.MULTILINE)
 _PAUSE_SECONDS = 0.1
 _NOT_AUTHENTICATED = 401
 
@@ -37,10 +43,12 @@ class Person:
     username: str
     display_name: str
     role: str
+    enrols: bool = False
+    """Whether they bind an authenticator."""
 
 
 PEOPLE = (
-    Person("ada", "Ada Administrator", "role:tenant-admin"),
+    Person("ada", "Ada Administrator", "role:tenant-admin", enrols=True),
     Person("ben", "Ben Editor", "role:editor"),
     Person("cleo", "Cleo Viewer", "role:viewer"),
 )
@@ -55,6 +63,13 @@ class Account:
     password: str
     role: str
     api_key: str | None
+    authenticator: Mapping[str, Any] | None = None
+    """Of who bound one: `secret` (base32), `uri` for an app, and the `recovery_codes`."""
+
+
+def code_of(secret: str, *, steps_ago: int = 0) -> str:
+    """Return what an authenticator shows, or showed so many steps of 30 seconds ago (RFC 6238)."""
+    return pyotp.TOTP(secret).at(int(time.time()) - steps_ago * STEP_SECONDS)
 
 
 def call(base_url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -111,27 +126,47 @@ def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) 
     call(base_url, key, "POST", "/v1/invitations", invitation)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
     acceptance = {
-        "token": _token_of(outbox, address, known),
+        "token": _mailed(outbox, address, known, _TOKEN),
         "username": person.username,
         "display_name": person.display_name,
         "password": password,
-        "key_name": "development key",
     }
     made = call(base_url, None, "POST", "/v1/account/invitation", acceptance)
-    return Account(made["user"]["id"], address, password, person.role, made["key"]["token"])
+    login = {"identifier": person.username, "password": password}
+    session = call(base_url, None, "POST", f"/v1/auth/login?tenant={slug}", login)["session"]["token"]
+    authenticator = None
+    if person.enrols:
+        session, authenticator = _enrol(base_url, session, outbox, address)
+    api_key = call(base_url, session, "POST", "/v1/users/me/keys", {"name": "development key"})["token"]
+    return Account(made["user"]["id"], address, password, person.role, api_key, authenticator)
 
 
-def _token_of(outbox: Path, address: str, known: set[Path]) -> str:
-    """Return the token of the invitation that was mailed to an address, once it arrives beside the mails known."""
+def _enrol(base_url: str, session: str, outbox: Path, address: str) -> tuple[str, dict[str, Any]]:
+    """Bind an authenticator with the code that is mailed for it; returns the new session, and what signs in from now on.
+
+    The code before the present one confirms it, so that the present one is not spent when a person signs in at once.
+    """
+    known = set(outbox.glob("*.eml"))
+    call(base_url, session, "POST", "/v1/users/me/factors/mail")
+    wanted = {"kind": "totp", "name": "development authenticator", "code": _mailed(outbox, address, known, _CODE)}
+    begun = call(base_url, session, "POST", "/v1/users/me/factors", wanted)
+    proof = {"code": code_of(begun["secret"], steps_ago=1)}
+    bound = call(base_url, session, "POST", f"/v1/users/me/factors/{begun['id']}/confirm", proof)
+    held = {"secret": begun["secret"], "uri": begun["uri"], "recovery_codes": bound["recovery_codes"]}
+    return bound["session"]["token"], held
+
+
+def _mailed(outbox: Path, address: str, known: set[Path], wanted: re.Pattern[str]) -> str:
+    """Return what was mailed to an address, once it arrives beside the mails known."""
     ends = time.monotonic() + MAIL_TIMEOUT_SECONDS
     while time.monotonic() < ends:
         for path in set(outbox.glob("*.eml")) - known:
             mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-            found = _TOKEN.search(_text_of(mail))
+            found = wanted.search(_text_of(mail))
             if found is not None and str(mail["To"]).endswith(address):
                 return found.group(1)
         time.sleep(_PAUSE_SECONDS)
-    raise StartError(f"the invitation of {address} did not arrive in {outbox}")
+    raise StartError(f"a mail to {address} did not arrive in {outbox}")
 
 
 def _text_of(mail: "email.message.EmailMessage") -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 import urllib.error
@@ -175,7 +176,8 @@ def say_welcome(running: "Development") -> None:
             f"  first admin   {running.administrator_token}  (of the platform: POST /v1/bootstrap, once, within a day)"
         )
     for name, account in running.people.items():
-        echo(f"  {name:<12}  {account['role']} of {running.people_of}; password and personal key in dev.json")
+        proofs = "password, authenticator and key" if account.get("authenticator") else "password and key"
+        echo(f"  {name:<12}  {account['role']} of {running.people_of}; {proofs} in dev.json")
     echo(f"  all keys      {running.state.path / 'dev.json'}")
     if running.outbox.is_dir():
         echo(f"  mails         {running.outbox}")
@@ -183,8 +185,32 @@ def say_welcome(running: "Development") -> None:
     for example in EXAMPLES:
         if example.slug in running.tenant_keys:
             say_example(running, example)
+    say_sign_in(running)
     echo("")
     sys.stdout.flush()
+
+
+def say_sign_in(running: "Development") -> None:
+    """Print how somebody with a second factor signs in."""
+    enrolled = [name for name, account in running.people.items() if account.get("authenticator")]
+    if not enrolled:
+        return
+    name, kasbah = enrolled[0], program()
+    click.echo(f"\n  # signs {name} in: the password, then the code that {name}'s authenticator shows now")
+    click.echo(
+        f"  printf '%s\\n' {shlex.quote(running.people[name]['password'])} \"$({kasbah} auth code {name})\" | "
+        f"{kasbah} auth login {name} --tenant {running.people_of} --password-stdin"
+    )
+
+
+def program() -> str:
+    """Return how a shell calls the command line of this installation."""
+    beside = Path(sys.executable).with_name("kasbah")
+    if shutil.which("kasbah") == str(beside) or not beside.exists():
+        return "kasbah"
+    with contextlib.suppress(ValueError):
+        beside = beside.relative_to(Path.cwd())
+    return shlex.quote(str(beside))
 
 
 def say_example(running: "Development", example: Example) -> None:
