@@ -24,6 +24,8 @@ from service.processes import StartError
 
 MAIL_TIMEOUT_SECONDS = 30
 ANSWER_TIMEOUT_SECONDS = 30
+BUSY_TIMEOUT_SECONDS = 60
+"""A machine that does much else hashes passwords slowly, since that gives way to everything."""
 PASSWORD_BYTES = 18
 OWN_SERVER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks our own server, whatever proxy the environment names for others."""
@@ -34,6 +36,7 @@ _TOKEN = re.compile(r"/account/invitation\?token=([A-Za-z0-9_-]{43})")
 _CODE = re.compile(r"^\s*([0-9]{8})\s*$", re.MULTILINE)
 _PAUSE_SECONDS = 0.1
 _NOT_AUTHENTICATED = 401
+_BUSY = 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def code_of(secret: str, *, steps_ago: int = 0) -> str:
 
 
 def call(base_url: str, key: str | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    """Ask our own server; returns the answer's JSON value, or None when it has none.
+    """Ask our own server, again while it is too busy; returns the answer's JSON value, or None when it has none.
 
     Raises:
         urllib.error.HTTPError: a refusal.
@@ -82,9 +85,18 @@ def call(base_url: str, key: str | None, method: str, path: str, body: Mapping[s
     headers = {"Content-Type": "application/json"} | ({} if key is None else {"Authorization": f"Bearer {key}"})
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base_url}{path}", data, headers, method=method)  # noqa: S310 - our own server
-    with OWN_SERVER.open(request, timeout=ANSWER_TIMEOUT_SECONDS) as response:
-        text = response.read()
-    return json.loads(text) if text else None
+    ends = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            with OWN_SERVER.open(request, timeout=ANSWER_TIMEOUT_SECONDS) as response:
+                text = response.read()
+            return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            wait = error.headers.get("Retry-After")
+            if error.code != _BUSY or wait is None or time.monotonic() > ends:
+                raise
+            error.close()
+            time.sleep(float(wait))
 
 
 def has_people(base_url: str, key: str) -> bool:
@@ -142,7 +154,7 @@ def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) 
 
 
 def _enrol(base_url: str, session: str, outbox: Path, address: str) -> tuple[str, dict[str, Any]]:
-    """Bind an authenticator with the code that is mailed for it; returns the new session, and what signs in from now on.
+    """Bind an authenticator with the code that is mailed for it; returns the new session, and what the person has now.
 
     The code before the present one confirms it, so that the present one is not spent when a person signs in at once.
     """
