@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from authn.errors import SessionEndedError
 from authn.session_rows import is_ended
-from authn.sessions import Proof, Session, lifetimes, renewed
+from authn.sessions import Proof, Session, lifetimes, renewed, strengthened
 from authn.user_rows import lock_user
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry, SealedPersonal
@@ -137,6 +137,7 @@ async def renew_session(
     *,
     meta: ChangeMeta,
     must_enrol: bool | None = None,
+    proven: tuple[str, ...] = (),
 ) -> Session:
     """Let a session that changed its account's credentials go on as a new one, when all others end.
 
@@ -149,6 +150,7 @@ async def renew_session(
         held: The account as it was when its lock was taken, before the change.
         meta: Who and why.
         must_enrol: Whether the new one is good for enrolment alone; as before when None.
+        proven: What the change proved besides what the session did: a second factor, by its first use.
 
     Raises:
         SessionEndedError: it ended since its request was admitted, and so nothing that it asked for is to stay.
@@ -162,6 +164,8 @@ async def renew_session(
     )
     if must_enrol is not None:
         fresh = replace(fresh, must_enrol=must_enrol)
+    if proven:
+        fresh = strengthened(fresh, proven)
     said = {"session": str(fresh.session_id), "before": str(session.session_id)}
     await append_audit(work, meta, [AuditEntry("session.renew", held.user.ref, detail=said)])
     return fresh

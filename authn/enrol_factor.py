@@ -1,12 +1,15 @@
 """An authenticator is bound to an account: what that changes besides, whoever asked for it and however."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 
 from authn.account_flows import AccountFlows, tell
-from authn.factors import Authenticator
+from authn.factors import Authenticator, FactorKind
 from authn.mails import MailKind
+from authn.prove_totp import AMR as TOTP_AMR
+from authn.prove_webauthn import AMR as WEBAUTHN_AMR
 from authn.recovery_code_storage import codes_left, renew_codes
 from authn.session_rows import end_all_rows
 from authn.users import StoredUser
@@ -14,6 +17,9 @@ from tenancy.audit import AuditEntry, SealedPersonal
 from tenancy.heads import raise_head, record_change
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import TenantUnitOfWork
+
+PROVES: Mapping[FactorKind, tuple[str, ...]] = {FactorKind.TOTP: TOTP_AMR, FactorKind.WEBAUTHN: WEBAUTHN_AMR}
+"""What the first proof with an authenticator adds to the password, as every later one does."""
 
 _MARK = text(
     "UPDATE users SET factors_bound_at = coalesce(factors_bound_at, clock_timestamp()), enrolment_demanded = false "

@@ -14,7 +14,7 @@ from typing import Any
 from authn.account_flows import AccountFlows, lock_active
 from authn.challenge_storage import ChallengeStore
 from authn.challenges import Challenge, ChallengeStep, digest_of_hash
-from authn.enrol_factor import Bound, bind
+from authn.enrol_factor import PROVES, Bound, bind
 from authn.errors import ChallengeExpiredError, UserStorageUnavailableError
 from authn.factor_storage import read_factors
 from authn.factors import Authenticator, FactorKind, Factors, FactorWrong
@@ -32,8 +32,6 @@ from authn.mailbox_proofs import (
 )
 from authn.new_factors import NewFactor
 from authn.own_factors import FactorBegun
-from authn.prove_totp import AMR as TOTP_AMR
-from authn.prove_webauthn import AMR as WEBAUTHN_AMR
 from authn.sessions import Acr, Amr, Proof
 from authn.sign_in import Reason, SignInRefused, Whence
 from authn.tries import LockedOut, MustWait
@@ -47,8 +45,6 @@ from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
 ENROLMENT_METHOD = "enrolment"
 """How a refused enrolment is counted and told."""
-
-_AMR: Mapping[FactorKind, tuple[str, ...]] = {FactorKind.TOTP: TOTP_AMR, FactorKind.WEBAUTHN: WEBAUTHN_AMR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +145,7 @@ class SignInEnrolments:
         meta: ChangeMeta,
     ) -> Enrolled | SignInRefused:
         kind = bound.authenticator.kind
-        proof = Proof(Acr.AAL2, (Amr.PASSWORD.value, *_AMR[kind]), self._now())
+        proof = Proof(Acr.AAL2, (Amr.PASSWORD.value, *PROVES[kind]), self._now())
         finished = Finished(
             bound.held,
             proof,

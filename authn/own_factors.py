@@ -12,7 +12,7 @@ from uuid import UUID
 
 from authn.account_flows import AccountFlows, lock_active, tell
 from authn.begin_session import SignInLost, renew_session
-from authn.enrol_factor import bind, factor_entry
+from authn.enrol_factor import PROVES, bind, factor_entry
 from authn.errors import SessionEndedError, UserStorageUnavailableError
 from authn.factor_storage import (
     find_authenticator,
@@ -232,7 +232,7 @@ class OwnFactors:
         if not isinstance(outcome, Authenticator):
             return outcome
         bound = await bind(work, self._flows, held, outcome, meta=meta, renew=session.must_enrol)
-        fresh = await _renewed(work, session, held, meta, must_enrol=False)
+        fresh = await _renewed(work, session, held, meta, must_enrol=False, proven=PROVES[outcome.kind])
         return FactorChanged(bound.head, fresh, bound.authenticator, bound.recovery_codes)
 
     async def _changed(
@@ -252,9 +252,15 @@ class OwnFactors:
 
 
 async def _renewed(
-    work: TenantUnitOfWork, session: Session, held: StoredUser, meta: ChangeMeta, *, must_enrol: bool | None = None
+    work: TenantUnitOfWork,
+    session: Session,
+    held: StoredUser,
+    meta: ChangeMeta,
+    *,
+    must_enrol: bool | None = None,
+    proven: tuple[str, ...] = (),
 ) -> Session:
-    fresh = await renew_session(work, session, held, meta=meta, must_enrol=must_enrol)
+    fresh = await renew_session(work, session, held, meta=meta, must_enrol=must_enrol, proven=proven)
     if isinstance(fresh, SignInLost):
         raise SessionEndedError
     return fresh

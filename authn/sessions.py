@@ -155,6 +155,17 @@ def lifetimes(settings: SessionSettings, acr: Acr) -> tuple[int, timedelta]:
     return int(min(idle, life).total_seconds()), life
 
 
+def strengthened(session: Session, proven: tuple[str, ...]) -> Session:
+    """Return a session in which a second factor was proven besides; it lasts no longer than one at that level may.
+
+    `auth_time` stays: the password was not proven again.
+    """
+    amr = tuple(dict.fromkeys((*(name for name in session.amr if name != Amr.SEVERAL_FACTORS), *proven)))
+    expires_at = min(session.expires_at, session.created_at + LONGEST_LIFE_AT_AAL2)
+    idle = min(session.idle_seconds, int(LONGEST_IDLE_AT_AAL2.total_seconds()))
+    return replace(session, acr=Acr.AAL2, amr=amr, expires_at=expires_at, idle_seconds=idle)
+
+
 def device_of(user_agent: str) -> str:
     """Return a `User-Agent` as it is shown to people: printable, and not too long."""
     return "".join(character for character in user_agent if character.isprintable())[:MAX_DEVICE]

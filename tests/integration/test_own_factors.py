@@ -221,7 +221,9 @@ async def test_a_ticket_binds_once(world, alice):
     assert await world.own.begin(session, world.totp, "x", MailboxGiven(ticket=reset)) == MailboxWrong()
     phone = await world.begin(session, given)
     assert await world.own.begin(session, world.totp, "x", given) == MailboxWrong()
-    assert isinstance(await world.confirm(session, phone), FactorChanged)
+    changed = await world.confirm(session, phone)
+    assert isinstance(changed, FactorChanged)
+    assert (session.acr, changed.session.acr, changed.session.amr) == (Acr.AAL1, Acr.AAL2, ("pwd", "otp", "mfa"))
 
 
 async def test_a_second_phone_needs_no_mail_and_leaves_the_codes(world, alice):

@@ -23,6 +23,7 @@ from authn.sessions import (
     make_token,
     reaches,
     renewed,
+    strengthened,
 )
 from tenancy.ids import TenantId
 from tenancy.tenant_settings import SessionSettings
@@ -118,6 +119,17 @@ def test_a_renewed_session_proves_no_more_and_lasts_no_longer():
     assert (new.auth_epoch, new.last_seen_at) == (2, NOW + HOUR / 2)
     kept = ("acr", "amr", "auth_time", "created_at", "expires_at", "idle_seconds", "must_enrol", "device", "address")
     assert all(getattr(new, name) == getattr(old, name) for name in kept)
+
+
+def test_a_second_factor_strengthens_a_session_and_prolongs_nothing():
+    """The level is that of both factors, within the limits of that level; the time of the password's proof stays."""
+    old = session(acr=Acr.AAL1, amr=("pwd",), expires_at=NOW + 100 * HOUR, idle_seconds=7200)
+    new = strengthened(old, ("otp", "mfa"))
+    assert (new.acr, new.amr) == (Acr.AAL2, ("pwd", "otp", "mfa"))
+    assert (new.auth_time, new.idle_seconds, new.expires_at) == (old.auth_time, 3600, old.created_at + 24 * HOUR)
+    recovered = session(acr=Acr.AAL2, amr=("pwd", "mfa"), expires_at=NOW + HOUR, idle_seconds=60)
+    assert strengthened(recovered, ("hwk", "mfa")).amr == ("pwd", "hwk", "mfa")
+    assert strengthened(recovered, ("hwk", "mfa")).ends_at == recovered.ends_at
 
 
 def test_what_devices_call_themselves_is_shown_safely():
