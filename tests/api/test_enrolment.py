@@ -10,7 +10,8 @@ import pytest
 from service.keys import CHALLENGES, VOLATILE
 from tests.support.administration import Answer
 from tests.support.factors import Phone
-from tests.support.sign_in import PASSWORD, FrontDoor, front_door
+from tests.support.sign_in import OPTIONS, PASSWORD, FrontDoor, front_door
+from tests.support.software_authenticator import SoftwareAuthenticator
 
 pytestmark = pytest.mark.integration
 
@@ -88,6 +89,29 @@ async def test_password_mailbox_and_a_first_code_sign_in(door: FrontDoor) -> Non
         "session.begin",
         "session.begin",
     ]
+
+
+async def test_a_security_key_enrols_as_well(door: FrontDoor) -> None:
+    """The key signs what this challenge asked for; the session says so, and the next sign-in takes an assertion."""
+    alice = await demanded(door)
+    challenge = await challenged(door)
+    code = await mailed_code(door, challenge)
+    begun = await begin(door, challenge, code=code, method="webauthn", name="blue key")
+    key, forged = SoftwareAuthenticator(door.origin), SoftwareAuthenticator("https://evil.example")
+    for wrong in ({"attestation": forged.create(begun.json["public_key"])}, {"attestation": {}}, {"code": "123456"}):
+        answer = await door.post(FINISH, {"challenge": challenge} | wrong, key="", headers=HEADERS)
+        assert (answer.status, answer.problem) == (403, "wrong-code")
+    assert authenticators(door, alice) == []
+    made = {"challenge": challenge, "attestation": key.create(begun.json["public_key"])}
+    done = await door.post(FINISH, made, key="", headers=HEADERS)
+    assert done.status == 200, done.body
+    assert done.json["session"]["amr"] == ["pwd", "hwk", "mfa"]
+    assert len(done.json["recovery_codes"]) == 10
+    again = (await door.login("alice")).json
+    assert again["methods"] == ["webauthn", "recovery_code"]
+    asked = {"challenge": again["challenge"], "method": "webauthn"}
+    options = (await door.post(OPTIONS, asked, key="", headers=HEADERS)).json["options"]
+    assert (await door.verify(again["challenge"], "webauthn", key.get(options))).status == 200
 
 
 async def test_a_recovery_code_signs_in_to_enrol_and_nothing_else(door: FrontDoor) -> None:
