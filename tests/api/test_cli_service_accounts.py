@@ -44,6 +44,10 @@ async def test_the_life_of_a_service_account(admin: Service, run) -> None:
         assert "role: role:editor" in shown
         assert "production, last used never" in shown
         assert f"client_id: {account['id']}" in shown
+    explained = await run("policy", "explain", "service:name=billing", "read", "doc:1", "--tenant", "acme", key=key)
+    assert account["subject"] in explained.stdout, explained.output
+    nobody = await run("policy", "explain", "service:name=nobody", "read", "doc:1", "--tenant", "acme", key=key)
+    assert nobody.exit_code == 5
     listed = (await run("key", "list", *home, key=key)).stdout.splitlines()
     assert "20/40" in listed[1]
     prefix = first.stdout.split("_")[1]

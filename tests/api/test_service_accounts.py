@@ -348,3 +348,21 @@ async def test_only_so_many_accounts(admin: Service, monkeypatch: pytest.MonkeyP
     assert (beyond.status, beyond.problem) == (422, "service-account-limit-exceeded")
     assert (await admin.ask("DELETE", f"{ACCOUNTS}/{first.json['id']}?reason=x", key=key)).status == 204
     assert (await admin.post(ACCOUNTS, {"name": "b"}, key=key)).status == 201
+
+
+async def test_the_platform_has_service_accounts_of_its_own(admin: Service, people: People) -> None:
+    """Decided in `_platform`, they reach every tenant as its people do, and no further than their roles."""
+    await people.tenant_id("acme")
+    deployer = await program(admin, "_platform", "deployer", "role:platform-operator")
+    own = (await admin.get("/v1/keys/self", key=deployer.key)).json
+    assert (own["subject"], own["tenant"]) == (deployer.ref, None)
+    assert (await admin.post("/v1/tenants", {"slug": "gamma"}, key=deployer.key)).status == 201
+    assert (await admin.get("/v1/service-accounts?tenant=acme", key=deployer.key)).problem == "missing-right"
+    assert (await admin.post("/v1/keys", {"name": "x"}, key=deployer.key)).problem == "missing-right"
+    owned = await admin.post(f"/v1/keys/{deployer.key_id}/rotate", {})
+    assert (owned.status, owned.problem) == (409, "key-owned")
+    foreign = await admin.get(f"{ACCOUNTS}/{deployer.id}?tenant=acme")
+    assert foreign.status == 404
+    disabled = await admin.post(f"{ACCOUNTS}/{deployer.id}/disable?tenant=_platform", WHY)
+    assert disabled.status == 200
+    assert (await admin.get("/v1/tenants", key=deployer.key)).status == 401
