@@ -49,7 +49,7 @@ async def test_a_person_adds_several_keys(post):
     first = await added(post, token, SoftwareAuthenticator(post.origin))
     assert first["factor"]["name"] == "Blue key"
     assert first["factor"]["kind"] == "webauthn"
-    assert (first["session"]["acr"], first["session"]["amr"]) == ("aal2", ["pwd", "otp", "mfa"])
+    assert (first["session"]["acr"], first["session"]["amr"]) == ("aal2", ["pwd", "otp", "hwk", "mfa"])
     for ended in (token, other.token):
         assert (await post.get(FACTORS, key=ended)).status == 401
     token = first["session"]["token"]
