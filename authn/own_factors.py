@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from authn.account_flows import AccountFlows, lock_active, tell
-from authn.begin_session import SignInLost, renew_session
+from authn.begin_session import renew_session
 from authn.enrol_factor import PROVES, bind, factor_entry
 from authn.errors import SessionEndedError, UserStorageUnavailableError
 from authn.factor_storage import (
@@ -232,7 +232,7 @@ class OwnFactors:
         if not isinstance(outcome, Authenticator):
             return outcome
         bound = await bind(work, self._flows, held, outcome, meta=meta, renew=session.must_enrol)
-        fresh = await _renewed(work, session, held, meta, must_enrol=False, proven=PROVES[outcome.kind])
+        fresh = await renew_session(work, session, held, meta=meta, must_enrol=False, proven=PROVES[outcome.kind])
         return FactorChanged(bound.head, fresh, bound.authenticator, bound.recovery_codes)
 
     async def _changed(
@@ -248,19 +248,4 @@ class OwnFactors:
         await tell(work, self._flows.ring, MailKind.FACTOR_CHANGED, held)
         head = await raise_head(work)
         await record_change(work.session, head, "user", meta, audit=[entry], touched=[held.user.ref])
-        return FactorChanged(head, await _renewed(work, session, held, meta), **more)
-
-
-async def _renewed(
-    work: TenantUnitOfWork,
-    session: Session,
-    held: StoredUser,
-    meta: ChangeMeta,
-    *,
-    must_enrol: bool | None = None,
-    proven: tuple[str, ...] = (),
-) -> Session:
-    fresh = await renew_session(work, session, held, meta=meta, must_enrol=must_enrol, proven=proven)
-    if isinstance(fresh, SignInLost):
-        raise SessionEndedError
-    return fresh
+        return FactorChanged(head, await renew_session(work, session, held, meta=meta), **more)
