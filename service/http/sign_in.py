@@ -104,7 +104,7 @@ async def login(request: web.Request) -> web.Response:
         raise TenantRequiredError("name a tenant: `X-Tenant-ID`, `tenant` or subdomain")
     given = PasswordGiven(slug, wanted.identifier, wanted.password, wanted.device, wanted.remember_device)
     meta = meta_by_link(request)
-    with request.app[AFTERMATH].place(), _counted(request, PASSWORD_METHOD):
+    with _counted(request, PASSWORD_METHOD), request.app[AFTERMATH].place():
         outcome = await request.app[SIGN_INS].begin(given, whence_of(request), meta=meta)
         match outcome:
             case SignedIn():
@@ -136,7 +136,7 @@ async def verify(request: web.Request) -> web.Response:
         raise InvalidRequestError("give one of `code` and `assertion`")
     given: str | Mapping[str, Any] = wanted.code if wanted.code is not None else wanted.assertion or {}
     method = wanted.method
-    with request.app[AFTERMATH].place(), _counted(request, method.value):
+    with _counted(request, method.value), request.app[AFTERMATH].place():
         outcome = await request.app[SECOND_STEPS].prove(
             wanted.challenge,
             method,
