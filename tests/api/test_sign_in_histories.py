@@ -252,6 +252,31 @@ def test_an_owner_enrols_where_it_is_demanded(world):
     assert account.leaks.tokens == []
 
 
+@pytest.mark.parametrize("method", ["webauthn", "totp", "recovery_code"])
+def test_what_was_used_is_worth_nothing_with_an_older_valkey(world, method):
+    """The challenge is back as it was, and the very proof that ended it is sent; the key is one that does not count."""
+    name, door = f"replayed-{method}".replace("_", "-"), world.door
+    account = world(open_account(door, name, required=False, phone=method == "totp", key=method != "totp"))
+    attacker = Attacker(account)
+    if method == "recovery_code":
+        assert world(account.sign_in())
+        assert world(account.add_key())
+    challenge = world(door.login(name)).json["challenge"]
+    given: Any
+    if method == "webauthn":
+        (key,) = account.keys
+        key.counts = False
+        given = key.get(world(door.options(challenge, method)).json["options"])
+    else:
+        given = account.codes[0] if account.phone is None else account.phone.code()
+    world(attacker.copy_valkey())
+    assert world(door.verify(challenge, method, given)).status == 200
+    world(attacker.restore_valkey(attacker.copies[0]))
+    account.leaks.tokens.clear()
+    world(attacker.prove(challenge, method, given))
+    assert account.leaks.tokens == []
+
+
 def test_no_history_signs_an_attacker_in(world, request):
     """Hundreds of steps; with `--nightly` many thousands."""
     nightly = request.config.getoption("--nightly")
