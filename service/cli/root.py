@@ -94,6 +94,7 @@ SESSION_COMMANDS = {
 }
 AUTH_COMMANDS = {
     "login": Lazy("service.cli.auth:login", "Sign in with a password and a code; print the session."),
+    "code": Lazy("service.cli.auth_code:code", "Show the code of a demonstration account's authenticator."),
 }
 FAILURE_COMMANDS = {
     "show": Lazy("service.cli.auth:show_failures", "Show failed sign-ins of an account, or of the tenant."),
