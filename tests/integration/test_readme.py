@@ -138,3 +138,12 @@ def test_every_file_it_points_to_exists():
     """No dead pointers."""
     for path in re.findall(r"`((?:docs|deploy|policies)/[\w./-]*)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_somebody_signs_in_with_both_factors_and_out(outputs):
+    """Ada lists the session in which she asks; then it ends."""
+    listed = output_of(outputs, "kasbah session list")
+    assert "aal2" in listed
+    told = output_of(outputs, "kasbah audit list --tenant acme --limit 3")
+    assert "session.end_all" in told
+    assert "lost the laptop" in told
