@@ -241,7 +241,7 @@ def huge_rsa():
         {"cose": {1: 4, 3: -7}},
         {"cose": {1: [], 3: -7}},
     ],
-    ids=lambda forged: str(forged["cose"])[:60],
+    ids=lambda forged: str({name: value for name, value in forged["cose"].items() if isinstance(value, int)}),
 )
 def test_a_key_of_another_kind_is_refused(forged):
     """Other curves, short and endless moduli, algorithms that do not fit the key, points that are on no curve."""
