@@ -131,6 +131,10 @@ class ChallengeExpiredError(AuthnError):
     """A challenge that is unknown, expired, finished, another client's, or tried too often. They look alike."""
 
 
+class PasswordExpiredError(AuthnError):
+    """The tenant has its people replace passwords after some time, and this one's was over. The message says how."""
+
+
 class UserStorageUnavailableError(AuthnError, DatabaseUnavailableError):
     """PostgreSQL did not answer in time: nothing is known about an account."""
 

@@ -14,19 +14,22 @@ from typing import Protocol
 from authn.begin_session import Client
 from authn.challenge_storage import ChallengeStore
 from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep, digest_of_hash
-from authn.errors import PasswordHashingBusyError
+from authn.errors import PasswordExpiredError, PasswordHashingBusyError
 from authn.factor_storage import read_factors
 from authn.factors import FactorMethod, Factors
 from authn.finish_sign_in import Finished, SignedIn, SignInEnd
 from authn.known_devices import password_counter
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_text import normalize_password
+from authn.passwords import must_be_replaced
 from authn.prove_password import renewed
 from authn.sessions import Acr, Amr, Proof
 from authn.sign_in_rows import FoundAccount, find_account
 from authn.sign_in_throttles import Attempt, SignInThrottles, Taken, forgive, give_back
 from authn.tries import LockedOut, MustWait
 from authn.users import StoredUser, User, UserStatus
+from tenancy.audit import AuditEntry, AuditOutcome
+from tenancy.audit_log import append_audit
 from tenancy.ids import TenantId
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits, TenantSettings
@@ -143,6 +146,7 @@ class SignIns:
         Raises:
             UnusablePasswordError: nothing that can be a password; nothing is looked up or counted.
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
+            PasswordExpiredError: it is right, and older than the tenant's marked deviation allows.
             DatabaseUnavailableError, VolatileStoreUnavailableError, StaleError: not known; nobody is signed in.
         """
         normalize_password(given.password)
@@ -179,11 +183,19 @@ class SignIns:
     ) -> PasswordOutcome:
         """Go on with a right password: to a session, or to what must be proven besides."""
         demanded = await self._demands.demanded(held.user, found.settings, found.revision)
+        changed_at = held.user.password_changed_at
+        expired = changed_at is not None and must_be_replaced(changed_at, found.settings.password, now=found.now)
         async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
+            if expired:
+                why = {"reason": "password-expired"}
+                refusal = AuditEntry("session.begin", held.user.ref, AuditOutcome.REFUSED, detail=why)
+                await append_audit(work, meta, [refusal])
             factors = await read_factors(work, held.user.id)
             step = _next_step(factors, demanded=demanded)
-            if step is not None:
+            if expired or step is not None:
                 await forgive(work, taken)
+        if expired:
+            raise PasswordExpiredError("it is too old by the rules of your organization: have a reset mailed to you")
         if step is not None:
             return await self._challenged(found, held, step, factors, whence)
         finished = Finished(

@@ -207,6 +207,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.ChallengeExpiredError: Problem(
         "challenge-expired", HTTPStatus.GONE, "The sign-in must begin again", tells=False
     ),
+    authn_errors.PasswordExpiredError: Problem(
+        "password-expired", HTTPStatus.FORBIDDEN, "The password must be replaced first"
+    ),
     authn_errors.InvalidUsernameError: Problem("invalid-username", HTTPStatus.BAD_REQUEST, "Invalid username"),
     authn_errors.InvalidEmailError: Problem("invalid-email", HTTPStatus.BAD_REQUEST, "Invalid e-mail address"),
     authn_errors.InvalidPersonNameError: Problem(

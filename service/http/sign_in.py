@@ -12,6 +12,7 @@ from authn.begin_session import Client
 from authn.challenges import Challenge, ChallengeStep, client_of
 from authn.errors import (
     ChallengeExpiredError,
+    PasswordExpiredError,
     PasswordHashingBusyError,
     UserNotFoundError,
     VolatileStoreUnavailableError,
@@ -225,11 +226,14 @@ async def _end_previous(request: web.Request, done: SignedIn) -> None:
 
 @contextmanager
 def _counted(request: web.Request, method: str) -> Iterator[None]:
-    """Count what was not judged since there was no room or no answer."""
+    """Count what signed nobody in for another reason than a proof."""
     try:
         yield
     except ChallengeExpiredError:
         request.app[METRICS].count_sign_in("expired", method)
+        raise
+    except PasswordExpiredError:
+        request.app[METRICS].count_sign_in("password_expired", method)
         raise
     except (PasswordHashingBusyError, OverloadedError):
         request.app[METRICS].count_sign_in("busy", method)

@@ -47,6 +47,27 @@ async def test_a_password_signs_in_whom_it_is_enough_for(door: FrontDoor) -> Non
     assert door.account(alice.id, "last_sign_in_at IS NOT NULL") == (True,)
 
 
+async def test_a_password_that_is_too_old_signs_nobody_in(door: FrontDoor) -> None:
+    """Where a tenant's marked deviation says so; told to whom has proven it, counted as no failure, and audited."""
+    alice = await door.user("alice")
+    rule = {"rule": "max_age_days:30", "reason": "the auditors ask for it"}
+    path = "/v1/tenants/acme/settings"
+    settings = (await door.get(path)).json
+    aged = settings | {"password": settings["password"] | {"deviations": [rule]}}
+    assert (await door.ask("PUT", path, aged)).status == 200
+    door.execute("UPDATE users SET password_changed_at = now() - interval '29 days'")
+    assert (await door.login("alice")).status == 200
+    door.execute("UPDATE users SET password_changed_at = now() - interval '30 days'")
+    for _ in range(8):
+        refused = await door.login("alice")
+        assert (refused.status, refused.json["type"]) == (403, "urn:kasbah:problem:password-expired")
+    assert (await door.login("alice", WRONG)).status == 401
+    await door.phone(alice)
+    assert (await door.login("alice")).status == 403
+    told = [(event["action"], event["outcome"]) for event in door.events("tenant")]
+    assert told.count(("session.begin", "refused")) == 9
+
+
 async def test_what_signs_nobody_in_is_one_answer(door: FrontDoor) -> None:
     """Unknown, disabled, deleted, without a password, wrong, of an unknown or suspended tenant: byte for byte."""
     await door.user("alice")
