@@ -21,8 +21,8 @@ MAX_DEVICES = 20
 """Of one account; the one that was used longest ago makes room for the next."""
 
 _ENTER = text(
-    "INSERT INTO known_devices (tenant_id, user_id, device_id, token_hash, expires_at) "
-    "VALUES (:tenant_id, :user_id, :device_id, :token_hash, clock_timestamp() + :life) RETURNING expires_at"
+    "INSERT INTO known_devices (tenant_id, user_id, device_id, token_hash, expires_at, signed_in) "
+    "VALUES (:tenant_id, :user_id, :device_id, :token_hash, clock_timestamp() + :life, :signed_in) RETURNING expires_at"
 )
 _MAKE_ROOM = text(
     "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id IN (SELECT device_id "
@@ -34,8 +34,21 @@ _ANY = text(
     "AND expires_at > clock_timestamp())"
 )
 _USED = text(
-    "UPDATE known_devices SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life "
-    "WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id"
+    "UPDATE known_devices SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life, "
+    "signed_in = true WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id"
+)
+_INHERIT = text(
+    "INSERT INTO credential_failures (tenant_id, user_id, authenticator, failures, blocked_until) "
+    "SELECT f.tenant_id, f.user_id, split_part(f.authenticator, '@', 1) || '@' || CAST(:device_id AS text), "
+    "max(f.failures), max(f.blocked_until) FROM credential_failures AS f JOIN known_devices AS d "
+    "ON d.tenant_id = f.tenant_id AND d.user_id = f.user_id "
+    "AND split_part(f.authenticator, '@', 2) = CAST(d.device_id AS text) "
+    "WHERE f.tenant_id = :tenant_id AND f.user_id = :user_id AND NOT d.signed_in "
+    "GROUP BY f.tenant_id, f.user_id, split_part(f.authenticator, '@', 1)"
+)
+_REPLACE = text(
+    "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND NOT signed_in "
+    "RETURNING device_id"
 )
 _FORGET = text("DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id")
 _FORGET_FAILURES = text(
@@ -67,15 +80,31 @@ def device_hash(token: str | None) -> bytes:
     return token_hash(token or "")
 
 
-async def remember_device(work: TenantUnitOfWork, user_id: UUID, *, now: datetime, life: timedelta) -> NewDevice:
-    """Enter a device, in the transaction of what its holder proved; the account's lock is held."""
+async def remember_device(
+    work: TenantUnitOfWork, user_id: UUID, *, now: datetime, life: timedelta, signed_in: bool = True
+) -> NewDevice:
+    """Enter a device, in the transaction of what its holder proved; the account's lock is held.
+
+    Args:
+        work: Bound to the account's tenant.
+        user_id: Whose device.
+        now: For its id.
+        life: How long it is known.
+        signed_in: Whether its holder signed in; one that did not proved their mailbox alone.
+    """
     token = DEVICE_PREFIX + urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
     device_id = make_uuid7(now, secrets.token_bytes(10))
     named = {"tenant_id": work.tenant_id, "user_id": user_id}
-    gone = (await work.session.execute(_MAKE_ROOM, named | {"kept": MAX_DEVICES - 1})).scalars().all()
+    gone: list[UUID] = []
+    if not signed_in:
+        # SECURITY: it takes the place of the one before it, with what failed from there; else each mail would be worth
+        # a hundred more guesses at a second factor.
+        await work.session.execute(_INHERIT, named | {"device_id": str(device_id)})
+        gone += (await work.session.execute(_REPLACE, named)).scalars()
+    gone += (await work.session.execute(_MAKE_ROOM, named | {"kept": MAX_DEVICES - 1})).scalars()
     if gone:
         await work.session.execute(_FORGET_FAILURES, named | {"devices": [str(device) for device in gone]})
-    entered = {"device_id": device_id, "token_hash": token_hash(token), "life": life}
+    entered = {"device_id": device_id, "token_hash": token_hash(token), "life": life, "signed_in": signed_in}
     expires_at: datetime = (await work.session.execute(_ENTER, named | entered)).scalar_one()
     return NewDevice(token, device_id, expires_at)
 

@@ -185,7 +185,7 @@ async def complete_reset(
         await record_change(work.session, head, "user", meta, audit=[entry], touched=[target])
         device = None
         if device_life is not None:
-            device = await remember_device(work, user_id, now=datetime.now(UTC), life=device_life)
+            device = await remember_device(work, user_id, now=datetime.now(UTC), life=device_life, signed_in=False)
         return Done(head, user_id, device)
 
 

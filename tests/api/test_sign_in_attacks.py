@@ -289,6 +289,43 @@ async def test_a_reset_opens_what_is_locked_and_bypasses_no_factor(doors) -> Non
     assert (await doors[0].verify(half.json["challenge"], "totp", phone.code())).status == 200
 
 
+async def test_a_mailbox_buys_no_fresh_guesses_at_a_factor(doors) -> None:
+    """Each reset makes a device known; until somebody signs in from it, the next one goes on with its failures."""
+    door = doors[0]
+    alice = await door.user("alice")
+    phone = await door.phone(alice)
+    device = await reset_with_device(door, "seven quiet lanterns drift")
+    half = await door.login("alice", "seven quiet lanterns drift", device=device)
+    assert (await door.verify(half.json["challenge"], "totp", wrong_code(phone))).status == 401
+    door.execute("UPDATE credential_failures SET failures = 100 WHERE authenticator ~ '^totp:.*@'")
+    new = "eight quiet lanterns drift"
+    again = await reset_with_device(door, new)
+    half = await door.login("alice", new, device=again)
+    locked = await door.verify(half.json["challenge"], "totp", phone.code())
+    assert (locked.status, locked.problem) == (403, "credential-locked")
+    assert door.query("SELECT count(*) FROM known_devices") == [(1,)]
+    # What the owner's own devices failed is theirs, and what they did is no stranger's.
+    door.execute("DELETE FROM credential_failures")
+    half = await door.login("alice", new, device=again)
+    assert (await door.verify(half.json["challenge"], "totp", phone.code(1))).status == 200
+    half = await door.login("alice", new, device=again)
+    assert (await door.verify(half.json["challenge"], "totp", wrong_code(phone))).status == 401
+    await reset_with_device(door, "nine quiet lanterns drift")
+    assert door.query("SELECT count(*) FROM known_devices") == [(2,)]
+    assert door.query("SELECT count(*), sum(failures) FROM credential_failures") == [(1, 1)]
+
+
+async def reset_with_device(door: FrontDoor, password: str) -> str:
+    """Choose a password by a mailed link; return the token of the device that is known from then on."""
+    headers = {"X-Tenant-ID": "acme"}
+    await door.post("/v1/account/password-reset-request", {"identifier": "alice"}, key="", headers=headers)
+    body = {"token": await door.token("alice@example.org"), "password": password, "remember_device": True}
+    done = await door.post("/v1/account/password-reset", body, key="", headers=headers)
+    assert done.status == 200, done.body
+    device: str = done.json["device"]["token"]
+    return device
+
+
 async def test_a_flood_of_invented_names_fills_nothing(doors) -> None:
     """Rows are buckets, and nothing of a name is kept in memory or in the database."""
     door = doors[0]
