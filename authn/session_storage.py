@@ -75,7 +75,9 @@ class ValkeySessionStore:
             async with self._values.client.pipeline(transaction=True) as steps:
                 _ = steps.set(name, value, exat=_keep_until(session))
                 _ = steps.zadd(index, {digest_of(token): session.created_at.timestamp()})
-                _ = steps.expire(index, _index_seconds(session))
+                # As long as the longest of them: what lasts beyond the index, nobody would see, and nothing displace.
+                _ = steps.expire(index, _index_seconds(session), nx=True)
+                _ = steps.expire(index, _index_seconds(session), gt=True)
                 await steps.execute()
 
         await self._values.call(store)

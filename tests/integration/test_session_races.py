@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -262,6 +262,21 @@ async def test_the_store_forgets_what_is_over_and_keeps_what_is_written_back(wor
     await world.store.note_seen(new.token, later)
     assert await world.store.find(new.token) is None
     assert await world.store.list_of(world.tenant_id, user.id) == []
+
+
+async def test_a_session_is_seen_as_long_as_it_lasts(world):
+    """Also when others that end sooner began after it: the tenant shortened how long sessions last."""
+    user = await world.accounts.add("alice", stored="a hash")
+    held = await world.held(user)
+    index = world.store._index_of(world.tenant_id, user.id)
+    long = replace(await world.begin(held), expires_at=datetime.now(UTC) + timedelta(days=30))
+    short = replace(long, session_id=uuid4(), expires_at=datetime.now(UTC) + timedelta(minutes=1))
+    await world.store.put(long)
+    await world.store.put(short)
+    assert await world.values.client.ttl(index) > timedelta(days=29).total_seconds()
+    longer = replace(long, session_id=uuid4(), expires_at=datetime.now(UTC) + timedelta(days=60))
+    await world.store.put(longer)
+    assert await world.values.client.ttl(index) > timedelta(days=59).total_seconds()
 
 
 async def test_the_index_of_an_account_shows_nothing_that_is_not_its_own(world):
