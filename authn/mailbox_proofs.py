@@ -11,12 +11,13 @@ from datetime import timedelta
 from typing import Any
 
 from authn.account_flows import can_be_mailed
-from authn.enrolment_codes import EnrolmentCode, issue_enrolment_code, spend_enrolment_code
+from authn.enrolment_codes import MAIL_LIMIT, EnrolmentCode, issue_enrolment_code, spend_enrolment_code
 from authn.factors import Factors
 from authn.links import Link, LinkPurpose, hash_link_token, is_link_token, peek_link, spend_link
 from authn.mail_queue import queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
+from authn.throttles import count_attempt
 from authn.users import StoredUser
 from tenancy.audit import AuditEntry, AuditOutcome
 from tenancy.audit_log import append_audit
@@ -89,6 +90,9 @@ async def send_code(
 ) -> CodeSent | NoMailbox | TicketNeeded | timedelta:
     """Mail a code to the account's own address; or say why not, or how long to wait. The caller commits either."""
     reason, outcome = await _mailed(work, ring, held, needs_ticket=_needs_ticket(factors, signed_in=signed_in))
+    # SECURITY: whoever asks without end writes no event for each: the audit is for ever.
+    if isinstance(outcome, timedelta):
+        return outcome
     audit = AuditOutcome.SUCCESS if reason is None else AuditOutcome.REFUSED
     detail = None if reason is None else {"reason": reason}
     await append_audit(work, meta, [AuditEntry("factor.enrolment_code", held.user.ref, audit, detail=detail)])
@@ -98,13 +102,14 @@ async def send_code(
 async def _mailed(
     work: TenantUnitOfWork, ring: KeyRing, held: StoredUser, *, needs_ticket: bool
 ) -> tuple[str | None, CodeSent | NoMailbox | TicketNeeded | timedelta]:
-    if needs_ticket:
-        return "ticket_needed", TicketNeeded()
-    if not can_be_mailed(held) or held.user.email is None:
-        return "no_verified_address", NoMailbox()
+    if needs_ticket or not can_be_mailed(held) or held.user.email is None:
+        wait = await count_attempt(work, MAIL_LIMIT, f"refused {held.user.id}")
+        if wait is not None:
+            return None, wait
+        return ("ticket_needed", TicketNeeded()) if needs_ticket else ("no_verified_address", NoMailbox())
     issued = await issue_enrolment_code(work, ring, held)
     if not isinstance(issued, EnrolmentCode):
-        return "throttled", issued
+        return None, issued
     values = {
         "username": held.user.username or "",
         "code": issued.code,

@@ -154,6 +154,21 @@ async def test_a_stolen_password_enrols_nothing(door: FrontDoor) -> None:
     ]
 
 
+@pytest.mark.parametrize(("verified", "status"), [(True, 202), (False, 409)])
+async def test_asking_for_codes_without_end_fills_neither_mailbox_nor_audit(
+    door: FrontDoor, verified: bool, status: int
+) -> None:
+    """Whether one can be mailed or not: a few times within the hour it is looked into, and written down."""
+    await demanded(door, verified=verified)
+    challenge = await challenged(door)
+    answers = [(await door.post(MAIL, {"challenge": challenge}, key="", headers=HEADERS)) for _ in range(8)]
+    assert [answer.status for answer in answers] == [status] * 5 + [429] * 3
+    assert answers[-1].headers["Retry-After"]
+    events = [event for event in door.events("tenant") if event["action"] == "factor.enrolment_code"]
+    assert len(events) == 5
+    assert len(await door.mails("alice@example.org")) == (5 if verified else 0)
+
+
 async def test_a_challenge_goes_forward_only_and_for_its_own_client(door: FrontDoor) -> None:
     """One for a second factor enrols nothing, one for an enrolment proves nothing, and no other client uses either."""
     await demanded(door)
