@@ -17,7 +17,7 @@ BENCHMARKS = {
     "propagation": "how soon a change through one process is used by another",
     "stall": "answers about another tenant while one of 100,000 rules is planned, applied, rolled back and exported",
     "small_writes": "answers about a tenant of 10,000 rules while it changes ten times a second",
-    "password_flood": "decisions while ten times as many passwords come in as can be hashed",
+    "sign_in_flood": "decisions while ten times as many people sign in as passwords can be hashed",
     "sign_in_timing": "whether the time of a refused sign-in tells who has an account",
     "policy_import": "lint, plan and apply of 100,000 rules",
 }

@@ -1,14 +1,18 @@
 """What the simulated callers ask, and what they must be answered; made through the API before the load begins."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from authn.password_hashing import PasswordHasher
+from authn.password_settings import PasswordSettings
 from benchmarks.asking import Asker, RefusedError
 from benchmarks.wire import body_of
 from benchmarks.workload import ACTIONS, Question, Workload, subject
@@ -23,6 +27,8 @@ BATCH = 20
 ROWS_PER_REQUEST = 1_000
 SEARCHES = 20
 KEY_HOURS = 2
+PEOPLE = 20
+PASSWORD = "visitors of every tenant"
 SCOPES = ["decision:check", "policy:read", "policy:write"]
 VISITED = {"subject": "role:visitor", "resource": "record:lobby", "action": "enter"}
 
@@ -36,6 +42,8 @@ class TenantPlan:
     hot: bool
     checks: list[tuple[dict[str, Any], bool]] = field(default_factory=list)
     batches: list[tuple[dict[str, Any], list[bool]]] = field(default_factory=list)
+    people: list[str] = field(default_factory=list)
+    """Usernames of accounts whose password is `PASSWORD`."""
     searches: list[tuple[str, dict[str, Any], list[str]]] = field(default_factory=list)
     """Path, body, and the ids that must be found."""
 
@@ -56,6 +64,8 @@ def prepare(asker: Asker, hot_tenants: int, cold_tenants: int) -> Iterator[Tenan
         load_rows(asker, workload)
         plan = TenantPlan(slug, create_key(asker, slug), hot)
         fill(plan, workload)
+        if hot:
+            plan.people = bring_in(asker, slug)
         yield plan
 
 
@@ -76,6 +86,28 @@ def create_key(asker: Asker, slug: str) -> str:
     )
     token: str = answer["token"]
     return token
+
+
+def bring_in(asker: Asker, slug: str) -> list[str]:
+    """Import accounts with the hash of their password; those that are there already stay as they are."""
+    names = [f"visitor{number}" for number in range(PEOPLE)]
+    lines = [json.dumps({"username": name, "password_hash": _hash_of_password()}) for name in names]
+    headers = {"Content-Type": "application/x-ndjson", "X-Tenant-ID": slug}
+    asker.post_bytes("/v1/users/import", "\n".join(lines).encode(), headers)
+    return names
+
+
+@cache
+def _hash_of_password() -> str:
+    return asyncio.run(_hashed(PasswordSettings(niceness=0, wait_seconds=30)))
+
+
+async def _hashed(settings: PasswordSettings) -> str:
+    hasher = PasswordHasher(settings)
+    try:
+        return await hasher.hash(PASSWORD)
+    finally:
+        hasher.close()
 
 
 def load_rows(asker: Asker, workload: Workload) -> None:

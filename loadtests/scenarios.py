@@ -1,5 +1,7 @@
 """The simulated callers: 80 % checks, 10 % batches, 5 % searches, 5 % policy changes; most on hot tenants.
 
+Beside them somebody signs in, looks at their account and signs out, twice a second in all.
+
 Locust loads this file by its path; the plan that `python -m loadtests` made is named by KASBAH_LOADTEST_PLAN, and how
 often each caller does something by KASBAH_LOADTEST_PACE (times a second). Every answer is compared with the right one,
 and a wrong one is a failure.
@@ -16,7 +18,10 @@ from typing import Any
 from locust import constant_throughput, task
 from locust.contrib.fasthttp import FastHttpUser
 
+from loadtests.plan import PASSWORD
+
 HOT_SHARE = 0.8
+SIGN_INS_PER_SECOND = 2.0
 
 _tenants: list[dict[str, Any]] = json.loads(Path(os.environ["KASBAH_LOADTEST_PLAN"]).read_text("utf-8"))
 _hot = [tenant for tenant in _tenants if tenant["hot"]]
@@ -141,6 +146,38 @@ class Caller(FastHttpUser):
                 return None
             response.success()
             return response.headers
+
+
+class Person(FastHttpUser):
+    """Somebody who signs in, looks at their account, and signs out."""
+
+    fixed_count = 1
+    wait_time = constant_throughput(SIGN_INS_PER_SECOND)
+    connection_timeout = 5.0
+    network_timeout = 10.0
+
+    @task
+    def visit(self) -> None:
+        """Sign in and out again; every step must succeed."""
+        tenant = random.choice(_hot)
+        who = {"identifier": random.choice(tenant["people"]), "password": PASSWORD}
+        signed_in = self._step("sign in", "POST", "/v1/auth/login", {"X-Tenant-ID": tenant["slug"]}, who)
+        if signed_in is None:
+            return
+        session = {"Authorization": f"Bearer {signed_in['session']['token']}"}
+        self._step("own account", "GET", "/v1/users/me", session)
+        self._step("sign out", "DELETE", "/v1/users/me/sessions/current", session)
+
+    def _step(self, name: str, method: str, path: str, headers: dict[str, str], body: object = None) -> Any:
+        """Send, and return the JSON of a good answer, or an empty object."""
+        sent = headers | ({} if body is None else {"Content-Type": "application/json"})
+        data = None if body is None else json.dumps(body)
+        with self.client.request(method, path, data=data, headers=sent, name=name, catch_response=True) as response:
+            if not 200 <= response.status_code < 300:
+                response.failure(f"status {response.status_code}: {(response.text or '')[:200]}")
+                return None
+            response.success()
+            return response.json() if response.text else {}
 
 
 def _names(answer: dict[str, Any]) -> list[str]:
