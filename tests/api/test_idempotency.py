@@ -8,7 +8,7 @@ import pytest
 
 from authn import storage as key_storage
 from service.answer_seal import AnswerSeal, KeptAnswer, SealedAnswerError
-from service.http import admin_keys
+from service.http import key_writes
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import PLATFORM_TENANT_ID
 from tenancy.once import RequestKey
@@ -66,7 +66,7 @@ async def test_a_key_whose_answer_was_lost_is_not_made_twice(admin: Service, mon
         raise DatabaseUnavailableError("gone")
 
     with monkeypatch.context() as broken:
-        broken.setattr(admin_keys, "written", lost)
+        broken.setattr(key_writes, "written", lost)
         assert (await admin.post("/v1/tenants/acme/keys", {"name": "k"}, headers=ONCE)).status == 503
     repeated = await admin.post("/v1/tenants/acme/keys", {"name": "k"}, headers=ONCE)
     assert repeated.status == 201

@@ -45,10 +45,10 @@ def test_of_the_workers_of_a_machine_one_runs_jobs(monkeypatch, tmp_path):
     first, second = socket.socket(), socket.socket()
     settings = type("Settings", (), {"cross_check_per_second": 0, "log_level": "ERROR"})()
     for listener in (first, second):
-        worker.run_worker(settings, None, None, None, first, listener, 0, 0)
+        worker.run_worker(settings, None, None, None, first, None, listener, 0, 0)
     worker.run_bulk_worker(settings, tmp_path / "socket", first, 0, 0)
     for listener in (first, second):
-        worker.run_worker(settings, None, None, tmp_path / "socket", first, listener, 0, 0)
+        worker.run_worker(settings, None, None, tmp_path / "socket", first, None, listener, 0, 0)
     assert asked == [True, False, True, False, False]
     first.close()
     second.close()

@@ -15,6 +15,8 @@ import aiohttp
 from aiohttp import web
 
 from authn.api_keys import KeyLimit, hash_token
+from authn.password_hashing import PasswordHasher
+from authn.password_settings import PasswordSettings
 from authz.errors import StaleError, TenantNotFoundError
 from authz.offline import OfflinePolicy
 from authz.ports import SubjectRecord, TenantHead
@@ -28,7 +30,18 @@ from service.decision_log import DecisionLog
 from service.health import Readiness
 from service.http_settings import HttpSettings
 from service.key_rates import KeyRates
-from service.keys import CALLERS, DECISION_LOG, METRICS, NODE, PAGE_TOKENS, READER, READINESS, SAMPLER, TENANTS
+from service.keys import (
+    CALLERS,
+    DECISION_LOG,
+    METRICS,
+    NODE,
+    PAGE_TOKENS,
+    PASSWORDS,
+    READER,
+    READINESS,
+    SAMPLER,
+    TENANTS,
+)
 from service.metrics import Metrics
 from service.page_tokens import PageTokens
 from service.routes import Route
@@ -218,8 +231,10 @@ class Edge:
             app[DECISION_LOG] = self.log
             app[READINESS] = self.readiness
             app[SAMPLER] = Sampler(None, 0)
+            app[PASSWORDS] = PasswordHasher(PasswordSettings())  # whose process starts with the first hash
             self.log.start()
             yield
+            app[PASSWORDS].close()
             self.log.close()
 
         if self._routes is None:

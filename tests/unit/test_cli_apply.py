@@ -44,7 +44,7 @@ def apply(tmp_path, monkeypatch):
     plan.write_text(json.dumps({**head, "parts": parts}))
 
     def run(tenant, failure):
-        monkeypatch.setattr("service.cli.asking.ask", lambda work: drive(work(Server(tenant, failure))))
+        monkeypatch.setattr("service.cli.asking.ask", lambda work, _server=None: drive(work(Server(tenant, failure))))
         return CliRunner().invoke(root, ["policy", "apply", str(plan), "--yes"])
 
     return run
@@ -62,7 +62,7 @@ def test_a_tenant_that_is_too_large_is_named(tmp_path, monkeypatch):
         async def post(self, _path, _body):
             raise RefusedError(413, "body-too-large", "the body is larger than 9 bytes")
 
-    monkeypatch.setattr("service.cli.asking.ask", lambda work: drive(work(Narrow())))
+    monkeypatch.setattr("service.cli.asking.ask", lambda work, _server=None: drive(work(Narrow())))
     result = CliRunner().invoke(root, ["policy", "plan", str(tmp_path)])
     assert (result.exit_code, result.stderr) == (
         5,
