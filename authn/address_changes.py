@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
+from authn.links import LIFETIMES, LinkPurpose
 from authn.users import UserId
 from tenancy.unit_of_work import TenantUnitOfWork
 
@@ -20,8 +21,8 @@ _INSERT = text(
 )
 _SUPERSEDE = text(f"UPDATE address_changes SET state = 'dropped' WHERE {_OF_USER} AND state = 'pending'")  # noqa: S608
 _CONFIRM = text(
-    "UPDATE address_changes SET state = 'confirmed' WHERE tenant_id = :tenant_id AND change_id = :change_id "  # noqa: S608
-    f"AND state = 'pending' RETURNING {_COLUMNS}"
+    "UPDATE address_changes SET state = 'confirmed', confirmed_at = clock_timestamp() "  # noqa: S608 - constants
+    f"WHERE tenant_id = :tenant_id AND change_id = :change_id AND state = 'pending' RETURNING {_COLUMNS}"
 )
 _UNDO = text(
     "UPDATE address_changes SET state = 'undone' FROM (SELECT state AS before FROM address_changes "  # noqa: S608
@@ -33,6 +34,10 @@ _UNDO = text(
 _END_LATER = text(
     f"UPDATE address_changes SET state = 'undone' WHERE {_OF_USER} AND change_id <> :change_id "  # noqa: S608 - as above
     "AND created_at >= (SELECT created_at FROM address_changes WHERE tenant_id = :tenant_id AND change_id = :change_id)"
+)
+_OPEN = text(
+    f"SELECT EXISTS (SELECT FROM address_changes WHERE {_OF_USER} AND state = 'confirmed' "  # noqa: S608 - as above
+    "AND confirmed_at IS NOT NULL AND old_email_key IS NOT NULL AND created_at > clock_timestamp() - :undo_life)"
 )
 _FORGET_OLD = text(
     "DELETE FROM address_changes WHERE (tenant_id, change_id) IN (SELECT tenant_id, change_id FROM address_changes "
@@ -88,6 +93,12 @@ async def undo_change(work: TenantUnitOfWork, change_id: UUID) -> AddressChange 
     if change is not None:
         await work.session.execute(_END_LATER, named | {"user_id": change.user_id})
     return change
+
+
+async def may_be_taken_back(work: TenantUnitOfWork, user_id: UUID) -> bool:
+    """Whether a person gave an account its address in place of another one, whose holder may still undo that."""
+    named = {"tenant_id": work.tenant_id, "user_id": user_id, "undo_life": LIFETIMES[LinkPurpose.UNDO_ADDRESS]}
+    return bool((await work.session.execute(_OPEN, named)).scalar_one())
 
 
 async def drop_changes(work: TenantUnitOfWork, user_id: UUID) -> None:

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from authn.account_flows import AccountFlows, lock_active
@@ -20,12 +20,10 @@ from authn.factor_storage import read_factors
 from authn.factors import Authenticator, FactorKind, Factors, FactorWrong
 from authn.finish_sign_in import Finished, SignedIn, SignInEnd
 from authn.mailbox_proofs import (
-    CodeSent,
+    CodeOutcome,
     MailboxGiven,
     MailboxProven,
     MailboxWrong,
-    NoMailbox,
-    TicketNeeded,
     prove_mailbox,
     send_code,
     spend_ticket,
@@ -84,9 +82,7 @@ class SignInEnrolments:
         self._end = end
         self._now = now
 
-    async def mail(
-        self, token: str, whence: Whence, *, meta: ChangeMeta
-    ) -> CodeSent | NoMailbox | TicketNeeded | timedelta:
+    async def mail(self, token: str, whence: Whence, *, meta: ChangeMeta) -> CodeOutcome:
         """Mail a code to the account's verified address."""
         challenge = await self._find(token, whence)
         async with self._account(challenge) as (work, held, factors):

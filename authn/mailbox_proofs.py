@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from authn.account_flows import can_be_mailed
+from authn.address_changes import may_be_taken_back
 from authn.enrolment_codes import MAIL_LIMIT, EnrolmentCode, issue_enrolment_code, spend_enrolment_code
 from authn.factors import Factors
 from authn.links import Link, LinkPurpose, hash_link_token, is_link_token, peek_link, spend_link
@@ -75,8 +76,17 @@ class NoMailbox:
 
 
 @dataclass(frozen=True, slots=True)
+class NewMailbox:
+    """The address took another one's place, and can still be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
 class TicketNeeded:
     """Authenticators were bound before, or taken away: only a ticket of an administrator's reset binds one."""
+
+
+CodeOutcome = CodeSent | NoMailbox | NewMailbox | TicketNeeded | timedelta
+"""What comes of asking for a code; a time is how long to wait."""
 
 
 async def send_code(
@@ -87,7 +97,7 @@ async def send_code(
     *,
     meta: ChangeMeta,
     signed_in: bool = False,
-) -> CodeSent | NoMailbox | TicketNeeded | timedelta:
+) -> CodeOutcome:
     """Mail a code to the account's own address; or say why not, or how long to wait. The caller commits either."""
     reason, outcome = await _mailed(work, ring, held, needs_ticket=_needs_ticket(factors, signed_in=signed_in))
     # SECURITY: whoever asks without end writes no event for each: the audit is for ever.
@@ -101,12 +111,11 @@ async def send_code(
 
 async def _mailed(
     work: TenantUnitOfWork, ring: KeyRing, held: StoredUser, *, needs_ticket: bool
-) -> tuple[str | None, CodeSent | NoMailbox | TicketNeeded | timedelta]:
-    if needs_ticket or not can_be_mailed(held) or held.user.email is None:
+) -> tuple[str | None, CodeOutcome]:
+    refused = await _why_not(work, held, needs_ticket=needs_ticket)
+    if refused is not None or held.user.email is None:
         wait = await count_attempt(work, MAIL_LIMIT, f"refused {held.user.id}")
-        if wait is not None:
-            return None, wait
-        return ("ticket_needed", TicketNeeded()) if needs_ticket else ("no_verified_address", NoMailbox())
+        return (None, wait) if wait is not None else refused or ("no_verified_address", NoMailbox())
     issued = await issue_enrolment_code(work, ring, held)
     if not isinstance(issued, EnrolmentCode):
         return None, issued
@@ -118,6 +127,18 @@ async def _mailed(
     mail = Mail(MailKind.ENROLMENT_CODE, held.user.email, values, held.user.id, issued.expires_at)
     await queue_mail(work, ring, mail)
     return None, CodeSent()
+
+
+async def _why_not(work: TenantUnitOfWork, held: StoredUser, *, needs_ticket: bool) -> tuple[str, CodeOutcome] | None:
+    if needs_ticket:
+        return "ticket_needed", TicketNeeded()
+    if not can_be_mailed(held):
+        return "no_verified_address", NoMailbox()
+    # SECURITY: whoever stole a password could else give the account an address of theirs, and bind a factor that the
+    # owner, who takes the address back, would be left without.
+    if await may_be_taken_back(work, held.user.id):
+        return "address_changed_lately", NewMailbox()
+    return None
 
 
 async def prove_mailbox(

@@ -6,7 +6,6 @@ The edge sees to it that the session is fresh and at the account's full level; h
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,12 +22,10 @@ from authn.factor_storage import (
 )
 from authn.factors import Authenticator, FactorKind, Factors, FactorWrong
 from authn.mailbox_proofs import (
-    CodeSent,
+    CodeOutcome,
     MailboxGiven,
     MailboxProven,
     MailboxWrong,
-    NoMailbox,
-    TicketNeeded,
     prove_mailbox,
     send_code,
     spend_ticket,
@@ -105,7 +102,7 @@ class OwnFactors:
         async with self._account(session) as (work, _):
             return await list_authenticators(work, session.user_id), await read_factors(work, session.user_id)
 
-    async def mail_code(self, session: Session, *, meta: ChangeMeta) -> CodeSent | NoMailbox | TicketNeeded | timedelta:
+    async def mail_code(self, session: Session, *, meta: ChangeMeta) -> CodeOutcome:
         """Mail the code that a first authenticator needs."""
         async with self._account(session) as (work, held):
             factors = await read_factors(work, session.user_id)

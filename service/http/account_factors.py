@@ -8,7 +8,15 @@ import msgspec
 from aiohttp import web
 
 from authn.factors import Authenticator, FactorKind, FactorWrong, normalize_factor_name
-from authn.mailbox_proofs import CodeSent, MailboxGiven, MailboxWrong, NoMailbox, TicketNeeded
+from authn.mailbox_proofs import (
+    CodeOutcome,
+    CodeSent,
+    MailboxGiven,
+    MailboxWrong,
+    NewMailbox,
+    NoMailbox,
+    TicketNeeded,
+)
 from authn.own_factors import FactorBegun, FactorChanged, LastFactor, NoSuchFactor, OwnFactors
 from authn.tries import LockedOut, MustWait
 from service.edge_errors import (
@@ -177,7 +185,7 @@ async def factor_changed(request: web.Request, changed: FactorChanged) -> web.Re
     return json_answer(answer, head=changed.head)
 
 
-def code_mailed(request: web.Request, outcome: CodeSent | NoMailbox | TicketNeeded | timedelta) -> web.Response:
+def code_mailed(request: web.Request, outcome: CodeOutcome) -> web.Response:
     """Answer whether a code was mailed; raise why not."""
     match outcome:
         case CodeSent():
@@ -185,6 +193,8 @@ def code_mailed(request: web.Request, outcome: CodeSent | NoMailbox | TicketNeed
             return json_answer({"status": "accepted"}, status=202)
         case NoMailbox():
             raise EnrolmentNotPossibleError("the account has no verified address: ask an administrator")
+        case NewMailbox():
+            raise EnrolmentNotPossibleError("your address was changed within three days, and can be taken back: wait")
         case TicketNeeded():
             raise EnrolmentNotPossibleError("this takes a ticket that an administrator has sent to you")
         case timedelta():

@@ -154,6 +154,48 @@ async def test_a_stolen_password_enrols_nothing(door: FrontDoor) -> None:
     ]
 
 
+async def test_a_stolen_password_enrols_nothing_by_an_address_of_its_own(door: FrontDoor) -> None:
+    """It may change the address; until that cannot be taken back, the new mailbox binds nothing, in any session."""
+    alice = await door.user("alice")
+    session = (await door.login("alice")).json["session"]["token"]
+    wanted = {"email": "mallory@example.org", "current_password": PASSWORD}
+    assert (await door.post("/v1/users/me/email", wanted, key=session)).status == 202
+    undo = await door.token("alice@example.org")
+    confirm = await door.token("mallory@example.org")
+    assert (await door.post("/v1/account/address-confirmation", {"token": confirm}, key="")).status == 204
+    session = (await door.login("alice")).json["session"]["token"]
+    answer = await door.post("/v1/users/me/factors/mail", {}, key=session)
+    assert (answer.status, answer.problem) == (409, "enrolment-not-possible")
+    door.execute("UPDATE users SET mfa_required = true WHERE user_id = %s", alice.id)
+    challenge = await challenged(door)
+    answer = await door.post(MAIL, {"challenge": challenge}, key="", headers=HEADERS)
+    assert (answer.status, answer.problem) == (409, "enrolment-not-possible")
+    assert door.query("SELECT count(*) FROM enrolment_codes") == [(0,)]
+    # The owner takes the address back, and nothing of the thief's is in the way.
+    assert (await door.post("/v1/account/address-undo", {"token": undo}, key="")).status == 204
+    assert await mailed_code(door, await challenged(door))
+
+
+async def test_an_address_that_cannot_be_taken_back_any_more_enrols(door: FrontDoor) -> None:
+    """As long as the link to the old one works, and no longer; an administrator's own change keeps nobody out."""
+    alice = await door.user("alice")
+    session = (await door.login("alice")).json["session"]["token"]
+    wanted = {"email": "alicia@example.org", "current_password": PASSWORD}
+    assert (await door.post("/v1/users/me/email", wanted, key=session)).status == 202
+    confirm = await door.token("alicia@example.org")
+    assert (await door.post("/v1/account/address-confirmation", {"token": confirm}, key="")).status == 204
+    session = (await door.login("alice")).json["session"]["token"]
+    door.execute("UPDATE address_changes SET created_at = created_at - interval '71 hours'")
+    assert (await door.post("/v1/users/me/factors/mail", {}, key=session)).status == 409
+    door.execute("UPDATE address_changes SET created_at = created_at - interval '1 hour'")
+    assert (await door.post("/v1/users/me/factors/mail", {}, key=session)).status == 202
+    said = {"email": "new@example.org", "reason": "married"}
+    merge = {"Content-Type": "application/merge-patch+json", "X-Tenant-ID": "acme"}
+    assert (await door.ask("PATCH", f"/v1/users/{alice.id}", said, headers=merge)).status == 200
+    door.execute("UPDATE users SET email_verified_at = now(), mfa_required = true WHERE user_id = %s", alice.id)
+    assert await mailed_code(door, await challenged(door), "new@example.org")
+
+
 @pytest.mark.parametrize(("verified", "status"), [(True, 202), (False, 409)])
 async def test_asking_for_codes_without_end_fills_neither_mailbox_nor_audit(
     door: FrontDoor, verified: bool, status: int
