@@ -148,9 +148,9 @@ class Account:
         before = len(await self.door.mails(self.address))
         asked = await self.door.post(path, body, headers={"User-Agent": "browser"}, **more)
         mails = await self.door.mails(self.address)
-        if asked.status == 202 and len(mails) > before:
-            found = re.search(r"\b[0-9]{8}\b", mails[-1].text)
-            return {} if found is None else {"code": found[0]}
+        if asked.status == 202:  # a notice of something else may come in between
+            codes = [code for mail in mails[before:] for code in re.findall(r"\b[0-9]{8}\b", mail.text)]
+            return {"code": codes[-1]} if codes else {}
         tickets = [word for mail in mails for word in mail.text.split() if len(word) == TICKET_LENGTH]
         return {"ticket": tickets[-1]} if tickets else {}
 
