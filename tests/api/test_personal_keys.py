@@ -149,7 +149,7 @@ async def test_a_personal_key_ends_with_its_account(admin: Service, people: Peop
 
 
 async def test_a_personal_key_ends_with_what_ends_sign_ins(admin: Service, people: People) -> None:
-    """Every key that was made before; one made afterwards is good."""
+    """Every key that was made before, and the list says so; one made afterwards is good."""
     ann, bob = await people.person("acme", "ann"), await people.person("acme", "bob")
     for person in (ann, bob):
         assert (await admin.get("/v1/keys/self", key=person.key)).status == 200
@@ -158,6 +158,10 @@ async def test_a_personal_key_ends_with_what_ends_sign_ins(admin: Service, peopl
     assert (await admin.get("/v1/keys/self", key=bob.key)).status == 200
     fresh = await people.key(ann.tenant_id, ann.id)
     assert (await admin.get("/v1/keys/self", key=fresh)).status == 200
+    listed = (await admin.get(OWN, key=fresh)).json["keys"]
+    assert [key["revoked_at"] is None for key in listed] == [False, True]
+    (hers,) = (await admin.get(OWN, key=bob.key)).json["keys"]
+    assert hers["revoked_at"] is None
 
 
 async def test_a_head_that_was_raised_too_early_is_not_committed(people: People) -> None:
@@ -185,6 +189,9 @@ async def test_a_person_has_so_many_keys_and_services_have_theirs(admin: Service
         await people.key(ann.tenant_id, ann.id)
     full = await admin.post(OWN, {"name": "x"}, key=ann.key)
     assert (full.status, full.problem) == (422, "key-limit-exceeded")
+    await end_sign_ins(people, ann)
+    again = await people.key(ann.tenant_id, ann.id)
+    assert (await admin.post(OWN, {"name": "x"}, key=again)).status == 201
     bob = await people.person("acme", "bob")
     assert (await admin.post(OWN, {"name": "x"}, key=bob.key)).status == 201
 
