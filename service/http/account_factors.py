@@ -1,5 +1,6 @@
 """`/v1/users/me/factors` and `…/recovery-codes`: people look after their own second factors, signed in lately."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal, assert_never
 from uuid import UUID
@@ -211,7 +212,7 @@ def unproven_factor(outcome: FactorWrong | MustWait | LockedOut) -> EdgeError:
         case MustWait(seconds=seconds):
             return TooManyTriesError(f"too many wrong codes: try again in {seconds} s", seconds)
         case LockedOut():
-            return CredentialLockedError("too many wrong codes: begin anew")
+            return CredentialLockedError("too many wrong codes: bind another second factor, or ask an administrator")
         case _:
             assert_never(outcome)
 
@@ -244,6 +245,8 @@ OWN = Needs(
     fresh=FRESH,
     enrolling=True,
 )
+# SECURITY: a recovery code is good for binding or proving an authenticator; what is there goes only afterwards.
+_CHANGE = replace(OWN, enrolling=False)
 _LOOK = Needs(
     "account:write",
     by_scope="it is about the caller's own second factors",
@@ -260,8 +263,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", _ALL, create, OWN, MAX_BODY, seconds=None),
     Route("POST", f"{_ALL}/mail", mail_code, OWN, MAX_BODY, seconds=None),
     Route("POST", f"{_ONE}/confirm", confirm, OWN, MAX_BODY, seconds=None),
-    Route("PATCH", _ONE, rename, OWN, MAX_BODY, seconds=None),
-    Route("DELETE", _ONE, remove, OWN, seconds=None),
+    Route("PATCH", _ONE, rename, _CHANGE, MAX_BODY, seconds=None),
+    Route("DELETE", _ONE, remove, _CHANGE, seconds=None),
     Route("GET", _CODES, count_codes, _LOOK),
-    Route("POST", _CODES, renew_codes, OWN, MAX_BODY, seconds=None),
+    Route("POST", _CODES, renew_codes, _CHANGE, MAX_BODY, seconds=None),
 )

@@ -169,6 +169,12 @@ async def test_after_a_recovery_only_factors_can_be_reached(post: PostOffice):
     done, phone = await enrolled(post, alice)
     token = await sign_in(post, alice, Acr.AAL2, must_enrol=True)
     assert (await post.get("/v1/users/me", key=token)).problem == "enrolment-required"
+    for refused in (
+        await post.post("/v1/users/me/recovery-codes", {}, key=token),
+        await post.ask("DELETE", f"{FACTORS}/{phone.id}", key=token),
+        await post.ask("PATCH", f"{FACTORS}/{phone.id}", {"name": "x"}, key=token),
+    ):
+        assert (refused.status, refused.problem) == (403, "enrolment-required")
     wrong = await post.post(f"{FACTORS}/{phone.id}/confirm", {"code": "12345"}, key=token)
     assert (wrong.status, wrong.problem) == (403, "wrong-code")
     again = await post.post(f"{FACTORS}/{phone.id}/confirm", {"code": phone.code(1)}, key=token)
