@@ -309,7 +309,7 @@ def _answer(where: str, status: int, content_type: str, raw: bytes) -> Any:
     if status >= 500:  # noqa: PLR2004 - the server's fault
         raise UnavailableError(f"{where} cannot answer now: {said}")
     if slug == "not-authenticated":
-        said = f"the API key is unknown, expired or revoked at {where}"
+        said = f"the API key, or the session, is unknown, expired or revoked at {where}"
     raise RefusedError(status, slug, said, pointer)
 
 

@@ -23,8 +23,10 @@ def asked(work: Callable[[Client], Coroutine[Any, Any, _T]]) -> _T:
     return asked_of(None, work)
 
 
-def asked_of(server: Server | None, work: Callable[[Client], Coroutine[Any, Any, _T]]) -> _T:
-    """As `asked`, of a server that was found already."""
+def asked_of(
+    server: Server | None, work: Callable[[Client], Coroutine[Any, Any, _T]], *, hint: str | None = None
+) -> _T:
+    """As `asked`, of a server that was found already; `hint` says what to do about a 401."""
     try:
         return ask(work, server)
     except NoServerError as error:
@@ -32,7 +34,8 @@ def asked_of(server: Server | None, work: Callable[[Client], Coroutine[Any, Any,
     except UnreachableError as error:
         fail(str(error), ExitCode.UNREACHABLE)
     except RefusedError as error:
-        fail(refusal(error), ExitCode.REFUSED)
+        said = refusal(error)
+        fail(said if hint is None or error.slug != "invalid-credentials" else f"{said}\n{hint}", ExitCode.REFUSED)
 
 
 def refusal(error: RefusedError) -> str:

@@ -15,7 +15,9 @@ from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditOutcome
 AUDIT_PATH = "/v1/audit"
 EXPORT_PATH = "/v1/audit/export"
 DEFAULT_EVENTS = 20
-_COLUMNS = ["seq", "at", "action", "actor", "target", "outcome", "reason"]
+_COLUMNS = ["seq", "at", "action", "actor", "target", "outcome", "detail", "reason"]
+_TOLD = ("method", "acr", "reason")
+"""Members of an event's detail that a line has room for; `--output json` has all."""
 
 
 def chain_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,6 +65,7 @@ def list_(tenant: str | None, oldest_first: bool, personal: bool, limit: int, ou
             event["actor"],
             event.get("target"),
             "" if event["outcome"] == AuditOutcome.SUCCESS else event["outcome"],
+            " ".join(str(event["detail"][name]) for name in _TOLD if name in (event.get("detail") or {})),
             event.get("reason"),
         )
         for event in events

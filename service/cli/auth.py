@@ -13,6 +13,7 @@ _LOGIN = path_of("auth", "login")
 _VERIFY = path_of("auth", "mfa", "verify")
 _TYPED = {"totp": "Code of your authenticator", "recovery_code": "Recovery code"}
 """Methods that a terminal can ask for, the preferred one first."""
+_TAKEN_ONCE = "each code is taken once: if this one was used already, wait for the next"
 
 
 @click.command("login")
@@ -49,11 +50,14 @@ def login(
     password = secret("Password")
     half = asked_of(server, with_password)
     if half["status"] == "enrollment_required":
-        fail("a second factor must be bound to this account first", ExitCode.REFUSED)
+        fail(
+            "a second factor must be bound to this account first, where its tenant's people sign in (docs/sign-in.md)",
+            ExitCode.REFUSED,
+        )
     if half["status"] == "mfa_required":
         chosen = _chosen(half["methods"], method)
         code = secret(_TYPED[chosen])
-        half = asked_of(server, with_code)
+        half = asked_of(server, with_code, hint=_TAKEN_ONCE)
     emit(output, half, lambda: _show(identifier, half["session"]))
 
 

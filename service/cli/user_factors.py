@@ -6,7 +6,12 @@ import click
 
 from service.cli.asking import asked, id_of, shown_time, tenant_option, tenant_or_only
 from service.cli.output import emit, output_option, printable, table
-from service.client import Client, path_of
+from service.client import Client, RefusedError, path_of
+
+_NONE_LEFT = (
+    "nobody is signed in before a new second factor is bound, by password and ticket: "
+    "`kasbah user reset-factors` mails a ticket"
+)
 
 _reason = click.option("--reason", required=True, help="Why; kept in the history.")
 
@@ -40,7 +45,7 @@ def factors(user: str, tenant: str | None, output: str) -> None:
         table(columns, rows, empty="no second factors")
         click.echo(f"recovery codes left: {found['recovery_codes_left']}")
         if found["enrolment_demanded"]:
-            click.echo("a new second factor must be bound, by the ticket that was mailed, before anybody is signed in")
+            click.echo(_NONE_LEFT)
 
     emit(output, found, show)
 
@@ -56,11 +61,21 @@ def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str)
 
     async def work(client: Client) -> Any:
         where = await tenant_or_only(client, tenant)
-        path = path_of("users", await id_of(client, user, where), "factors", factor)
-        return await client.delete(path, reason=reason, tenant=where)
+        of = await id_of(client, user, where)
+        await client.delete(path_of("users", of, "factors", factor), reason=reason, tenant=where)
+        try:
+            return await client.get(path_of("users", of, "factors"), tenant=where)
+        except RefusedError:  # a key that may change accounts, and not read them
+            return {"enrolment_demanded": False}
 
-    asked(work)
-    emit(output, {"revoked": factor}, lambda: click.echo(printable(f"revoked {factor}")))
+    left = asked(work)
+
+    def show() -> None:
+        click.echo(printable(f"revoked {factor}"))
+        if left["enrolment_demanded"]:
+            click.echo(_NONE_LEFT)
+
+    emit(output, {"revoked": factor}, show)
 
 
 @click.command("reset-factors")

@@ -207,8 +207,9 @@ async def test_the_command_line_does_the_same(post: PostOffice, monkeypatch, tmp
     assert (str(phone.id) in listed.stdout, "recovery codes left: 10" in listed.stdout) == (True, True), listed.output
     assert (await run("revoke-factor", "alice", str(phone.id))).exit_code == 2
     revoked = await run("revoke-factor", "alice", str(phone.id), "--reason", "lost")
-    assert (revoked.exit_code, revoked.stdout) == (0, f"revoked {phone.id}\n"), revoked.output
-    assert "must be bound" in (await run("factors", "alice")).stdout
+    assert (revoked.exit_code, revoked.stdout.splitlines()[0]) == (0, f"revoked {phone.id}"), revoked.output
+    for said in (revoked.stdout, (await run("factors", "alice")).stdout):
+        assert "`kasbah user reset-factors` mails a ticket" in said
     assert (await run("reset-factors", "alice", "--reason", "lost")).exit_code == 0
     assert (await run("reset-factors", "nobody", "--reason", "lost")).exit_code == 5
     assert len(await post.mails("alice@example.org")) == 2
