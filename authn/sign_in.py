@@ -192,6 +192,10 @@ class SignIns:
                 await append_audit(work, meta, [refusal])
             factors = await read_factors(work, held.user.id)
             step = _next_step(factors, demanded=demanded)
+            if step is not None and not expired:
+                # SECURITY: whoever stole a password and gets no further has been here, too.
+                entry = AuditEntry("sign_in.password", held.user.ref, detail={"step": step.value})
+                await append_audit(work, meta, [entry])
             if expired or step is not None:
                 await forgive(work, taken)
         if expired:

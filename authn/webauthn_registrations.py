@@ -10,9 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.errors import UserStorageUnavailableError
+from authn.errors import SessionEndedError, UserStorageUnavailableError
 from authn.factors import PENDING_LIFETIME
 from authn.sessions import Session
+from authn.user_rows import lock_user
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 
@@ -79,10 +80,14 @@ class KeyRegistrations:
         self._sessions = sessions
 
     async def keep(self, session: Session, kept: Mapping[str, Any]) -> None:
-        """Await the key that a session asked for; raises `UserStorageUnavailableError`."""
+        """Await the key that a session asked for; raises `SessionEndedError`, `UserStorageUnavailableError`."""
         registration = Registration(UUID(kept["authenticator"]), kept["name"], kept["nonce"])
         try:
             async with tenant_unit_of_work(self._sessions, session.tenant_id) as work:
+                held = await lock_user(work, session.user_id)
+                # What a person calls their key is personal: nothing of it is left behind an account that is deleted.
+                if held is None or held.auth_epoch != session.auth_epoch:
+                    raise SessionEndedError("the session was ended meanwhile")
                 await open_registration(work, session.user_id, session.session_id, registration)
         except DatabaseUnavailableError as error:
             raise UserStorageUnavailableError(str(error)) from error

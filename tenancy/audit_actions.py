@@ -46,6 +46,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "settings.change": "settings of a tenant changed",
         "sign_in.clear": "counters of failed sign-ins were cleared",
         "sign_in.lock": "so many proofs of an account failed that no more are judged from where they came",
+        "sign_in.password": "a password was right, and a second factor is asked for, or to be bound",
         "sign_in.refuse": "somebody was not signed in",
         "tenant.cross_use": "a key of the tenant was used with another tenant's name, or with names that disagree",
         "tenant.create": "a tenant was entered",

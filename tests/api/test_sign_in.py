@@ -199,6 +199,21 @@ async def test_a_second_factor_is_asked_of_whoever_has_one(door: FrontDoor) -> N
     assert (again.status, again.problem) == (410, "challenge-expired")
 
 
+async def test_a_right_password_that_leads_no_further_is_in_the_audit(door: FrontDoor) -> None:
+    """Whoever stole it may stop there; from where it was given is sealed, and no wrong one looks like it."""
+    alice, bob = await door.user("alice"), await door.user("bob", mfa_required=True)
+    await door.phone(alice)
+    await door.login("alice", WRONG)
+    for name in ("alice", "bob"):
+        await door.login(name)
+    said = [event for event in door.events("tenant") if event["action"] == "sign_in.password"]
+    assert [(event["target"], event["detail"]) for event in said] == [
+        (alice.ref, {"step": "mfa"}),
+        (bob.ref, {"step": "enrol"}),
+    ]
+    assert "127.0.0.1" not in json.dumps(said)
+
+
 async def test_a_demanded_factor_that_is_not_there_must_be_bound_first(door: FrontDoor) -> None:
     """By the account, the tenant, or a role: no session without it, and no second step either."""
     await door.user("alice", mfa_required=True)

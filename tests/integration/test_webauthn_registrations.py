@@ -1,18 +1,21 @@
 """A security key is added: what was asked is answered once, by the session that asked, and in time."""
 
 import secrets
-from uuid import uuid4
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import pytest
 
-from authn.errors import FactorLimitExceededError, SecurityKeyTakenError
+from authn.errors import FactorLimitExceededError, SecurityKeyTakenError, SessionEndedError
 from authn.factor_storage import forget_factors, read_factors
 from authn.factors import MAX_AUTHENTICATORS, Authenticator, FactorKind, FactorMethod, FactorWrong
 from authn.register_webauthn import NewSecurityKey
 from authn.relying_party import RelyingParty
-from authn.user_rows import lock_user
-from authn.webauthn_registrations import Registration, open_registration, take_registration
+from authn.sessions import Acr, Session
+from authn.user_rows import lock_user, raise_auth_epoch
+from authn.webauthn_registrations import KeyRegistrations, Registration, open_registration, take_registration
 from authn.webauthn_storage import list_keys
+from tenancy.heads import lock_head, raise_head
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import Accounts
 from tests.support.software_authenticator import SoftwareAuthenticator, b64, unb64
@@ -93,6 +96,26 @@ async def test_it_waits_for_ten_minutes(accounts, alice, store):
         await open_registration(work, alice.id, SESSION, wanted)
         await forget_factors(work, alice.id)
         assert await take_registration(work, alice.id, SESSION, wanted.id) is None
+
+
+async def test_nothing_is_kept_for_an_account_that_changed_meanwhile(accounts, alice, store):
+    """Deleted between the two steps, say: the name of a key would else stay behind."""
+    _, kept = await offered(accounts, alice)
+    now = datetime.now(UTC)
+    session = Session(
+        SESSION, accounts.tenant_id, alice.id, 1, Acr.AAL1, ("pwd",), now, now, now + timedelta(hours=1), 3600, now
+    )
+    registrations = KeyRegistrations(accounts.sessions)
+    await registrations.keep(session, kept)
+    assert await registrations.take(session, UUID(kept["authenticator"])) == kept
+    async with work_of(accounts) as work:
+        await lock_head(work)
+        await raise_auth_epoch(work, alice.id)
+        await raise_head(work)
+    with pytest.raises(SessionEndedError):
+        await registrations.keep(session, kept)
+    with store.owner() as owner:
+        assert owner.execute("SELECT count(*) FROM webauthn_registrations").fetchone() == (0,)
 
 
 async def test_a_key_that_answers_is_bound_at_once(accounts, alice):
