@@ -6,6 +6,10 @@ Sources: OWASP ASVS 5.0 section 3.4 and 14.3.2; RFC 6797 section 7.2 (HSTS is sa
 from collections.abc import Mapping
 from functools import lru_cache
 
+from aiohttp import web
+
+from service.keys import HTTP_SETTINGS, REQUEST_ID
+
 HSTS = "max-age=63072000; includeSubDomains"
 
 CLOSED: Mapping[str, str] = {
@@ -22,3 +26,11 @@ CLOSED: Mapping[str, str] = {
 def closed_under(public_url: str) -> Mapping[str, str]:
     """Return `CLOSED`, with HSTS where the service is reached over TLS."""
     return {**CLOSED, "Strict-Transport-Security": HSTS} if public_url.startswith("https://") else CLOSED
+
+
+def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Set what every answer carries. A streaming handler calls this before it prepares its response."""
+    headers = response.headers
+    headers["X-Request-ID"] = request[REQUEST_ID]
+    for name, value in closed_under(request.app[HTTP_SETTINGS].public_url).items():
+        headers.setdefault(name, value)

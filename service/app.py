@@ -13,7 +13,7 @@ from aiohttp import web
 
 from authn.errors import PasswordHashingBusyError
 from service import problems
-from service.answer_headers import closed_under
+from service.answer_headers import add_headers
 from service.callers import Caller, bearer_token
 from service.edge_errors import OtherTenantError, TenantSuspendedError
 from service.fresh_sign_in import require_fresh, require_sign_in
@@ -155,14 +155,6 @@ def response_of(rendered: problems.RenderedProblem) -> web.Response:
         body=rendered.body,
         content_type=problems.PROBLEM_JSON,
     )
-
-
-def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Set what every answer carries. A streaming handler calls this before it prepares its response."""
-    headers = response.headers
-    headers["X-Request-ID"] = request[REQUEST_ID]
-    for name, value in closed_under(request.app[HTTP_SETTINGS].public_url).items():
-        headers.setdefault(name, value)
 
 
 def guarded(route: Route) -> Handler:

@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDict
 
-from service.app import add_headers
+from service.answer_headers import add_headers
 from service.client_address import BULK_ADDRESS, address_of
 from service.edge_errors import BodyTimeoutError, BodyTooLargeError, BulkUnavailableError, InvalidRequestError
 from service.http.revisions import REVISION_HEADER

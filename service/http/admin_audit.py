@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from authz.errors import AuthzError
-from service.app import add_headers
+from service.answer_headers import add_headers
 from service.edge_errors import EdgeError, InvalidRequestError, MissingRightError, OverloadedError
 from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
 from service.keys import AUDIT_KEYS, KEY_RING, READMIT, SESSIONS, TENANT

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from authz.errors import AuthzError
 from authz.ports import TenantHead
-from service.app import add_headers
+from service.answer_headers import add_headers
 from service.callers import bearer_token
 from service.edge_errors import EdgeError, InvalidRequestError, OverloadedError
 from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit

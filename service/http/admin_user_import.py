@@ -14,7 +14,7 @@ from authn.import_users import MAX_BATCH, UserImports
 from authn.user_import import BadLine, ImportedUser, read_record
 from authn.user_storage import UserStore
 from authz.errors import AuthzError
-from service.app import add_headers
+from service.answer_headers import add_headers
 from service.edge_errors import EdgeError, InvalidRequestError
 from service.http.admin import ADMINISTRATION, json_answer, meta_of, parameter, written
 from service.http.admin_audit import export_place
