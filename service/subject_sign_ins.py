@@ -12,7 +12,7 @@ from aiohttp import web
 from authn.sessions import Acr, Session, home_of_session, is_session_token
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
-from authz.request import Auth, EvaluationRequest, Properties, Ref
+from authz.request import Auth, EvaluationRequest, Ref
 from service.callers import Caller
 from service.edge_errors import (
     InvalidRequestError,
@@ -117,11 +117,6 @@ async def verified_sign_in(request: web.Request, token: str, tenant_id: TenantId
     if found.session is None or found.session.must_enrol or found.home != tenant_id:
         raise SubjectSessionError
     return SignInOf(found.subject, auth_of(found.session), given=True)
-
-
-def asserts_sign_in(properties: Properties) -> bool:
-    """Whether the properties of a subject say how it signed in."""
-    return ASSERTED in properties
 
 
 def with_sign_in(question: EvaluationRequest, known: SignInOf | None, *, may_assert: bool) -> EvaluationRequest:

@@ -11,8 +11,8 @@ from authn.errors import ApiKeyNotFoundError
 from authn.key_edits import KeyOwner
 from authn.users import UserId
 from service.edge_errors import NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
-from service.http.admin_keys import id_of_cursor, revoked
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
+from service.http.admin_keys import id_of_cursor
 from service.http.idempotency import OnceFor, idempotent
 from service.http.key_writes import (
     API_KEYS,
@@ -99,7 +99,7 @@ async def revoke(request: web.Request) -> web.Response:
     except ApiKeyNotFoundError:
         raise NoSuchResourceError from None
     await written(request, head)
-    return revoked(head)
+    return no_content(head)
 
 
 def _own(request: web.Request) -> KeyOwner:

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
-from service.http.admin import json_answer, meta_of
-from service.http.session_wire import ended, own_session, shown
+from service.http.admin import json_answer, meta_of, no_content
+from service.http.session_wire import own_session, shown
 from service.live_sessions import end_all_sessions, end_session, live_session, live_sessions
 from service.routes import Needs, Route
 
@@ -27,13 +27,13 @@ async def end_own(request: web.Request) -> web.Response:
     # Signing out must work without Valkey: the session that asks is known.
     is_own = named in {CURRENT, str(own.session_id)}
     session = own if is_own else await live_session(request, own.tenant_id, own.user_id, named)
-    return ended(await end_session(request, session, meta=meta_of(request)))
+    return no_content(await end_session(request, session, meta=meta_of(request)))
 
 
 async def end_all_own(request: web.Request) -> web.Response:
     """DELETE every sign-in of the caller, this one and personal keys too."""
     own = own_session(request)
-    return ended(await end_all_sessions(request, own.tenant_id, own.user_id, meta=meta_of(request)))
+    return no_content(await end_all_sessions(request, own.tenant_id, own.user_id, meta=meta_of(request)))
 
 
 _OWN = Needs(

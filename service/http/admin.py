@@ -156,6 +156,19 @@ def raw_answer(body: bytes, *, status: int = 200, head: TenantHead | None = None
     return response
 
 
+def no_content(head: TenantHead | None) -> web.Response:
+    """Return the answer when something ended; `head` is None when it had ended before, and nothing changed."""
+    return web.Response(status=204, headers=None if head is None else {"Kasbah-Revision": str(head.revision)})
+
+
+def search_text(request: web.Request, most: int) -> str | None:
+    """Return what a list is searched for: at most so many printable characters."""
+    text = parameter(request, "q")
+    if text is not None and (len(text) > most or not text.isprintable()):
+        raise InvalidRequestError(f"`q` is at most {most} printable characters")
+    return text
+
+
 async def written(request: web.Request, head: TenantHead) -> None:
     """Take up an own write before it is answered, so that this node never answers older than it said."""
     await request.app[ADMINISTRATION].node.note_write(head)

@@ -10,7 +10,7 @@ from authn.reset_factors import FactorAdministration, FactorsReset, NoFactorRese
 from authn.users import UserId, user_id_of
 from service.edge_errors import InvalidRequestError, NoSuchResourceError, ResetNotPossibleError
 from service.http.account_factors import shown_factor
-from service.http.admin import json_answer, meta_of, parameter, written
+from service.http.admin import json_answer, meta_of, no_content, parameter, written
 from service.http.policy_wire import read_struct
 from service.keys import TENANT
 from service.mail_part import hurry_mails
@@ -66,7 +66,7 @@ async def revoke(request: web.Request) -> web.Response:
         raise NoSuchResourceError
     await written(request, head)
     hurry_mails(request.app)
-    return web.Response(status=204, headers={"Kasbah-Revision": str(head.revision)})
+    return no_content(head)
 
 
 async def reset(request: web.Request) -> web.Response:

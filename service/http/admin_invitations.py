@@ -15,7 +15,7 @@ from authz.request import Ref
 from authz.rules import Owner, RoleLink
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
 from service.http.account_links import ACCOUNT_FLOWS
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
 from service.http.idempotency import OnceFor, idempotent
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
@@ -92,9 +92,7 @@ async def revoke(request: web.Request) -> web.Response:
     flows = request.app[ACCOUNT_FLOWS]
     head = await _found(end_invitation(flows, request[TENANT], _id(request), meta=meta_of(request)))
     await written(request, head)
-    response = web.Response(status=204)
-    response.headers["Kasbah-Revision"] = str(head.revision)
-    return response
+    return no_content(head)
 
 
 async def _roles(request: web.Request, names: list[str]) -> list[Ref]:

@@ -12,7 +12,7 @@ from authn.errors import ApiKeyNotFoundError, KeyLivesElsewhereError
 from authn.key_edits import EVERYBODY
 from authz.request import Ref
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, written
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
 from service.http.idempotency import OnceFor, idempotent
 from service.http.key_writes import (
     API_KEYS,
@@ -35,7 +35,6 @@ from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
 from service.rights import require_power_over_subject, require_scopes
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
-from tenancy.tenant import TenantHead
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,14 +101,7 @@ async def revoke(request: web.Request) -> web.Response:
     except ApiKeyNotFoundError:
         raise NoSuchResourceError from None
     await written(request, head)
-    return revoked(head)
-
-
-def revoked(head: TenantHead) -> web.Response:
-    """Return the answer to the end of a key."""
-    response = web.Response(status=204)
-    response.headers["Kasbah-Revision"] = str(head.revision)
-    return response
+    return no_content(head)
 
 
 async def _found(request: web.Request) -> ApiKey:

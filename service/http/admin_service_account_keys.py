@@ -16,8 +16,8 @@ from authn.key_edits import KeyOwner
 from authn.service_accounts import ServiceAccountId, service_ref
 from authz.request import Ref
 from service.edge_errors import NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, parameter, written
-from service.http.admin_keys import id_of_cursor, revoked
+from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, parameter, written
+from service.http.admin_keys import id_of_cursor
 from service.http.admin_service_accounts import SERVICE_ACCOUNTS, account_id_of
 from service.http.admin_users import require_reason
 from service.http.idempotency import OnceFor, idempotent
@@ -114,7 +114,7 @@ async def revoke(request: web.Request) -> web.Response:
     except ApiKeyNotFoundError:
         raise NoSuchResourceError from None
     await written(request, head)
-    return revoked(head)
+    return no_content(head)
 
 
 async def _account(request: web.Request) -> ServiceAccountId:

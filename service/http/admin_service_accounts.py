@@ -25,8 +25,10 @@ from service.http.admin import (
     expected_revision,
     json_answer,
     meta_of,
+    no_content,
     page_limit,
     parameter,
+    search_text,
     written,
 )
 from service.http.admin_users import MAX_ROLES, require_reason, shown_roles
@@ -71,7 +73,7 @@ _why_decoder = msgspec.json.Decoder(Why)
 
 async def list_accounts(request: web.Request) -> web.Response:
     """GET service accounts: all, those whose names begin with `q`, those of one status."""
-    search, status = _search(request), _status(request)
+    search, status = search_text(request, MAX_SEARCH), _status(request)
     cursor = Cursor("service-accounts", request[TENANT], search, status)
     page = await request.app[SERVICE_ACCOUNTS].list(
         request[TENANT], search=search, status=status, after=_place(cursor.read(request)), limit=page_limit(request)
@@ -142,9 +144,7 @@ async def delete(request: web.Request) -> web.Response:
         request[TENANT], account_id, meta=meta_of(request, reason), expected_revision=expected_revision(request)
     )
     await written(request, head)
-    response = web.Response(status=204)
-    response.headers["Kasbah-Revision"] = str(head.revision)
-    return response
+    return no_content(head)
 
 
 async def _put(request: web.Request, status: ServiceAccountStatus) -> web.Response:
@@ -184,13 +184,6 @@ def _place(cursor: str | None) -> str | None:
     if cursor is not None and service_account_id_of(cursor) is None:
         raise InvalidRequestError("not a cursor of this list")
     return cursor
-
-
-def _search(request: web.Request) -> str | None:
-    text = parameter(request, "q")
-    if text is not None and (len(text) > MAX_SEARCH or not text.isprintable()):
-        raise InvalidRequestError(f"`q` is at most {MAX_SEARCH} printable characters")
-    return text
 
 
 def _status(request: web.Request) -> ServiceAccountStatus | None:

@@ -3,9 +3,9 @@
 from aiohttp import web
 
 from authn.users import UserId
-from service.http.admin import json_answer, meta_of, parameter
+from service.http.admin import json_answer, meta_of, no_content, parameter
 from service.http.admin_users import USERS, require_reason, user_id_in
-from service.http.session_wire import ended, shown
+from service.http.session_wire import shown
 from service.keys import TENANT
 from service.live_sessions import end_all_sessions, end_session, live_session, live_sessions
 from service.rights import require_power_over
@@ -27,13 +27,13 @@ async def end_one(request: web.Request) -> web.Response:
     """DELETE one of an account's sessions."""
     user_id, meta = await _about_to_end(request)
     session = await live_session(request, request[TENANT], user_id, request.match_info["session_id"])
-    return ended(await end_session(request, session, meta=meta))
+    return no_content(await end_session(request, session, meta=meta))
 
 
 async def end_all(request: web.Request) -> web.Response:
     """DELETE every sign-in of an account, its personal keys too."""
     user_id, meta = await _about_to_end(request)
-    return ended(await end_all_sessions(request, request[TENANT], user_id, meta=meta))
+    return no_content(await end_all_sessions(request, request[TENANT], user_id, meta=meta))
 
 
 async def _about_to_end(request: web.Request) -> tuple[UserId, ChangeMeta]:

@@ -21,8 +21,10 @@ from service.http.admin import (
     expected_revision,
     json_answer,
     meta_of,
+    no_content,
     page_limit,
     parameter,
+    search_text,
     written,
 )
 from service.http.idempotency import OnceFor, idempotent
@@ -75,7 +77,7 @@ async def list_users(request: web.Request) -> web.Response:
     identifier = parameter(request, "identifier")
     if identifier is not None:
         return await _identified(request, identifier)
-    search, status = _search(request), _status(request)
+    search, status = search_text(request, MAX_SEARCH), _status(request)
     cursor = Cursor("users", request[TENANT], search, status)
     page = await request.app[USERS].list(
         request[TENANT], search=search, status=status, after=_place(cursor.read(request)), limit=page_limit(request)
@@ -168,9 +170,7 @@ async def delete(request: web.Request) -> web.Response:
     await written(request, head)
     # From where and with what the person signed in is personal, too.
     await forget_sessions(request, request[TENANT], user_id)
-    response = web.Response(status=204)
-    response.headers["Kasbah-Revision"] = str(head.revision)
-    return response
+    return no_content(head)
 
 
 async def _put(request: web.Request, status: UserStatus) -> web.Response:
@@ -218,13 +218,6 @@ def _place(cursor: str | None) -> str | None:
     if cursor is not None and user_id_of(f"user:{cursor}") is None:
         raise InvalidRequestError("not a cursor of this list")
     return cursor
-
-
-def _search(request: web.Request) -> str | None:
-    text = parameter(request, "q")
-    if text is not None and (len(text) > MAX_SEARCH or not text.isprintable()):
-        raise InvalidRequestError(f"`q` is at most {MAX_SEARCH} printable characters")
-    return text
 
 
 def _status(request: web.Request) -> UserStatus | None:

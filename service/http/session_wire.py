@@ -10,7 +10,6 @@ from authn.known_devices import NewDevice
 from authn.sessions import NewSession, Session
 from service.edge_errors import InteractiveOnlyError
 from service.keys import CALLER, SESSION_STORE
-from tenancy.tenant import TenantHead
 
 _log = structlog.get_logger(__name__)
 
@@ -54,14 +53,6 @@ def shown(session: Session) -> dict[str, Any]:
         "device": session.device,
         "address": session.address,
     }
-
-
-def ended(head: TenantHead | None) -> web.Response:
-    """Return the answer when something ended, or had ended before."""
-    response = web.Response(status=204)
-    if head is not None:
-        response.headers["Kasbah-Revision"] = str(head.revision)
-    return response
 
 
 async def shown_renewed(request: web.Request, session: Session | None) -> dict[str, Any] | None:
