@@ -71,6 +71,7 @@ class PasswordChanges:
         present: str,
         wanted: str,
         *,
+        slug: str,
         meta: ChangeMeta,
         session: Session | None = None,
     ) -> PasswordChange:
@@ -81,6 +82,7 @@ class PasswordChanges:
             user_id: The caller's own account.
             present: Proves who asks.
             wanted: Is judged by the tenant's rules, once the present one was right.
+            slug: The name of its tenant.
             meta: Who, from where.
             session: The one that asks; another takes its place, and all others end.
 
@@ -92,7 +94,7 @@ class PasswordChanges:
         """
         normalize_password(wanted)
         try:
-            proof = await self._proofs.prove(tenant_id, user_id, present, meta=meta, action=_ACTION)
+            proof = await self._proofs.prove(tenant_id, user_id, present, slug=slug, meta=meta, action=_ACTION)
             if not isinstance(proof, Proven):
                 return proof
             async with tenant_unit_of_work(self._sessions, tenant_id) as work:

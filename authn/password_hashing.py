@@ -26,7 +26,6 @@ from authn.password_hash_forms import read_password_hash
 from authn.password_hashes import Argon2Cost, Argon2Hash, PasswordHash, peppered
 from authn.password_settings import PasswordSettings
 from authn.password_text import encode_password, normalize_password
-from tenancy.ids import TenantId
 
 SALT_BYTES = 16
 TAG_BYTES = 32
@@ -78,15 +77,12 @@ class PasswordHasher:
         tag = await self.beside(lambda: self._processes.derive(mixed, self._cost, salt=salt, tag_bytes=TAG_BYTES))
         return str(Argon2Hash("argon2id", argon2.low_level.ARGON2_VERSION, self._cost, salt, tag, self._pepper))
 
-    async def verify(
-        self, password: str, stored: str | None, *, tenant_id: TenantId | None = None, place: "Place | None" = None
-    ) -> Verification:
+    async def verify(self, password: str, stored: str | None, *, place: "Place | None" = None) -> Verification:
         """Compare a password with a stored hash. Without one, an account that is not there costs the same.
 
         Args:
             password: As it was typed.
             stored: What the database has, or None.
-            tenant_id: On whose account it is: half of the places are one tenant's at most.
             place: One that was taken before; without it one is taken now.
 
         Raises:
@@ -100,18 +96,18 @@ class PasswordHasher:
         if isinstance(known, Argon2Hash):  # alone has a pepper, or stands for nobody
             secret = peppered(secret, known.pepper, self._peppers)
             text = str(replace(known, pepper=None))
-        right = await self.beside(lambda: self._processes.compare(text, secret), tenant_id=tenant_id, place=place)
+        right = await self.beside(lambda: self._processes.compare(text, secret), place=place)
         if stored is None or not right:
             return Wrong()
         return Verified(not self._is_current(known))
 
-    def require_room(self, tenant_id: TenantId | None = None) -> None:
-        """Refuse at once what would be refused anyway, before anything is looked up for it.
+    def require_room(self, owner: Hashable | None = None) -> None:
+        """Refuse at once what would be refused anyway, before anything is looked up for it; `owner` as in `place`.
 
         Raises:
             PasswordHashingBusyError: no place is free now; one that is may be taken by the time it is asked for.
         """
-        self._pool.require_room(tenant_id)
+        self._pool.require_room(owner)
 
     @contextmanager
     def place(self, owner: Hashable | None = None) -> "Iterator[Place]":
@@ -120,7 +116,8 @@ class PasswordHasher:
         SECURITY: not while a body is awaited: whoever sends slowly would keep others out.
 
         Args:
-            owner: Who may hold half of the places and no more: a tenant, by its id or by the name that was given.
+            owner: Who may hold half of the places and no more: a tenant, by its name, since who signs in gives that
+                alone, and whether there is such a tenant must not show.
 
         Raises:
             PasswordHashingBusyError: none is free.
@@ -131,11 +128,9 @@ class PasswordHasher:
         finally:
             place.leave()
 
-    async def beside(
-        self, work: Callable[[], T], *, tenant_id: TenantId | None = None, place: "Place | None" = None
-    ) -> T:
+    async def beside(self, work: Callable[[], T], *, place: "Place | None" = None) -> T:
         """Run what takes long in the pool, under its bounds; raises `PasswordHashingBusyError`."""
-        future = asyncio.wrap_future(self._pool.submit(work, tenant_id, place=place))
+        future = asyncio.wrap_future(self._pool.submit(work, place=place))
         try:
             async with asyncio.timeout(self._seconds):
                 return await future

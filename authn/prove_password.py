@@ -46,13 +46,16 @@ class PasswordProofs:
         self._hasher = hasher
         self._limits = limits
 
-    async def prove(self, tenant_id: TenantId, user_id: UUID, password: str, *, meta: ChangeMeta, action: str) -> Proof:
+    async def prove(
+        self, tenant_id: TenantId, user_id: UUID, password: str, *, slug: str, meta: ChangeMeta, action: str
+    ) -> Proof:
         """Judge a password.
 
         Args:
             tenant_id: Whose account.
             user_id: Which.
             password: As it was typed.
+            slug: The name of its tenant, whose places of the pool it takes.
             meta: Who, from where.
             action: What the audit calls a wrong one (of `AUDIT_ACTIONS`).
 
@@ -61,7 +64,7 @@ class PasswordProofs:
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
         """
         normalize_password(password)
-        with self._hasher.place(tenant_id) as place:  # SECURITY: a flood costs no query of the database
+        with self._hasher.place(slug) as place:  # SECURITY: a flood costs no query of the database
             read = await read_account(self._sessions, tenant_id, user_id, self._limits)
             if read is None or read[0].user.status is not UserStatus.ACTIVE or read[0].password_hash is None:
                 # SECURITY: takes as long as a real one.

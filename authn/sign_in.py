@@ -24,7 +24,7 @@ from authn.password_text import normalize_password
 from authn.passwords import must_be_replaced
 from authn.prove_password import renewed
 from authn.sessions import Acr, Amr, Proof
-from authn.sign_in_rows import FoundAccount, find_account
+from authn.sign_in_rows import FoundAccount, find_account, possible_slug
 from authn.sign_in_throttles import Attempt, SignInThrottles, Taken, forgive, give_back
 from authn.tries import LockedOut, MustWait
 from authn.users import StoredUser, User, UserStatus
@@ -151,7 +151,7 @@ class SignIns:
         """
         normalize_password(given.password)
         # SECURITY: a flood costs no query of the database; half of the places are one tenant's at most.
-        with self._hasher.place(given.slug) as place:
+        with self._hasher.place(possible_slug(given.slug)) as place:
             found = await find_account(self._sessions, given.slug, given.identifier, given.device, self._limits)
             taken = await self._throttles.take(self._attempt(found, whence), found.settings.sign_in)
             if isinstance(taken, MustWait):

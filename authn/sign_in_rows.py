@@ -12,14 +12,13 @@ from authn.user_names import normalize_email, normalize_username
 from authn.user_rows import STORED_COLUMNS, stored_user_of
 from authn.users import StoredUser
 from tenancy.errors import DatabaseUnavailableError
-from tenancy.ids import BASE_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_SLUG, SLUG_PATTERN, TenantId, TenantStatus
 from tenancy.one_trip import fetch_row_of_named
 from tenancy.settings_storage import settings_of
 from tenancy.tenant_settings import TenantLimits, TenantSettings
 from tenancy.unit_of_work import Sessions, within
 
 REQUEST_SECONDS = 2.5
-PLATFORM_SLUG = "_platform"
 
 _NOBODY = "!"
 """Is no key of a name or address, and is looked for all the same."""
@@ -71,7 +70,7 @@ async def find_account(
         DatabaseUnavailableError: PostgreSQL did not answer.
     """
     statement = _BY_EMAIL if "@" in identifier else _BY_USERNAME
-    asked = slug if slug == PLATFORM_SLUG or SLUG_PATTERN.match(slug) is not None else ""
+    asked = possible_slug(slug)
     key = key_of(identifier)
     parameters = {"key": _NOBODY if key is None else key, "device": device_hash(device)}
     row = await within(REQUEST_SECONDS, lambda: fetch_row_of_named(sessions, asked, statement, parameters))
@@ -89,6 +88,11 @@ async def find_account(
         name=identifier if key is None else key,
         now=row.now,
     )
+
+
+def possible_slug(slug: str) -> str:
+    """Return a tenant's name as it is looked for and counted by; of what no tenant can be called, one name for all."""
+    return slug if slug == PLATFORM_SLUG or SLUG_PATTERN.match(slug) is not None else ""
 
 
 def key_of(identifier: str) -> str | None:

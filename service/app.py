@@ -198,7 +198,7 @@ async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
         callers.spend(caller)
     request[CALLER] = caller
     if request[ROUTE].hashes:
-        request.app[PASSWORDS].require_room(caller.home)
+        request.app[PASSWORDS].require_room(caller.home_slug)
     structlog.contextvars.bind_contextvars(caller=caller.actor)
     async with told_of(request, CROSS_USE):
         await admit(request, caller, access)

@@ -24,7 +24,7 @@ from authz.request import Ref
 from authz.tracked import Changes
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from service.key_rates import KeyRate, KeyRates
-from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
+from tenancy.ids import PLATFORM_SLUG, PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 
 OWN_PREFIX = "kasbah_"
 """How every credential that Kasbah itself makes begins."""
@@ -107,6 +107,11 @@ class Caller:
     def home(self) -> TenantId:
         """The domain of the caller's rights: its tenant, or the platform."""
         return PLATFORM_TENANT_ID if self.tenant_id is None else self.tenant_id
+
+    @property
+    def home_slug(self) -> str:
+        """The name of `home`."""
+        return PLATFORM_SLUG if self.slug is None else self.slug
 
     @property
     def actor(self) -> str:

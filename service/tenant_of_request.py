@@ -17,9 +17,8 @@ from service.edge_errors import (
     TenantConflictError,
     TenantRequiredError,
 )
-from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
+from tenancy.ids import BASE_TENANT_ID, PLATFORM_SLUG, PLATFORM_TENANT_ID, SLUG_PATTERN, TenantId, TenantStatus
 
-PLATFORM_SLUG = "_platform"
 TENANT_HEADER = "X-Tenant-ID"
 TENANT_PARAMETER = "tenant"
 
@@ -90,7 +89,7 @@ def own_tenant_of(caller: Caller, name: str | None) -> TenantId:
     Raises:
         OtherTenantError: the request names another one, whether that exists or not.
     """
-    if name is not None and name != (caller.slug or PLATFORM_SLUG):
+    if name is not None and name != caller.home_slug:
         raise OtherTenantError("this is about your own tenant, and the request names another")
     return caller.home
 

@@ -12,6 +12,7 @@ BASE_TENANT_ID = TenantId(UUID("00000000-0000-7000-8000-000000000001"))
 """Owner of the base rows (`dom` = `*`); slug `_base`. Every tenant may read its rows, only the platform writes them."""
 
 PLATFORM_TENANT_ID = TenantId(UUID("00000000-0000-7000-8000-000000000002"))
+PLATFORM_SLUG = "_platform"
 """The platform itself; slug `_platform`. Platform keys belong to it."""
 
 SLUG_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")

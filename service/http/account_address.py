@@ -86,7 +86,12 @@ async def _proven(request: web.Request, user_id: UUID, password: str) -> StoredU
     app = request.app
     proofs = PasswordProofs(app[SESSIONS], app[PASSWORDS], limits=app.get(TENANT_LIMITS))
     proof = await proofs.prove(
-        request[CALLER].home, user_id, password, meta=meta_of(request), action="user.address_change_request"
+        request[CALLER].home,
+        user_id,
+        password,
+        slug=request[CALLER].home_slug,
+        meta=meta_of(request),
+        action="user.address_change_request",
     )
     if not isinstance(proof, Proven):
         raise unproven(proof)

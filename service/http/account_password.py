@@ -20,6 +20,7 @@ from service.edge_errors import (
 from service.http.admin import json_answer, meta_of, written
 from service.http.policy_wire import read_struct
 from service.http.session_wire import own_session, shown_renewed
+from service.keys import CALLER
 from service.request_body import read_json_body
 from service.routes import FRESH, Needs, Route
 
@@ -52,6 +53,7 @@ async def change(request: web.Request) -> web.Response:
         session.user_id,
         wanted.current_password,
         wanted.new_password,
+        slug=request[CALLER].home_slug,
         meta=meta_of(request),
         session=session,
     )

@@ -28,9 +28,8 @@ from service.request_body import read_json_body
 from service.rights import require_power_over
 from service.routes import Needs, Public, Route
 from service.sign_in_part import SIGN_IN_END
-from service.tenant_of_request import PLATFORM_SLUG
 from service.throttling import LINK_LIMIT, RESET_LIMIT, admitted
-from tenancy.ids import SLUG_PATTERN
+from tenancy.ids import PLATFORM_SLUG, SLUG_PATTERN
 
 MAX_IDENTIFIER = 320
 _WHY = {

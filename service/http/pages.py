@@ -25,7 +25,7 @@ from service.http.account_invitation import accepted
 from service.http.account_links import ACCOUNT_FLOWS, Flow, meta_by_link, named
 from service.http.account_reset import begin_reset, completed
 from service.http.admin import written
-from service.keys import TENANT_LIMITS
+from service.keys import PASSWORDS, TENANT_LIMITS
 from service.mail_part import hurry_mails
 from service.page_forms import read_form
 from service.page_look import look_of, render
@@ -80,6 +80,16 @@ def page(handler: Handler) -> Handler:
             return response
 
     return shown
+
+
+def hashing_page(handler: Handler) -> Handler:
+    """A page that computes a password hash: refused before its form is read while no place is free, in words."""
+
+    async def with_room(request: web.Request) -> web.StreamResponse:
+        request.app[PASSWORDS].require_room()
+        return await handler(request)
+
+    return page(with_room)
 
 
 def _token(request: web.Request) -> str:
@@ -141,7 +151,7 @@ async def show_reset(request: web.Request) -> web.StreamResponse:
     return _reset_form(shown, token, NOTHING_WRONG)
 
 
-@page
+@hashing_page
 async def reset(request: web.Request) -> web.StreamResponse:
     """POST the new password, twice."""
     form = await read_form(request, frozenset({"token", "username", "password", "again"}))
@@ -179,7 +189,7 @@ async def show_invitation(request: web.Request) -> web.StreamResponse:
     return _invitation_form(shown, token, said, NOTHING_WRONG)
 
 
-@page
+@hashing_page
 async def accept_invitation(request: web.Request) -> web.StreamResponse:
     """POST names and password."""
     form = await read_form(request, frozenset({"token", "username", "display_name", "password", "again"}))

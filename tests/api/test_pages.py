@@ -13,6 +13,7 @@ from authn.links import LinkPurpose
 from authn.password_hashing import Verified
 from authn.users import normalize_email
 from authn.verify_address import ask_to_verify
+from service.http import pages
 from service.keys import PASSWORDS
 from service.page_look import Look, look_of, luminance
 from tenancy.tenant_settings import BrandingSettings
@@ -310,6 +311,27 @@ async def test_a_link_that_does_nothing_looks_alike_on_every_page(post, page):
         bodies.add(answer.body)
         assert "alice" not in shown.words
     assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("name", ["invitation", "password-reset"])
+async def test_a_page_that_hashes_is_refused_while_the_pool_is_full(post, name, monkeypatch):
+    """Before its form is read, in words, with the time to wait; the form works afterwards."""
+    path = (await links(post))[name]
+    _, page = await open_page(post, path)
+    form = page.fields | {"username": "carol", "password": GOOD, "again": GOOD}
+    pool = post.app[PASSWORDS]._pool
+    held = [pool.take(number) for number in range(pool._room)]
+    read = []
+    monkeypatch.setattr(pages, "read_form", lambda *_: read.append("read"))
+    refused = await send(post, f"/account/{name}", form)
+    assert (refused.status, refused.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "try again" in Page(refused.body.decode()).words
+    assert read == []
+    monkeypatch.undo()
+    for place in held:
+        place.leave()
+    assert (await send(post, f"/account/{name}", form)).status == 303
 
 
 async def test_a_page_says_so_when_the_service_cannot_answer(post):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from authn.password_hashing import PasswordHasher
+from authn.password_hashing import BoundedPool, PasswordHasher
 from authn.sign_in_settings import SignInLimits
 from service.keys import CHALLENGES, PASSWORDS, SESSION_STORE, VOLATILE
 from tests.support.administration import Answer
@@ -412,6 +412,26 @@ async def test_one_tenants_flood_leaves_places_to_the_others(doors) -> None:
     assert (await door.login("alice")).status == 200
     for place in taken:
         place.leave()
+
+
+async def test_one_tenant_has_one_share_of_the_places(doors, monkeypatch) -> None:
+    """Whether a sign-in names it or somebody of it changes a password; what no tenant can be called shares one."""
+    door = doors[0]
+    await door.user("alice")
+    token = (await door.login("alice")).json["session"]["token"]
+    owners, take = [], BoundedPool.take
+
+    def watched(self, owner=None):
+        owners.append(owner)
+        return take(self, owner)
+
+    monkeypatch.setattr(BoundedPool, "take", watched)
+    await door.login("alice")
+    change = {"current_password": "not this one at all", "new_password": PASSWORD}
+    assert (await door.post("/v1/users/me/password", change, key=token)).problem == "wrong-password"
+    for impossible in ("No Tenant", "another!", "x" * 100):
+        await door.login("nobody", tenant=impossible)
+    assert owners == ["acme", "acme", "", "", ""]
 
 
 async def test_secrets_are_nowhere(doors) -> None:

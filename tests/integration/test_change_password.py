@@ -66,7 +66,7 @@ def events(store):
 async def test_a_password_is_replaced(store, accounts, jane, changes):
     """The new one proves who they are, the old one no more; sign-ins end; the person is told; the audit holds it."""
     before = await accounts.read(jane)
-    done = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+    done = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META)
     assert isinstance(done, PasswordChanged)
     after = await accounts.read(jane)
     assert await accounts.hasher.verify(WANTED, after.password_hash) == Verified(needs_rehash=False)
@@ -82,20 +82,28 @@ async def test_a_password_is_replaced(store, accounts, jane, changes):
     text_of_all = str(events(store))
     assert PRESENT not in text_of_all
     assert WANTED not in text_of_all
-    assert isinstance(await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META), PresentWrong)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META), PresentWrong
+    )
 
 
 async def test_a_wrong_present_password_counts_and_is_audited(store, accounts, jane, changes):
     """Right in between forgives; five in a row cost nothing, after the sixth one waits, and a right one waits too."""
-    assert isinstance(await changes.change(accounts.tenant_id, jane.id, "wrong", WANTED, meta=META), PresentWrong)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, jane.id, "wrong", WANTED, slug="acme", meta=META), PresentWrong
+    )
     last = events(store)[-1]
     assert (last["action"], last["target"], last["outcome"]) == ("password.change", jane.ref, "refused")
     assert "wrong" not in str(last)
-    assert isinstance(await changes.change(accounts.tenant_id, jane.id, PRESENT, "short", meta=META), PasswordRefused)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, jane.id, PRESENT, "short", slug="acme", meta=META), PasswordRefused
+    )
     assert await accounts.count("credential_failures") == 0
     for _ in range(6):
-        assert isinstance(await changes.change(accounts.tenant_id, jane.id, "wrong", WANTED, meta=META), PresentWrong)
-    waits = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+        assert isinstance(
+            await changes.change(accounts.tenant_id, jane.id, "wrong", WANTED, slug="acme", meta=META), PresentWrong
+        )
+    waits = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META)
     assert isinstance(waits, MustWait)
     assert 0 < waits.seconds <= 30
     assert (await accounts.read(jane)).auth_epoch == 1
@@ -157,16 +165,18 @@ async def test_what_was_not_judged_does_not_count(accounts, jane, changes, monke
 
     for password in ("", "x" * 5000):
         with pytest.raises(UnusablePasswordError):
-            await changes.change(accounts.tenant_id, jane.id, password, WANTED, meta=META)
+            await changes.change(accounts.tenant_id, jane.id, password, WANTED, slug="acme", meta=META)
         with pytest.raises(UnusablePasswordError):
-            await changes.change(accounts.tenant_id, jane.id, PRESENT, password, meta=META)
+            await changes.change(accounts.tenant_id, jane.id, PRESENT, password, slug="acme", meta=META)
     assert await accounts.count("credential_failures") == 0
     monkeypatch.setattr(PasswordHasher, "verify", busy)
     for _ in range(8):
         with pytest.raises(PasswordHashingBusyError):
-            await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+            await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META)
     monkeypatch.undo()
-    assert isinstance(await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META), PasswordChanged)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META), PasswordChanged
+    )
 
 
 async def test_a_flood_reaches_no_database(accounts, jane, changes, monkeypatch):
@@ -177,7 +187,7 @@ async def test_a_flood_reaches_no_database(accounts, jane, changes, monkeypatch)
     monkeypatch.setattr(AsyncSession, "execute", lambda *_, **__: begun.append(1))
     for _ in range(50):
         with pytest.raises(PasswordHashingBusyError):
-            await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+            await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META)
     monkeypatch.undo()
     held.set()
     assert begun == []
@@ -194,7 +204,7 @@ async def test_the_new_one_is_judged_by_the_tenants_rules(store, accounts, jane,
         ("nineteen letters no", Refusal.TOO_SHORT),
         ("passwordpasswordpassword", Refusal.COMMON),
     ):
-        refused = await changes.change(accounts.tenant_id, jane.id, PRESENT, wanted, meta=META)
+        refused = await changes.change(accounts.tenant_id, jane.id, PRESENT, wanted, slug="acme", meta=META)
         assert isinstance(refused, PasswordRefused), wanted
         assert [reason.code for reason in refused.reasons] == [code]
     assert (await accounts.read(jane)).auth_epoch == 1
@@ -204,7 +214,7 @@ async def test_history_only_where_it_is_marked(store, accounts, jane, changes):
     """Without the deviation no former hash is kept, and the same password may come again."""
     for present, wanted in ((PRESENT, WANTED), (WANTED, PRESENT), (PRESENT, PRESENT)):
         assert isinstance(
-            await changes.change(accounts.tenant_id, jane.id, present, wanted, meta=META), PasswordChanged
+            await changes.change(accounts.tenant_id, jane.id, present, wanted, slug="acme", meta=META), PasswordChanged
         )
     assert await accounts.count("former_passwords") == 0
     settings(store, accounts, password={"deviations": [{"rule": "history:3", "reason": "an auditor"}]})
@@ -212,15 +222,17 @@ async def test_history_only_where_it_is_marked(store, accounts, jane, changes):
     present = PRESENT
     for wanted in words:
         assert isinstance(
-            await changes.change(accounts.tenant_id, jane.id, present, wanted, meta=META), PasswordChanged
+            await changes.change(accounts.tenant_id, jane.id, present, wanted, slug="acme", meta=META), PasswordChanged
         )
         present = wanted
     for again in (words[3], words[2], words[1]):
-        refused = await changes.change(accounts.tenant_id, jane.id, present, again, meta=META)
+        refused = await changes.change(accounts.tenant_id, jane.id, present, again, slug="acme", meta=META)
         assert isinstance(refused, PasswordRefused), again
         assert [reason.code for reason in refused.reasons] == [Refusal.REUSED]
     assert await accounts.count("former_passwords") == 2
-    assert isinstance(await changes.change(accounts.tenant_id, jane.id, present, words[0], meta=META), PasswordChanged)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, jane.id, present, words[0], slug="acme", meta=META), PasswordChanged
+    )
     async with tenant_unit_of_work(accounts.sessions, accounts.tenant_id) as work:
         await forget_passwords(work, jane.id)
     assert await accounts.count("former_passwords") == 0
@@ -245,7 +257,9 @@ async def test_who_has_no_password_to_prove_looks_like_a_wrong_one(accounts, jan
         change = {"disabled": "status = 'disabled'", "without": "password_hash = NULL"}[state]
         async with tenant_unit_of_work(accounts.sessions, accounts.tenant_id) as work:
             await work.session.execute(text(f"UPDATE users SET {change}"))
-    assert isinstance(await changes.change(accounts.tenant_id, user_id, PRESENT, WANTED, meta=META), NoPassword)
+    assert isinstance(
+        await changes.change(accounts.tenant_id, user_id, PRESENT, WANTED, slug="acme", meta=META), NoPassword
+    )
     assert computed == [None]
     assert await accounts.count("credential_failures") == 0
 
@@ -254,14 +268,14 @@ async def test_an_imported_hash_is_renewed_once_and_ends_no_sign_in(store, accou
     """Old cost in, today's out, by whoever proves it first; the audit and the revision stay as they are."""
     bob = await accounts.add("bob", stored=OLD_BCRYPT)
     proofs = PasswordProofs(accounts.sessions, accounts.hasher)
-    proven = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, meta=META, action="password.change")
+    proven = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, slug="acme", meta=META, action="password.change")
     assert isinstance(proven, Proven)
     stored = await accounts.read(bob)
     assert stored.password_hash is not None
     assert stored.password_hash.startswith("$argon2id$")
     assert proven.held.password_hash == stored.password_hash
     assert stored.auth_epoch == 1
-    again = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, meta=META, action="password.change")
+    again = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, slug="acme", meta=META, action="password.change")
     assert isinstance(again, Proven)
     assert (await accounts.read(bob)).password_hash == stored.password_hash
 
@@ -280,7 +294,7 @@ async def test_a_rehash_never_puts_an_old_password_back(accounts, monkeypatch):
 
     monkeypatch.setattr(PasswordHasher, "hash", slow)
     proofs = PasswordProofs(accounts.sessions, accounts.hasher)
-    proven = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, meta=META, action="password.change")
+    proven = await proofs.prove(accounts.tenant_id, bob.id, PRESENT, slug="acme", meta=META, action="password.change")
     assert isinstance(proven, Proven)
     assert (await accounts.read(bob)).password_hash == changed
 
@@ -289,7 +303,7 @@ async def test_two_changes_at_once_are_one(accounts, jane, changes):
     """Both proved the same present password; the second finds another one and is told."""
     outcomes = await asyncio.gather(
         *(
-            changes.change(accounts.tenant_id, jane.id, PRESENT, f"{WANTED} {number}", meta=META)
+            changes.change(accounts.tenant_id, jane.id, PRESENT, f"{WANTED} {number}", slug="acme", meta=META)
             for number in ("one", "two", "three")
         )
     )
@@ -309,7 +323,7 @@ async def test_what_ended_sign_ins_meanwhile_ends_this_too(accounts, jane, chang
 
     monkeypatch.setattr(PasswordHasher, "hash", meanwhile)
     before = (await accounts.read(jane)).password_hash
-    outcome = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, meta=META)
+    outcome = await changes.change(accounts.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META)
     assert isinstance(outcome, ChangedMeanwhile)
     assert (await accounts.read(jane)).password_hash == before
 
@@ -320,7 +334,9 @@ async def test_another_tenants_person_is_nobody(store, accounts, jane, changes):
     from tenancy.storage import TenantStore
 
     other = await create_tenant("globex", None, meta=META, tenants=TenantStore(store.sessions))
-    assert isinstance(await changes.change(other.tenant_id, jane.id, PRESENT, WANTED, meta=META), NoPassword)
+    assert isinstance(
+        await changes.change(other.tenant_id, jane.id, PRESENT, WANTED, slug="acme", meta=META), NoPassword
+    )
     async with tenant_unit_of_work(store.sessions, other.tenant_id) as work:
         rows = (await work.session.execute(text("SELECT count(*) FROM credential_failures"))).scalar_one()
     assert rows == 0
@@ -331,7 +347,8 @@ async def test_the_cost_of_hashes_can_rise_and_fall(accounts, jane):
     dearer = PasswordHasher(PasswordSettings(memory_mib=20, iterations=2, niceness=0))
     proofs = PasswordProofs(accounts.sessions, dearer)
     assert isinstance(
-        await proofs.prove(accounts.tenant_id, jane.id, PRESENT, meta=META, action="password.change"), Proven
+        await proofs.prove(accounts.tenant_id, jane.id, PRESENT, slug="acme", meta=META, action="password.change"),
+        Proven,
     )
     stored = (await accounts.read(jane)).password_hash
     assert stored is not None
