@@ -1,7 +1,7 @@
 """An invitation becomes an account: the person chose names and password, the inviter the roles; one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -55,7 +55,7 @@ class Acceptance:
     """What the person says. Names are as typed."""
 
     username: str
-    password: str
+    password: str = field(repr=False)
     display_name: str | None = None
     key_name: str | None = None
     """Of a first personal key, if one is wanted."""
@@ -65,7 +65,7 @@ class Acceptance:
 class FirstKey:
     """A personal key that came with the account; its token is told once, now."""
 
-    token: str
+    token: str = field(repr=False)
     expires_at: datetime | None
 
 

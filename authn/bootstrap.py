@@ -6,7 +6,7 @@ Whoever can make one has the database's own credentials, and could read the tabl
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
@@ -39,7 +39,7 @@ _ADMINISTRATED = text(f"SELECT {_COUNT} > 0 AS found")
 class BootstrapToken:
     """A token as it is shown, once."""
 
-    token: str
+    token: str = field(repr=False)
     expires_at: datetime
 
 

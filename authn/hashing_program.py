@@ -30,6 +30,10 @@ class Compare(msgspec.Struct, frozen=True, tag="compare"):
     stored: str
     secret: bytes
 
+    def __repr__(self) -> str:
+        """SECURITY: no log and no traceback shows what is hashed."""
+        return "Compare(...)"
+
 
 class Derive(msgspec.Struct, frozen=True, tag="derive"):
     """Compute Argon2id. Answered with the tag."""
@@ -40,6 +44,10 @@ class Derive(msgspec.Struct, frozen=True, tag="derive"):
     iterations: int
     parallelism: int
     tag_bytes: int
+
+    def __repr__(self) -> str:
+        """SECURITY: no log and no traceback shows what is hashed."""
+        return "Derive(...)"
 
 
 YES, NO = b"yes", b"no"

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -65,7 +65,7 @@ class Link:
 class IssuedLink:
     """A new link; `token` is known to nobody else, and is not stored."""
 
-    token: str
+    token: str = field(repr=False)
     expires_at: datetime
 
 

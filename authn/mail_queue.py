@@ -4,7 +4,7 @@ Recipient and values are sealed while they wait, since a link's token is among t
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -55,7 +55,7 @@ class Sealed:
     """What is sealed of a mail."""
 
     to: str
-    values: dict[str, str]
+    values: dict[str, str] = field(repr=False)
 
 
 async def queue_mail(work: TenantUnitOfWork, ring: Seals, mail: Mail, *, give_up: timedelta = GIVE_UP) -> UUID:
@@ -101,7 +101,7 @@ class QueuedMail:
     mail_id: UUID
     kind: MailKind
     to: str
-    values: dict[str, str]
+    values: dict[str, str] = field(repr=False)
     attempts: int
     created_at: datetime
     is_expired: bool

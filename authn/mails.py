@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -57,7 +57,7 @@ class Mail:
 
     kind: MailKind
     to: str
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(repr=False)
     user_id: UUID | None = None
     expires_at: datetime | None = None
 

@@ -1,7 +1,7 @@
 """Somebody chooses a password: judged, and hashed if it may be chosen. Every way to set one goes through here."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from authn.password_hashing import PasswordHasher, Verified
@@ -27,7 +27,7 @@ class Adviser(Protocol):
 class ChosenPassword:
     """A password that was accepted, as it is stored."""
 
-    stored: str
+    stored: str = field(repr=False)
     advice: Advice | None = None
 
 

@@ -1,7 +1,7 @@
 """What a flow that sets a password reads and writes, within its own transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import text
@@ -40,7 +40,7 @@ class PasswordRules:
     policy: PasswordPolicy
     context_words: Sequence[str]
     mfa_required: bool
-    previous: Sequence[str] = ()
+    previous: Sequence[str] = field(default=(), repr=False)
     """Stored hashes that may not come again; empty unless the tenant's rules ask for it."""
 
 

@@ -1,6 +1,6 @@
 """Accounts: the people that a tenant knows, and what state an account is in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NewType
@@ -66,7 +66,7 @@ class StoredUser:
     user: User
     username_key: str | None
     email_key: str | None
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     password_set_by: str | None
     auth_epoch: int
     factors_reset_at: datetime | None
@@ -82,7 +82,7 @@ class NewUser:
     display_name: tuple[str, str] | None = None
     email_verified_at: datetime | None = None
     mfa_required: bool = False
-    password_hash: str | None = None
+    password_hash: str | None = field(default=None, repr=False)
     password_set_by: str | None = None
 
 

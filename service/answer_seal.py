@@ -6,7 +6,7 @@ is moved to another tenant, route, caller or request is refused.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -28,7 +28,7 @@ class KeptAnswer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 class AnswerSeal:

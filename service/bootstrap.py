@@ -6,7 +6,7 @@ credentials, so whoever can take it could read the tables anyway.
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -139,7 +139,7 @@ async def create_platform_key(database_url: str, name: str) -> str:
 class FirstSteps:
     """What a new installation is begun with."""
 
-    platform_key: str | None
+    platform_key: str | None = field(repr=False)
     administrator: BootstrapToken | None
     seeded_base: bool
 
@@ -163,19 +163,19 @@ class Prepared:
     `administrator_token` works once, where the platform has no administrator yet.
     """
 
-    platform_key: str
-    tenant_keys: dict[str, str]
+    platform_key: str = field(repr=False)
+    tenant_keys: dict[str, str] = field(repr=False)
     was_applied: bool
-    administrator_token: str | None
+    administrator_token: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """What an earlier start of the development server was given."""
 
-    platform_key: str | None
-    tenant_keys: dict[str, str]
-    administrator_token: str | None
+    platform_key: str | None = field(repr=False)
+    tenant_keys: dict[str, str] = field(repr=False)
+    administrator_token: str | None = field(repr=False)
 
 
 async def prepare_development(database_url: str, slugs: Sequence[str], held: Held) -> Prepared:

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ class Account:
 
     id: str
     email: str
-    password: str
+    password: str = field(repr=False)
     role: str
-    api_key: str | None
-    authenticator: Mapping[str, Any] | None = None
+    api_key: str | None = field(repr=False)
+    authenticator: Mapping[str, Any] | None = field(default=None, repr=False)
     """Of who bound one: `secret` (base32), `uri` for an app, and the `recovery_codes`."""
 
 

@@ -70,11 +70,11 @@ class Development:
     settings: DevelopmentSettings
     progress: Progress
     state: StateDirectory = field(init=False)
-    platform_key: str = field(init=False, default="")
-    tenant_keys: dict[str, str] = field(init=False, default_factory=dict)
-    people: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    platform_key: str = field(init=False, default="", repr=False)
+    tenant_keys: dict[str, str] = field(init=False, default_factory=dict, repr=False)
+    people: dict[str, dict[str, Any]] = field(init=False, default_factory=dict, repr=False)
     """Accounts of the first sample tenant, by username."""
-    administrator_token: str | None = field(init=False, default=None)
+    administrator_token: str | None = field(init=False, default=None, repr=False)
     """Makes the first administrator of the platform, once; None where there is one."""
     children: list[Child] = field(init=False, default_factory=list)
 

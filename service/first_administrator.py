@@ -1,6 +1,6 @@
 """Makes the first administrator of the platform: account, role and personal key, in the transaction of the token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from authn.account_flows import holder_of
@@ -49,7 +49,7 @@ class Administrator:
 
     head: TenantHead
     user: User
-    key: str
+    key: str = field(repr=False)
     expires_at: datetime | None
     ticket: IssuedLink | None = None
 

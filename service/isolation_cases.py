@@ -8,7 +8,7 @@ that `service/isolation_objects.py` cannot make stops the whole check, so that n
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -51,7 +51,7 @@ class Side:
     """
 
     slug: str
-    key: str
+    key: str = field(repr=False)
     objects: Mapping[str, str]
     secrets: tuple[str, ...] = ()
 

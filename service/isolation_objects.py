@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +28,7 @@ class Tenant:
     """A tenant while its objects are made: asked with its own key, or the platform's."""
 
     slug: str
-    key: str
+    key: str = field(repr=False)
     send: Send
     mark: str
     """A word by which rows are asked for."""

@@ -48,6 +48,10 @@ class Spent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     token: str
 
+    def __repr__(self) -> str:
+        """SECURITY: no log and no traceback shows a token."""
+        return "Spent(...)"
+
 
 _spent = msgspec.json.Decoder(Spent)
 
