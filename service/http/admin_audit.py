@@ -1,23 +1,18 @@
 """`/v1/audit`: what happened in a tenant, searched page by page, and whole chains as JSON lines."""
 
-import asyncio
 import base64
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
-import structlog
 from aiohttp import web
 
-from authz.errors import AuthzError
-from service.answer_headers import add_headers
-from service.edge_errors import EdgeError, InvalidRequestError, MissingRightError, OverloadedError
+from service.edge_errors import InvalidRequestError, MissingRightError
 from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
-from service.keys import AUDIT_KEYS, KEY_RING, READMIT, SESSIONS, TENANT
+from service.http.exports import export_place, send_lines
+from service.keys import AUDIT_KEYS, KEY_RING, SESSIONS, TENANT
 from service.rights import may
 from service.routes import Needs, Route
 from tenancy.audit import AUDIT_ACTIONS, AuditChain, AuditEntry, AuditOutcome
@@ -26,37 +21,12 @@ from tenancy.audit_lines import begin_line, end_line, event_line
 from tenancy.audit_log import append_audit
 from tenancy.audit_personal import PERSONAL_MEMBERS, Opened, open_events
 from tenancy.audit_reader import AuditFilter, AuditReader
-from tenancy.errors import TenancyError
-from tenancy.ids import TenantId
 from tenancy.unit_of_work import tenant_unit_of_work
 
 AUDIT: web.AppKey[AuditReader] = web.AppKey("AUDIT")
-EXPORTS: web.AppKey[Counter[TenantId]] = web.AppKey("EXPORTS")
-"""How many exports are under way, of each tenant."""
-
-MAX_EXPORTS = 8
-"""Of one process: each reads page after page, and others want the database, too. One tenant has half of them."""
-
 EXPORT_PAGE = 500
-SEND_SECONDS = 30.0
 
-_log = structlog.get_logger()
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-@contextmanager
-def export_place(request: web.Request) -> Iterator[None]:
-    """Hold one of the places for exports; raises `OverloadedError` when all are taken, or the tenant's share is."""
-    exports, tenant_id = request.app[EXPORTS], request[TENANT]
-    if exports.total() >= MAX_EXPORTS or exports[tenant_id] >= max(1, MAX_EXPORTS // 2):
-        raise OverloadedError
-    exports[tenant_id] += 1
-    try:
-        yield
-    finally:
-        exports[tenant_id] -= 1
-        if not exports[tenant_id]:
-            del exports[tenant_id]
 
 
 class Order(StrEnum):
@@ -92,26 +62,10 @@ async def export(request: web.Request) -> web.StreamResponse:
     with export_place(request):
         if opening:
             await _record_opening(request, chain)
-        lines = _lines(request, chain, opening=opening)
-        first = await anext(lines)  # what can be refused is refused before the answer begins
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        add_headers(request, response)
-        await response.prepare(request)
-        try:
-            await response.write(first)
-            async for line in lines:
-                await request[READMIT]()  # who reads slowly reads no longer than they may
-                async with asyncio.timeout(SEND_SECONDS):  # who does not read must not hold its place
-                    await response.write(line)
-        except (ConnectionError, TimeoutError, TenancyError, EdgeError, AuthzError) as error:
-            # Half an answer must not look like a whole one; without its last line it cannot be verified either.
-            _log.warning("audit.export_ended", error=str(error) or type(error).__name__)
-            if request.transport is not None:
-                request.transport.abort()
-        return response
+        return await send_lines(request, _lines(request, chain, opening=opening), what="audit")
 
 
-async def _lines(request: web.Request, chain: AuditChain, *, opening: bool) -> AsyncIterator[bytes]:
+async def _lines(request: web.Request, chain: AuditChain, *, opening: bool) -> AsyncGenerator[bytes]:
     """Yield pages of lines. Each page is of one moment, and so are the last one and what the end says."""
     place: tuple[int, datetime] | None = None
     while True:

@@ -16,13 +16,14 @@ from authz.storage_write import PostgresPolicyWriter
 from authz.subject_rows import PostgresSubjectPolicy
 from service.http.account_password import PASSWORD_CHANGES
 from service.http.admin import ADMINISTRATION, Administration, Models, Work
-from service.http.admin_audit import AUDIT, EXPORTS
+from service.http.admin_audit import AUDIT
 from service.http.admin_changes import STREAMS
 from service.http.admin_service_accounts import SERVICE_ACCOUNTS
 from service.http.admin_tenant_life import TENANT_CHANGES
 from service.http.admin_tenant_settings import TENANT_SETTINGS
 from service.http.admin_user_import import USER_IMPORTS
 from service.http.admin_users import USERS
+from service.http.exports import EXPORTS
 from service.http.idempotency import KEPT_ANSWERS
 from service.http.key_writes import API_KEYS
 from service.keys import KEY_RING, NEW_PASSWORDS, NODE, POLICY_LIMITS, REFUSALS, SESSIONS, TENANT_LIMITS

@@ -1,31 +1,25 @@
 """`POST /v1/users/import` and `GET /v1/users/export`: accounts as JSON lines, many at once."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
-from authn.errors import AuthnError
 from authn.import_users import MAX_BATCH, UserImports
 from authn.user_import import BadLine, ImportedUser, read_record
 from authn.user_storage import UserStore
-from authz.errors import AuthzError
-from service.answer_headers import add_headers
-from service.edge_errors import EdgeError, InvalidRequestError
+from service.edge_errors import InvalidRequestError
 from service.http.admin import ADMINISTRATION, json_answer, meta_of, parameter, written
-from service.http.admin_audit import export_place
 from service.http.admin_users import USERS, shown
+from service.http.exports import export_place, send_lines
 from service.json_body import parse_json
-from service.keys import READMIT, SESSIONS, TENANT
+from service.keys import SESSIONS, TENANT
 from service.request_body import read_json_body
 from service.routes import Needs, Route
 from tenancy.audit import AuditEntry
 from tenancy.audit_log import append_audit
-from tenancy.errors import TenancyError
 from tenancy.unit_of_work import tenant_unit_of_work
 
 USER_IMPORTS: web.AppKey[UserImports] = web.AppKey("USER_IMPORTS")
@@ -33,12 +27,9 @@ USER_IMPORTS: web.AppKey[UserImports] = web.AppKey("USER_IMPORTS")
 MAX_BODY = 16 << 20
 MAX_LINE_BYTES = 8 << 10
 EXPORT_PAGE = 1000
-SEND_SECONDS = 30.0
-"""A reader that takes nothing for so long loses its place."""
 
 _JSON_LINES = re.compile(r"application/(?:x-ndjson|jsonl|json-lines)[ \t]*(?:;.*)?\Z", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
-_log = structlog.get_logger()
 
 
 async def import_users(request: web.Request) -> web.Response:
@@ -95,29 +86,10 @@ async def export_users(request: web.Request) -> web.StreamResponse:
         async with tenant_unit_of_work(request.app[SESSIONS], request[TENANT]) as work:
             entry = AuditEntry("user.export", target=f"tenant:{request[TENANT]}")
             await append_audit(work, meta_of(request, parameter(request, "reason")), [entry])
-        return await _streamed(request, _pages(request.app[USERS], request))
+        return await send_lines(request, _pages(request.app[USERS], request), what="users")
 
 
-async def _streamed(request: web.Request, pages: AsyncIterator[bytes]) -> web.StreamResponse:
-    first = await anext(pages)  # what can be refused is refused before the answer begins
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    add_headers(request, response)
-    await response.prepare(request)
-    try:
-        await response.write(first)
-        async for page in pages:
-            await request[READMIT]()  # who reads slowly reads no longer than they may
-            async with asyncio.timeout(SEND_SECONDS):
-                await response.write(page)
-    except (ConnectionError, TimeoutError, TenancyError, AuthnError, EdgeError, AuthzError) as error:
-        # Half a directory must not look like a whole one.
-        _log.warning("users.export_ended", error=str(error) or type(error).__name__)
-        if request.transport is not None:
-            request.transport.abort()
-    return response
-
-
-async def _pages(users: UserStore, request: web.Request) -> AsyncIterator[bytes]:
+async def _pages(users: UserStore, request: web.Request) -> AsyncGenerator[bytes]:
     after: str | None = None
     while True:
         page = await users.list(request[TENANT], after=after, limit=EXPORT_PAGE)

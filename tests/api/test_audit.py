@@ -1,5 +1,6 @@
 """`/v1/audit` over HTTP: searches, pages, exports, and whose audit one may read."""
 
+import asyncio
 import json
 from urllib.parse import quote
 from uuid import UUID
@@ -7,8 +8,9 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from service.http.admin_audit import AUDIT, EXPORTS
+from service.http.admin_audit import AUDIT
 from service.http.admin_users import USERS
+from service.http.exports import EXPORTS
 from tenancy.audit_chain import NO_HASH, AuditEvent, ChainHead, hash_of
 from tenancy.audit_lines import Begin, read_line
 from tenancy.audit_verification import verify_chain
@@ -161,9 +163,9 @@ async def test_an_export_is_a_chain_that_anybody_can_verify(admin: Service, monk
 async def test_too_many_exports_at_once_are_put_off(admin: Service, monkeypatch) -> None:
     """503, and a place is given back."""
     key = await admin.tenant("acme")
-    monkeypatch.setattr("service.http.admin_audit.MAX_EXPORTS", 0)
+    monkeypatch.setattr("service.http.exports.MAX_EXPORTS", 0)
     assert (await admin.get("/v1/audit/export", key=key)).status == 503
-    monkeypatch.setattr("service.http.admin_audit.MAX_EXPORTS", 1)
+    monkeypatch.setattr("service.http.exports.MAX_EXPORTS", 1)
     for _ in range(2):
         assert (await admin.get("/v1/audit/export", key=key)).status == 200
 
@@ -171,7 +173,7 @@ async def test_too_many_exports_at_once_are_put_off(admin: Service, monkeypatch)
 async def test_one_tenant_does_not_hold_all_places_for_exports(admin: Service, monkeypatch) -> None:
     """Half of them are left to others."""
     mine, other = await admin.tenant("acme"), await admin.tenant("beta")
-    monkeypatch.setattr("service.http.admin_audit.MAX_EXPORTS", 2)
+    monkeypatch.setattr("service.http.exports.MAX_EXPORTS", 2)
     acme = TenantId(UUID((await admin.get("/v1/tenants/acme")).json["id"]))
     admin.app[EXPORTS][acme] = 1
     for path in ("/v1/audit/export", "/v1/users/export"):
@@ -205,6 +207,45 @@ async def test_an_export_ends_with_the_right_of_who_reads_it(admin: Service, mon
         with pytest.raises(aiohttp.ClientError):
             await answer.read()
     assert pages == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/audit/export", "/v1/users/export"])
+async def test_whoever_reads_nothing_of_an_export_holds_no_place(admin: Service, monkeypatch, path: str) -> None:
+    """Also from its very first page on: the answer breaks off, and the place is free."""
+    key = await admin.tenant("acme")
+
+    async def never(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("service.http.exports.SEND_SECONDS", 0.05)
+    monkeypatch.setattr(aiohttp.web.StreamResponse, "write", never)
+    async with asyncio.timeout(20):
+        with pytest.raises(aiohttp.ClientError):
+            await admin.get(path, key=key)
+    assert admin.app[EXPORTS].total() == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/audit/export", "/v1/users/export"])
+async def test_an_export_that_fails_half_way_does_not_look_whole(admin: Service, monkeypatch, path: str) -> None:
+    """Whatever failed, nothing follows what was sent."""
+    key = await admin.tenant("acme")
+    assert (await admin.post("/v1/users", {"username": "ada"}, key=key)).status == 201
+    monkeypatch.setattr("service.http.admin_audit.EXPORT_PAGE", 1)
+    monkeypatch.setattr("service.http.admin_user_import.EXPORT_PAGE", 1)
+    assert (await admin.post("/v1/users", {"username": "bob"}, key=key)).status == 201
+    part, name = (admin.app[AUDIT], "read") if "audit" in path else (admin.app[USERS], "list")
+    read, pages = getattr(part, name), 0
+
+    async def breaking(*args, **more):
+        nonlocal pages
+        pages += 1
+        if pages == 2:
+            raise RuntimeError("a fault of ours")
+        return await read(*args, **more)
+
+    monkeypatch.setattr(part, name, breaking)
+    with pytest.raises(aiohttp.ClientError):
+        await admin.get(path, key=key)
 
 
 async def test_personal_fields_need_a_right_of_their_own(admin: Service) -> None:
