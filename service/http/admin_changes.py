@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 from aiohttp import web
 
+from authn.errors import AuthnError
 from authz.errors import AuthzError
 from authz.ports import TenantHead
 from service.answer_headers import add_headers
@@ -129,7 +130,7 @@ async def _still_admitted(request: web.Request) -> None:
         access = request[ROUTE].access
         if isinstance(access, Needs):
             await judged(request, caller, access)
-    except (EdgeError, AuthzError):
+    except (EdgeError, AuthnError, AuthzError):
         raise StreamEndedError from None
 
 

@@ -7,7 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from authn.errors import VolatileStoreUnavailableError
 from authz.errors import StorageUnavailableError
+from service.callers import Callers
 from service.http.admin import ADMINISTRATION, Administration
 from service.http.admin_changes import MAX_TENANT_STREAMS, STREAMS
 from tests.support.edge import Edge
@@ -61,6 +63,22 @@ async def test_a_stream_whose_history_cannot_be_read_just_ends(edge):
     head, reader, writer = await edge.stream("acme", edge.key(edge.acme))
     assert head.startswith(b"HTTP/1.1 200 ")
     edge.writer.failure = StorageUnavailableError("down")
+    edge.node.on_advance[0](edge.node.heads[edge.acme])
+    async with asyncio.timeout(5):
+        rest = await reader.readuntil(b"0\r\n\r\n")
+    assert b"HTTP/1.1" not in rest
+    writer.close()
+
+
+async def test_a_stream_whose_session_cannot_be_looked_up_just_ends(edge, monkeypatch):
+    """Valkey is gone: it is not known who reads, and the answer has begun."""
+    head, reader, writer = await edge.stream("acme", edge.key(edge.acme))
+    assert head.startswith(b"HTTP/1.1 200 ")
+
+    async def unknown(*_):
+        raise VolatileStoreUnavailableError("down")
+
+    monkeypatch.setattr(Callers, "authenticate", unknown)
     edge.node.on_advance[0](edge.node.heads[edge.acme])
     async with asyncio.timeout(5):
         rest = await reader.readuntil(b"0\r\n\r\n")
