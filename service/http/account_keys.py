@@ -45,7 +45,7 @@ class NewPersonalKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     scopes: Annotated[list[str], msgspec.Meta(max_length=100)] | None = None
-    expires_at: datetime | None = None
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     limits: Limits | None = None
     reason: str | None = None
 

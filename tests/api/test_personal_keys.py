@@ -98,6 +98,13 @@ async def test_a_key_of_a_person_carries_no_more_than_the_one_that_made_it(admin
         assert (answer.status, answer.problem) == (403, "missing-scope")
 
 
+async def test_the_end_of_a_personal_key_says_its_zone(admin: Service, people: People) -> None:
+    """As of every other key: nobody guesses which midnight is meant."""
+    ann = await people.person("acme", "ann", days=365)
+    refused = await admin.post(OWN, {"name": "x", "expires_at": "2090-01-01T00:00:00"}, key=ann.key)
+    assert (refused.status, refused.problem, refused.json["pointer"]) == (400, "invalid-request", "/expires_at")
+
+
 async def test_a_personal_key_ends_within_a_year(admin: Service, people: People) -> None:
     """There is none without an end, and thirty days are what nobody has to ask for."""
     ann = await people.person("acme", "ann", days=365)
