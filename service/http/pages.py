@@ -14,7 +14,13 @@ from aiohttp import web
 from authn.accept_invitation import Acceptance
 from authn.account_flows import Done
 from authn.change_address import confirm_address, undo_address
-from authn.errors import AuthnError
+from authn.errors import (
+    AuthnError,
+    InvalidPersonNameError,
+    InvalidUsernameError,
+    UnusablePasswordError,
+    UsernameTakenError,
+)
 from authn.links import LinkPurpose
 from authn.look_at_link import Shown, look_at_link
 from authn.verify_address import verify_address
@@ -40,8 +46,13 @@ _FLOWS: Mapping[LinkPurpose, Flow] = {
     LinkPurpose.CONFIRM_ADDRESS: confirm_address,
     LinkPurpose.UNDO_ADDRESS: undo_address,
 }
-_FIELD_OF = {"invalid-username": "username", "username-taken": "username", "invalid-person-name": "display_name"}
-"""Which field of the invitation's form a problem is about."""
+_FIELD_OF: Mapping[type[AuthnError], str] = {
+    UnusablePasswordError: "password",
+    InvalidUsernameError: "username",
+    UsernameTakenError: "username",
+    InvalidPersonNameError: "display_name",
+}
+"""Which field of a form a failure is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,13 +278,12 @@ def _wrong(error: Exception) -> Wrong:
     """Return what a form says about a refusal that its person can mend; raises every other one again."""
     if isinstance(error, PasswordRefusedError):
         return Wrong({"password": _sentences(error)})
-    problem = problems.problem_of(error)
-    if problem.slug == "unusable-password":
-        return Wrong({"password": ("This cannot be a password.",)})
-    field = _FIELD_OF.get(problem.slug)
+    field = next((_FIELD_OF[kind] for kind in type(error).__mro__ if kind in _FIELD_OF), None)
     if field is None:
         raise error
-    if problem.slug == "username-taken":
+    if isinstance(error, UnusablePasswordError):
+        return Wrong({field: ("This cannot be a password.",)})
+    if isinstance(error, UsernameTakenError):
         return Wrong({field: ("Somebody has this username already. Choose another one.",)})
     return Wrong({field: (f"{str(error)[:1].upper()}{str(error)[1:]}.",)})
 

@@ -116,6 +116,22 @@ async def test_an_invited_person_makes_their_account_on_pages_alone(post):
     assert (await open_page(post, path))[0].status == 410
 
 
+async def test_a_name_that_cannot_be_shown_is_told_beside_its_field(post):
+    """The form comes back with what was typed, and the link is good for another try."""
+    await post.post("/v1/invitations", {"email": "carol@example.org"}, key=post.keys["acme"])
+    path = (await post.mails("carol@example.org"))[-1].link.removeprefix("http://127.0.0.1:8080")
+    _, page = await open_page(post, path)
+    turned = "Carol\N{RIGHT-TO-LEFT OVERRIDE}"
+    form = page.fields | {"username": "carol", "display_name": turned, "password": GOOD, "again": GOOD}
+    refused = await send(post, "/account/invitation", form)
+    assert refused.status == 422
+    again = Page(refused.body.decode())
+    assert "printable characters" in again.words
+    assert again.fields["username"] == "carol"
+    done = await send(post, "/account/invitation", form | {"display_name": "Carol"})
+    assert done.status == 303
+
+
 async def test_a_forgotten_password_is_set_on_pages_alone(post):
     """Ask, mail, page, done; the page after asking is the same for whoever does not exist."""
     user = await post.person("alice")
