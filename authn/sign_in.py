@@ -6,6 +6,7 @@ refused is for the audit alone.
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +17,7 @@ from authn.challenge_storage import ChallengeStore
 from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep, digest_of_hash
 from authn.errors import PasswordExpiredError, PasswordHashingBusyError
 from authn.factor_storage import read_factors
-from authn.factors import FactorMethod, Factors
+from authn.factors import FactorKind, FactorMethod, Factors
 from authn.finish_sign_in import Finished, SignedIn, SignInEnd
 from authn.known_devices import password_counter
 from authn.password_hashing import PasswordHasher, Verified
@@ -37,7 +38,6 @@ from tenancy.unit_of_work import Sessions, tenant_unit_of_work
 from tenancy.uuid7 import make_uuid7
 
 PASSWORD_METHOD = "password"  # noqa: S105 - the name of a method
-ENROLMENT_METHODS = (FactorMethod.TOTP.value, FactorMethod.WEBAUTHN.value)
 
 
 class Reason(StrEnum):
@@ -129,15 +129,22 @@ class SignIns:
         *,
         end: SignInEnd,
         demands: MfaDemands,
+        provable: Collection[FactorMethod],
+        bindable: Collection[FactorKind],
         limits: TenantLimits | None = None,
     ) -> None:
-        """Keep where rows are, what hashes, counts, remembers what is half done, lets sessions begin, and demands."""
+        """Keep where rows are, what hashes, counts, remembers what is half done, lets sessions begin, and demands.
+
+        `provable` and `bindable` are the second factors that this deployment offers: a challenge names no other one.
+        """
         self._sessions = sessions
         self._hasher = hasher
         self._throttles = throttles
         self._challenges = challenges
         self._end = end
         self._demands = demands
+        self._provable = provable
+        self._bindable = bindable
         self._limits = limits
 
     async def begin(self, given: PasswordGiven, whence: Whence, *, meta: ChangeMeta) -> PasswordOutcome:
@@ -216,7 +223,10 @@ class SignIns:
     async def _challenged(
         self, found: FoundAccount, held: StoredUser, step: ChallengeStep, factors: Factors, whence: Whence
     ) -> MoreNeeded:
-        methods = tuple(method.value for method in factors.methods)
+        if step is ChallengeStep.MFA:
+            methods = tuple(method.value for method in factors.methods if method in self._provable)
+        else:
+            methods = tuple(kind.value for kind in self._bindable)
         challenge = Challenge(
             challenge_id=make_uuid7(found.now, secrets.token_bytes(10)),
             tenant_id=found.tenant_id,
@@ -224,7 +234,7 @@ class SignIns:
             auth_epoch=held.auth_epoch,
             password_hash_digest=digest_of_hash(held.password_hash or ""),
             step=step,
-            methods=methods if step is ChallengeStep.MFA else ENROLMENT_METHODS,
+            methods=methods,
             client=whence.client,
             issued_at=found.now,
             expires_at=found.now + CHALLENGE_LIFE,

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from authz.conditions import Condition, compile_condition
 from authz.errors import ConditionError, ModelError
 from authz.hierarchy import NEVER, Hierarchy
-from authz.ports import AccountState, RuleSet, SubjectRecord
+from authz.ports import EVERY_ROLE, AccountState, RuleSet, SubjectRecord
 from authz.request import Properties, Ref
 from authz.rules import BASE_DOMAIN, Effect, RoleLink, Rule
 from authz.served_model import ColumnMatch, PolicyEffect, ServedModel
@@ -125,7 +125,9 @@ class Snapshot:
         "tenant_id",
     )
 
-    def __init__(self, rule_set: RuleSet, model: ServedModel, give_way: Callable[[], None]) -> None:
+    def __init__(
+        self, rule_set: RuleSet, model: ServedModel, give_way: Callable[[], None], *, mfa_of_everybody: bool
+    ) -> None:
         self.tenant_id: TenantId = rule_set.head.tenant_id
         self.slug: Slug = rule_set.head.slug
         self.rules_revision: int = rule_set.head.rules_revision
@@ -133,7 +135,7 @@ class Snapshot:
         self.rule_set = rule_set
         self.rules: Sequence[Rule] = rule_set.rules
         self.hierarchy = Hierarchy(_links(rule_set.links, "g"))
-        self.mfa_roles = frozenset(rule_set.mfa_roles)
+        self.mfa_roles = frozenset((EVERY_ROLE,) if mfa_of_everybody else rule_set.mfa_roles)
         self.conditions: dict[str, Condition | ConditionError] = {}
         self.memo: dict[str, Any] = {}  # what readers derive once per snapshot, under the name of what they derive
         resource_links = _links(rule_set.links, "g2")
@@ -330,7 +332,13 @@ def _go_on() -> None:
     """Give way to nobody."""
 
 
-def build_snapshot(rule_set: RuleSet, model: ServedModel, give_way: Callable[[], None] = _go_on) -> Snapshot:
+def build_snapshot(
+    rule_set: RuleSet,
+    model: ServedModel,
+    give_way: Callable[[], None] = _go_on,
+    *,
+    mfa_of_everybody: bool = False,
+) -> Snapshot:
     """Return the index of a rule set.
 
     Takes about 2 µs a row: build it beside the event loop and swap the reference.
@@ -339,13 +347,15 @@ def build_snapshot(rule_set: RuleSet, model: ServedModel, give_way: Callable[[],
         rule_set: What is indexed.
         model: How its rows are matched.
         give_way: Called again and again meanwhile, so that other threads have the interpreter.
+        mfa_of_everybody: Whether the deployment demands a second factor of all, whatever this tenant does. No part of
+            the rule set, which nodes that are configured otherwise may share.
 
     Raises:
         ModelError: the model's effect is not one that is served.
     """
     if model.effect not in SERVED_EFFECTS:
         raise ModelError(f"effect `{model.effect}` is not served")
-    return Snapshot(rule_set, model, give_way)
+    return Snapshot(rule_set, model, give_way, mfa_of_everybody=mfa_of_everybody)
 
 
 class _Builder:

@@ -60,12 +60,13 @@ class _FailedBuild:
     error: Exception
 
 
-def build_giving_way(rule_set: RuleSet, model: ServedModel) -> Snapshot:
+def build_giving_way(rule_set: RuleSet, model: ServedModel, *, mfa_of_everybody: bool = False) -> Snapshot:
     """Build a snapshot in a thread, with the interpreter offered to the event loop again and again.
 
     Sleeping lets go of it at once; a loop that has to ask for it waits for the switch interval each time.
+    `mfa_of_everybody` as in `build_snapshot`.
     """
-    return build_snapshot(rule_set, model, lambda: time.sleep(0))
+    return build_snapshot(rule_set, model, lambda: time.sleep(0), mfa_of_everybody=mfa_of_everybody)
 
 
 class SnapshotLoader:

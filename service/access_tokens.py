@@ -25,13 +25,14 @@ from authn.signed_tokens import SignedTokens
 from authz.errors import TenantNotFoundError
 from authz.ports import Account, AccountState
 from authz.request import Ref
+from authz.tenant_state import Loaded
 from service.app import Part
 from service.callers import OWN_PREFIX, Caller, CallerKind
 from service.edge_errors import InsufficientAuthenticationError, NotAuthenticatedError
 from service.issuer_client import IssuerClient
 from service.keys import CALLERS, METRICS, NODE, SESSIONS
 from service.oauth_settings import OAuthSettings
-from service.signed_in import SessionNode
+from service.signed_in import SessionNode, demanded_acr
 from tenancy.ids import PLATFORM_TENANT_ID
 
 _OPAQUE = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
@@ -120,10 +121,11 @@ class AccessTokens:
             raise AccessTokenRefusedError(Refusal.ACCOUNT)
         platform = home.tenant_id == PLATFORM_TENANT_ID
         # A revision that the request demands is one of its tenant; the platform counts by itself.
-        account = await self._account(Ref(f"{kind}:{account_id}"), home, 0 if platform else min_revision)
+        account, loaded = await self._account(Ref(f"{kind}:{account_id}"), home, 0 if platform else min_revision)
         require_standing(token, account)
-        require_demanded_level(token, account)
         person = kind is AccountKind.PERSON
+        if person:
+            require_level(token, demanded_acr(account, loaded))
         return Caller(
             key_id=_credential_id(account_id, token.client_id),
             prefix="",
@@ -139,7 +141,7 @@ class AccessTokens:
             sign_in=token.sign_in if person else None,
         )
 
-    async def _account(self, ref: Ref, home: AccountHome, min_revision: int) -> Account:
+    async def _account(self, ref: Ref, home: AccountHome, min_revision: int) -> tuple[Account, Loaded]:
         """Return the account as it is at a confirmed revision."""
         try:
             loaded = await self._node.load(home.tenant_id, [ref], [], min_revision or None)
@@ -148,7 +150,7 @@ class AccessTokens:
         account = loaded.subjects[ref].record.account
         if account is None:
             raise AccessTokenRefusedError(Refusal.ACCOUNT)
-        return account
+        return account, loaded
 
 
 def _credential_id(account_id: UUID, client_id: str) -> UUID:
@@ -172,16 +174,14 @@ def require_standing(token: AccessToken, account: Account) -> None:
         raise AccessTokenRefusedError(Refusal.SIGNED_OUT)
 
 
-def require_demanded_level(token: AccessToken, account: Account) -> None:
-    """Refuse a token that does not say two factors were proven, of an account that must prove them.
-
-    What a tenant or a role demands needs nothing here: a token that does not say so brings no such role.
+def require_level(token: AccessToken, demanded: Acr) -> None:
+    """Refuse a token that does not say two factors were proven, of a person who must prove them.
 
     Raises:
         InsufficientAuthenticationError: the issuer has to be asked for more (RFC 9470).
     """
-    if account.mfa_required and token.sign_in.acr != Acr.AAL2:
-        raise InsufficientAuthenticationError(Acr.AAL2, None)
+    if demanded is Acr.AAL2 and token.sign_in.acr != Acr.AAL2:
+        raise InsufficientAuthenticationError(demanded, None)
 
 
 def access_tokens(settings: OAuthSettings | None) -> Part:

@@ -67,6 +67,8 @@ class Caller:
     """Of a personal key: how well whoever made it had proven who they are."""
     full_acr: Acr = field(default=Acr.AAL1, compare=False)
     """Of a session: how well its account can prove who it is."""
+    demanded_acr: Acr = field(default=Acr.AAL1, compare=False)
+    """Of a session: how well its account must, by now; one from before the demand may be below."""
     client_id: str | None = None
     """Of an access token: who it was issued to."""
     sign_in: SignIn | None = field(default=None, compare=False)

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -15,6 +16,7 @@ from authz.compile_model import compile_model
 from authz.node import Node
 from authz.ports import PolicyReader, TenantHead
 from authz.snapshot_cache import ValkeySnapshotCache
+from authz.snapshot_loader import build_giving_way
 from authz.storage import PostgresPolicyReader
 from service.access_tokens import access_tokens
 from service.all_routes import all_routes
@@ -128,7 +130,8 @@ def parts_of(
 
     async def decisions(app: web.Application) -> AsyncIterator[None]:
         cache = ValkeySnapshotCache(settings.cache)
-        node = app[NODE] = Node(app[READER], cache, compile_model, settings.authz)
+        build = partial(build_giving_way, mfa_of_everybody=settings.tenants.mfa_required)
+        node = app[NODE] = Node(app[READER], cache, compile_model, settings.authz, build=build)
         tenants = app[TENANTS] = Tenants(app[READER], node)
         node.on_reset.append(tenants.forget_all)
         app[METRICS].add_source(lambda: _counters(node))

@@ -30,10 +30,17 @@ class NotAuthenticatedError(EdgeError):
 
 
 class SubjectSessionError(EdgeError):
-    """The session that a question is asked for is unknown, over, ended, or of another tenant. They look alike."""
+    """The session that a question is asked for is unknown, over, ended, or of another tenant. They look alike.
 
-    def __init__(self) -> None:
-        super().__init__("the subject's session is unknown, over, or of another tenant: the subject must sign in again")
+    Or it holds, and proves less than is demanded of its account: then `acr_values` says what would do.
+    """
+
+    def __init__(self, acr_values: str | None = None) -> None:
+        """Keep which level is demanded, where the session is below it."""
+        self.acr_values = acr_values
+        self.members = {} if acr_values is None else {"acr_values": acr_values}
+        held = "unknown, over, or of another tenant" if acr_values is None else f"below the demanded `{acr_values}`"
+        super().__init__(f"the subject's session is {held}: the subject must sign in again")
 
 
 class MissingScopeError(EdgeError):

@@ -20,13 +20,18 @@ def require_sign_in(caller: Caller, access: Needs) -> None:
     Raises:
         InteractiveOnlyError: a key, or an access token.
         EnrolmentRequiredError: a recovery code was used, and no second factor was enrolled or confirmed since.
+        InsufficientAuthenticationError: a second factor is demanded of the account since the session began.
     """
     if caller.kind is CallerKind.ACCESS_TOKEN and is_about_credentials(access):
         raise InteractiveOnlyError("this needs somebody who signed in here, and no access token stands for that")
     if access.interactive and caller.kind is not CallerKind.SESSION:
         raise InteractiveOnlyError("this needs somebody who signed in, and no key stands for that")
-    if caller.session is not None and caller.session.must_enrol and not access.enrolling:
+    if caller.session is None or access.enrolling:
+        return
+    if caller.session.must_enrol:
         raise EnrolmentRequiredError("enrol or confirm a second factor first")
+    if not reaches(caller.session.acr, caller.demanded_acr):
+        raise InsufficientAuthenticationError(caller.demanded_acr, None)
 
 
 def require_fresh(caller: Caller, fresh: Fresh | None, now: datetime) -> None:

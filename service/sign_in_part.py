@@ -22,6 +22,7 @@ from service.keys import (
     FACTORS,
     KEY_RING,
     METRICS,
+    NEW_FACTORS,
     NODE,
     PASSWORDS,
     SESSION_STORE,
@@ -63,7 +64,8 @@ def signing_in(limits: SignInLimits) -> Part:
     """Return the part; it opens after sessions, second factors, the audit and mails."""
 
     async def part(app: web.Application) -> AsyncIterator[None]:
-        sessions, ring, tenants = app[SESSIONS], app[KEY_RING], app.get(TENANT_LIMITS)
+        sessions, ring, tenants, factors = app[SESSIONS], app[KEY_RING], app.get(TENANT_LIMITS), app[FACTORS]
+        kinds = app[NEW_FACTORS]
         end = app[SIGN_IN_END] = SignInEnd(
             sessions, app[SESSION_STORE], ring, device_life=timedelta(days=limits.device_days), limits=tenants
         )
@@ -75,9 +77,10 @@ def signing_in(limits: SignInLimits) -> Part:
             app[CHALLENGES],
             end=end,
             demands=NodeDemands(app[NODE]),
+            provable=factors,
+            bindable=kinds,
             limits=tenants,
         )
-        factors = app[FACTORS]
         app[SECOND_STEPS] = SecondSteps(sessions, app[CHALLENGES], factors, end, app[NODE].now)
         app[SIGN_IN_COUNTERS] = SignInCounters(sessions, tenants)
         notices = SignInNotices(sessions, app[SIGN_IN_AUDIT], ring)

@@ -20,7 +20,7 @@ from authn.session_storage import SessionStore
 from authn.sessions import Acr, Session, digest_of, is_session_token
 from authn.users import subject_ref
 from authz.errors import TenantNotFoundError
-from authz.ports import Account, AccountState, TenantHead
+from authz.ports import EVERY_ROLE, Account, AccountState, TenantHead
 from authz.request import Ref
 from authz.tenant_state import Loaded
 from service.callers import Caller, CallerKind
@@ -123,6 +123,7 @@ class SignedIn:
             kind=CallerKind.SESSION,
             session=held.session,
             full_acr=Acr.AAL2 if account.has_factors else Acr.AAL1,
+            demanded_acr=demanded_acr(account, loaded),
         )
 
     def forget_all(self) -> None:
@@ -187,6 +188,15 @@ class SignedIn:
     def _forget(self, digest: str) -> None:
         self.refused += 1
         self._remembered.pop(digest, None)
+
+
+def demanded_acr(account: Account, loaded: Loaded) -> Acr:
+    """Return the level below which nobody is signed in to an account, by what is known of it at one revision.
+
+    SECURITY: a demand counts for who is signed in already. One on roles alone makes those inactive, and no more.
+    """
+    of_everybody = EVERY_ROLE in loaded.state.snapshot.mfa_roles
+    return Acr.AAL2 if account.mfa_required or of_everybody else Acr.AAL1
 
 
 def counts(session: Session, account: Account) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from authn.sessions import Acr, Session, home_of_session, is_session_token
+from authn.sessions import Acr, Session, home_of_session, is_session_token, reaches
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
 from authz.request import Auth, EvaluationRequest, Ref
@@ -103,7 +103,7 @@ async def verified_sign_in(request: web.Request, token: str, tenant_id: TenantId
     """Return whose session a token is, verified as that of any caller.
 
     Raises:
-        SubjectSessionError: it is no session of the tenant that holds now.
+        SubjectSessionError: it is no session of the tenant that holds now, or one below what is demanded.
         TenantSuspendedError: the tenant is suspended.
         StaleError, StorageUnavailableError, VolatileStoreUnavailableError: that is not known.
     """
@@ -116,6 +116,8 @@ async def verified_sign_in(request: web.Request, token: str, tenant_id: TenantId
     # A session after a recovery code is good for the enrolment of second factors, and for nothing else.
     if found.session is None or found.session.must_enrol or found.home != tenant_id:
         raise SubjectSessionError
+    if not reaches(found.session.acr, found.demanded_acr):
+        raise SubjectSessionError(found.demanded_acr)
     return SignInOf(found.subject, auth_of(found.session), given=True)
 
 

@@ -135,6 +135,8 @@ def _show(identifier: str, session: dict[str, Any]) -> None:
     ends = shown_time(session["expires_at"])
     click.echo(f"signed in as {printable(identifier)} ({session['acr']}: {' '.join(session['amr'])}) until {ends}")
     click.echo(session["token"])
+    if session["enrolment_required"]:
+        click.echo("until a second factor is bound or confirmed, it is good for factors and sessions alone", err=True)
 
 
 def _show_account(found: dict[str, Any]) -> None:

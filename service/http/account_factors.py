@@ -32,7 +32,7 @@ from service.edge_errors import (
 from service.http.admin import json_answer, meta_of, written
 from service.http.policy_wire import read_struct
 from service.http.session_wire import own_session, shown_renewed
-from service.keys import NEW_FACTORS
+from service.keys import FACTORS, NEW_FACTORS
 from service.mail_part import hurry_mails
 from service.request_body import MERGE_PATCH, read_json_body
 from service.routes import FRESH, Needs, Route
@@ -84,7 +84,7 @@ async def list_own(request: web.Request) -> web.Response:
     return json_answer(
         {
             "factors": [shown_factor(one) for one in bound],
-            "methods": list(factors.methods),
+            "methods": [method for method in factors.methods if method in request.app[FACTORS]],
             "recovery_codes_left": factors.recovery_codes_left,
         }
     )

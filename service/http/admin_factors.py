@@ -12,7 +12,7 @@ from service.edge_errors import InvalidRequestError, NoSuchResourceError, ResetN
 from service.http.account_factors import shown_factor
 from service.http.admin import json_answer, meta_of, no_content, parameter, written
 from service.http.policy_wire import read_struct
-from service.keys import TENANT
+from service.keys import FACTORS, TENANT
 from service.mail_part import hurry_mails
 from service.request_body import read_json_body
 from service.rights import require_power_over
@@ -43,7 +43,7 @@ async def list_of(request: web.Request) -> web.Response:
     return json_answer(
         {
             "factors": [shown_factor(one) for one in bound],
-            "methods": list(factors.methods),
+            "methods": [method for method in factors.methods if method in request.app[FACTORS]],
             "recovery_codes_left": factors.recovery_codes_left,
             "enrolment_demanded": factors.enrolment_demanded,
         }

@@ -75,8 +75,11 @@ async def forward_auth(request: web.Request) -> web.Response:
     except RefusedError as refusal:
         _log.info("forward_auth.refused", reason=str(refusal))
         response = _forbidden()
-    except (NotAuthenticatedError, SubjectSessionError) as error:
+    except NotAuthenticatedError as error:
         response = response_of(problems.render_error(error))
+    except SubjectSessionError as error:
+        more = None if error.acr_values is None else InsufficientAuthenticationError(error.acr_values, None)
+        response = response_of(problems.render_error(more or error))
     except KeyRateExceededError as error:
         # Gateways know no 429: a gateway's key that is used too often is a failure, not an answer about the subject.
         wait = {"Retry-After": str(error.retry_after)}

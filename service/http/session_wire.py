@@ -32,6 +32,7 @@ def shown_new(new: NewSession) -> dict[str, Any]:
         "acr": session.acr,
         "amr": list(session.amr),
         "auth_time": session.auth_time,
+        "enrolment_required": session.must_enrol,
     }
 
 
@@ -47,6 +48,7 @@ def shown(session: Session) -> dict[str, Any]:
         "acr": session.acr,
         "amr": list(session.amr),
         "auth_time": session.auth_time,
+        "enrolment_required": session.must_enrol,
         "created_at": session.created_at,
         "last_seen_at": session.last_seen_at,
         "expires_at": session.expires_at,

@@ -471,6 +471,21 @@ async def test_an_account_that_must_prove_two_factors_has_no_token_that_does_not
     assert (await there.rows(there.token(iat=now, acr="aal2"), demanded)).status == 200
 
 
+async def test_a_tenants_demand_on_everybody_is_met_by_what_the_issuer_says(there):
+    """On whatever a person asks for; a client that acts for itself signs nobody in."""
+    made = await there.service.post("/v1/service-accounts?tenant=acme", {"name": "billing"}, key=there.service.platform)
+    service = there.issuer.token(made.json["id"], ALL, client_id=made.json["id"])
+    assert (await there.decide(there.token())).status == 200
+    await there.service.ask("PUT", "/v1/tenants/acme/settings", {"mfa": {"demand": "required"}})
+    demanded = await there.demanding()
+    for said in ({}, {"acr": "aal1"}):
+        answer = await there.rows(there.token(**said), demanded)
+        assert (answer.status, answer.problem) == (401, "insufficient-user-authentication"), said
+        assert (await there.decide(there.token(**said))).status == 401
+    assert (await there.rows(there.token(acr="aal2"), demanded)).status == 200
+    assert (await there.rows(service, demanded)).problem == "missing-right"  # taken; it has no role
+
+
 CREDENTIALS = re.compile(
     r"/(keys|password|password-reset|email|factors|recovery-codes|sessions|failures|webauthn|rotate)(/|$)"
 )

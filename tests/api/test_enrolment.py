@@ -122,8 +122,10 @@ async def test_a_recovery_code_signs_in_to_enrol_and_nothing_else(door: FrontDoo
     challenge = (await door.login("alice")).json["challenge"]
     recovered = await door.verify(challenge, "recovery_code", first)
     session = recovered.json["session"]
-    assert (session["acr"], session["amr"]) == ("aal2", ["pwd", "mfa"])
+    assert (session["acr"], session["amr"], session["enrolment_required"]) == ("aal2", ["pwd", "mfa"], True)
     token = session["token"]
+    listed = (await door.get("/v1/users/me/sessions", key=token)).json["sessions"]
+    assert [one["enrolment_required"] for one in listed] == [one["current"] for one in listed] == [True, False]
     assert (await door.get("/v1/users/me", key=token)).problem == "enrolment-required"
     assert (await door.get("/v1/users/me/recovery-codes", key=token)).json == {"left": 9}
     begun = await door.post("/v1/users/me/factors", {"kind": "totp", "name": "new phone"}, key=token)
@@ -131,6 +133,7 @@ async def test_a_recovery_code_signs_in_to_enrol_and_nothing_else(door: FrontDoo
     path = f"/v1/users/me/factors/{phone.id}/confirm"
     done = await door.post(path, {"code": phone.code()}, key=token)
     assert len(done.json["recovery_codes"]) == 10
+    assert done.json["session"]["enrolment_required"] is False
     assert (await door.get("/v1/users/me", key=done.json["session"]["token"])).status == 200
     for spent in (first, second):
         challenge = (await door.login("alice")).json["challenge"]

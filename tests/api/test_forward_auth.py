@@ -1,5 +1,6 @@
 """`ANY /v1/forward-auth`: gateways ask, and paths are judged in one spelling only."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -295,6 +296,9 @@ async def test_a_gateway_may_pass_sessions_on(gate):
         assert 'error="insufficient_user_authentication"' in answer.headers["WWW-Authenticate"]
         assert answer.headers["WWW-Authenticate"].endswith(told)
     assert (await ask("/elsewhere", weak)).status == 403
+    gate.sessions.held[weak] = replace(gate.sessions.held[weak], demanded_acr=Acr.AAL2)
+    below = await ask("/elsewhere", weak)
+    assert (below.status, below.headers["WWW-Authenticate"].endswith('acr_values="aal2"')) == (401, True)
     assert (await ask("/reports/1", strong, str(ALICE))).status == 200
     assert (await ask("/reports/1", strong, "bob")).status == 403
 

@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from authn.factors import FactorKind, FactorMethod
 from authn.relying_party import RelyingParty
-from service.keys import SESSIONS
-from tests.support.factors import bind_security_key
+from service.keys import FACTORS, KEY_RING, NEW_FACTORS, SESSIONS
+from tests.support.factors import bind_phone, bind_security_key
 from tests.support.sign_in import FrontDoor, front_door
 from tests.support.software_authenticator import SoftwareAuthenticator, b64
 
@@ -116,3 +117,23 @@ async def test_without_options_there_is_nothing_to_sign(door):
     assert (await door.verify(begun.json["challenge"], "webauthn", "123456")).status == 401
     assert (await door.verify(begun.json["challenge"], "totp", "123456")).status == 400
     assert (await door.options(begun.json["challenge"], "totp")).status == 400
+
+
+async def test_a_deployment_without_keys_offers_none(door):
+    """Neither to whoever must bind a factor, nor to whoever has a key of before, nor in what anybody lists."""
+    demanded = await door.user("bob", mfa_required=True)
+    assert (await door.login("bob")).json["methods"] == ["totp", "webauthn"]
+    await owner(door)
+    alice = door.query("SELECT user_id FROM users WHERE username = 'alice'")[0][0]
+    phone = await bind_phone(door.app[SESSIONS], door.app[KEY_RING], demanded.tenant_id, alice)
+    assert (await door.login("alice")).json["methods"] == ["totp", "webauthn"]
+    del door.app[FACTORS][FactorMethod.WEBAUTHN], door.app[NEW_FACTORS][FactorKind.WEBAUTHN]
+    assert (await door.login("bob")).json["methods"] == ["totp"]
+    begun = (await door.login("alice")).json
+    assert begun["methods"] == ["totp"]
+    session = (await door.verify(begun["challenge"], "totp", phone.code())).json["session"]
+    own = await door.get("/v1/users/me/factors", key=session["token"])
+    others = await door.get(f"/v1/users/{alice}/factors", key=door.keys["acme"])
+    for listed in (own, others):
+        assert listed.json["methods"] == ["totp"]
+        assert {one["kind"] for one in listed.json["factors"]} == {"totp", "webauthn"}

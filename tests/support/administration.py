@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -29,6 +30,7 @@ from authz.compile_model import compile_model
 from authz.node import Node
 from authz.ports import RuleSet, TenantHead
 from authz.settings import AuthzSettings, CacheSettings
+from authz.snapshot_loader import build_giving_way
 from authz.storage import PostgresPolicyReader
 from service.access_tokens import access_tokens
 from service.all_routes import all_routes
@@ -197,7 +199,9 @@ class Service:
                 app[TENANT_LIMITS] = self._limits
             reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
             quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
-            node = app[NODE] = Node(reader, NoCache(), compile_model, quick)
+            demanded = self._limits is not None and self._limits.mfa_required
+            build = partial(build_giving_way, mfa_of_everybody=demanded)
+            node = app[NODE] = Node(reader, NoCache(), compile_model, quick, build=build)
             app[CALLERS] = Callers(
                 StoredKeys(ApiKeyStore(app[SESSIONS])), node, rates=KeyRates(), uses=KeyUses(app[SESSIONS])
             )

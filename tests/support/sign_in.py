@@ -12,6 +12,7 @@ from service.keys import KEY_RING, PASSWORDS, SESSIONS
 from service.sign_in_aftermath import Aftermath
 from service.sign_in_part import AFTERMATH, SIGN_IN_THROTTLES
 from tenancy import one_trip
+from tenancy.tenant_settings import TenantLimits
 from tests.support.administration import Answer
 from tests.support.factors import Phone, bind_phone
 from tests.support.people import PostOffice
@@ -124,10 +125,13 @@ async def front_door(database_url: str, **more: Any) -> AsyncIterator[FrontDoor]
 
 
 @contextlib.asynccontextmanager
-async def two_doors(database_url: str, **more: Any) -> AsyncIterator[tuple[FrontDoor, FrontDoor]]:
-    """Serve twice, as two nodes of one deployment; the first one has the tenants."""
+async def two_doors(
+    database_url: str, *, then: TenantLimits | None = None, **more: Any
+) -> AsyncIterator[tuple[FrontDoor, FrontDoor]]:
+    """Serve twice, as two nodes of one deployment; the first one has the tenants, the second one perhaps other bounds."""
     async with smtp_server() as server, contextlib.AsyncExitStack() as stack:
-        first, second = FrontDoor(database_url, server, **more), FrontDoor(database_url, server, **more)
+        first = FrontDoor(database_url, server, **more)
+        second = FrontDoor(database_url, server, **({"limits": then} if then else {}) | more)
         second._valkey, second.keks = first._valkey, first.keks
         await stack.enter_async_context(first.serving())
         await first.open_tenants()

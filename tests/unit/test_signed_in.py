@@ -10,7 +10,7 @@ import pytest
 from authn.errors import VolatileStoreUnavailableError
 from authn.sessions import Acr, Session, make_token
 from authz.errors import StaleError, TenantNotFoundError
-from authz.ports import Account, AccountState, SubjectRecord, TenantHead
+from authz.ports import EVERY_ROLE, Account, AccountState, SubjectRecord, TenantHead
 from service.callers import CallerKind, Callers
 from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
 from service.signed_in import REMEMBERED_SECONDS, SEEN_EVERY, SignedIn
@@ -38,6 +38,7 @@ class World:
         self.watched = 0
         self.gone = False
         self.status = TenantStatus.ACTIVE
+        self.mfa_roles = frozenset()
         plain = Session(
             session_id=uuid4(),
             tenant_id=TENANT,
@@ -74,6 +75,7 @@ class World:
         head = TenantHead(tenant_id, Slug("acme"), self.status, 9, 5, 3)
         return SimpleNamespace(
             head=head,
+            state=SimpleNamespace(snapshot=SimpleNamespace(mfa_roles=self.mfa_roles)),
             subjects={ref: SimpleNamespace(record=SubjectRecord(account=self.account)) for ref in subjects},
         )
 
@@ -98,6 +100,22 @@ class World:
         except NotAuthenticatedError:
             return False
         return True
+
+
+@pytest.mark.parametrize(
+    ("mfa_required", "mfa_roles", "demanded"),
+    [
+        (False, (), Acr.AAL1),
+        (False, ("role:admin",), Acr.AAL1),
+        (False, (EVERY_ROLE,), Acr.AAL2),
+        (True, (), Acr.AAL2),
+    ],
+)
+async def test_what_is_demanded_of_its_account_now_is_told(mfa_required, mfa_roles, demanded):
+    """By the account itself, or of everybody; what roles demand makes those inactive."""
+    world = World()
+    world.account, world.mfa_roles = replace(world.account, mfa_required=mfa_required), frozenset(mfa_roles)
+    assert (await world.signed_in.authenticate(TOKEN)).demanded_acr is demanded
 
 
 async def test_a_session_calls_as_its_person():

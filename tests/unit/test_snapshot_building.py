@@ -1,8 +1,8 @@
-"""Building a large snapshot gives way to other threads again and again."""
+"""Building a snapshot: a large one gives way to other threads again and again; what the platform demands is in it."""
 
 import pytest
 
-from authz.ports import RuleSet, StoredModel
+from authz.ports import EVERY_ROLE, RuleSet, StoredModel
 from authz.rules import Effect, Rule
 from authz.snapshot import GIVE_WAY_ROWS, build_snapshot
 from tenancy.ids import Slug, TenantId, TenantStatus
@@ -13,6 +13,14 @@ from tests.support.policy_world import tenant_id
 ROWS = 20 * GIVE_WAY_ROWS
 TENANT: TenantId = tenant_id(1)
 HEAD = TenantHead(TENANT, Slug("acme"), TenantStatus.ACTIVE, 1, 1, 1)
+
+
+def test_a_demand_of_the_platform_is_in_the_snapshot_and_not_in_what_nodes_share():
+    """A rule set that a node keeps for others says only what the tenant demands."""
+    rule_set = RuleSet(HEAD, StoredModel("", ""), [], [], ("role:admin",))
+    built = build_snapshot(rule_set, DEFAULT_MODEL, mfa_of_everybody=True)
+    assert (built.mfa_roles, built.rule_set.mfa_roles) == ({EVERY_ROLE}, ("role:admin",))
+    assert build_snapshot(rule_set, DEFAULT_MODEL).mfa_roles == {"role:admin"}
 
 
 @pytest.mark.parametrize(
