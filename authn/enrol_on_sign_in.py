@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from authn.account_flows import AccountFlows, lock_active
+from authn.begin_session import SignInLost
 from authn.challenge_storage import ChallengeStore
 from authn.challenges import Challenge, ChallengeStep, digest_of_hash
 from authn.enrol_factor import PROVES, Bound, bind
-from authn.errors import ChallengeExpiredError, UserStorageUnavailableError
+from authn.errors import ChallengeExpiredError, UserStorageUnavailableError, VolatileStoreUnavailableError
 from authn.factor_storage import read_factors
 from authn.factors import Authenticator, FactorKind, Factors, FactorWrong
-from authn.finish_sign_in import Finished, SignedIn, SignInEnd
+from authn.finish_sign_in import Finished, SessionBegun, SignedIn, SignInEnd
 from authn.mailbox_proofs import (
     CodeOutcome,
     MailboxGiven,
@@ -38,8 +41,9 @@ from authn.users import StoredUser, UserStatus, subject_ref
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta, TenantHead
-from tenancy.tenant_settings import SessionSettings
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
+
+_log = structlog.get_logger(__name__)
 
 ENROLMENT_METHOD = "enrolment"
 """How a refused enrolment is counted and told."""
@@ -47,10 +51,13 @@ ENROLMENT_METHOD = "enrolment"
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The authenticator is bound, and its person signed in. The codes are told once."""
+    """The authenticator is bound, and its person signed in. The codes are told once.
+
+    `signed_in` is None when Valkey did not take the session: what is bound stays, and its person signs in with it.
+    """
 
     head: TenantHead
-    signed_in: SignedIn
+    signed_in: SignedIn | None
     recovery_codes: tuple[str, ...] = field(repr=False)
 
 
@@ -109,7 +116,7 @@ class SignInEnrolments:
 
     async def finish(
         self, token: str, whence: Whence, given: str | Mapping[str, Any], *, remember_device: bool, meta: ChangeMeta
-    ) -> Enrolled | SignInRefused | FactorWrong | MustWait | LockedOut | NotBegun:
+    ) -> Enrolled | FactorWrong | MustWait | LockedOut | NotBegun:
         """Judge the first proof with the new authenticator: when it is right that is bound, and a session begins."""
         challenge = await self._find(token, whence)
         new = self._kinds.get(FactorKind(challenge.data["kind"])) if challenge.data else None
@@ -126,20 +133,21 @@ class SignInEnrolments:
             if not await spend_ticket(work, held, factors, MailboxProven.of(challenge.data["mailbox"])):
                 raise ChallengeExpiredError
             bound = await bind(work, self._flows, held, outcome, meta=meta)
-            settings = (await read_settings(work, self._flows.limits)).sessions
-        await self._challenges.finish(token)
-        return await self._signed_in(challenge, bound, settings, whence, remember_device=remember_device, meta=meta)
+            begun = await self._begun(work, challenge, bound, whence, remember_device=remember_device, meta=meta)
+        return Enrolled(bound.head, await self._signed_in(token, begun), bound.recovery_codes)
 
-    async def _signed_in(
+    async def _begun(
         self,
+        work: TenantUnitOfWork,
         challenge: Challenge,
         bound: Bound,
-        settings: SessionSettings,
         whence: Whence,
         *,
         remember_device: bool,
         meta: ChangeMeta,
-    ) -> Enrolled | SignInRefused:
+    ) -> SessionBegun:
+        """Let the session begin in the transaction that binds: both are there afterwards, or neither."""
+        settings = (await read_settings(work, self._flows.limits)).sessions
         kind = bound.authenticator.kind
         proof = Proof(Acr.AAL2, (Amr.PASSWORD.value, *PROVES[kind]), self._now())
         finished = Finished(
@@ -150,10 +158,19 @@ class SignInEnrolments:
             device_id=challenge.device_id,
             challenge_id=challenge.challenge_id,
         )
-        done = await self._end.signed_in(finished, whence.shown, remember_device=remember_device, meta=meta)
-        if isinstance(done, SignedIn):
-            return Enrolled(bound.head, done, bound.recovery_codes)
-        return _refused(challenge, Reason.CHANGED, bound.held)
+        begun = await self._end.begin(work, finished, whence.shown, remember_device=remember_device, meta=meta)
+        if isinstance(begun, SignInLost):
+            raise ChallengeExpiredError
+        return begun
+
+    async def _signed_in(self, token: str, begun: SessionBegun) -> SignedIn | None:
+        try:
+            # Over since the commit: the account has an authenticator, and the challenge is spent in PostgreSQL.
+            await self._challenges.finish(token)
+            return await self._end.hand_out(begun)
+        except (VolatileStoreUnavailableError, DatabaseUnavailableError):
+            _log.warning("sign_in.session_lost", session=str(begun.session.session_id))
+            return None
 
     async def _find(self, token: str, whence: Whence) -> Challenge:
         challenge = await self._challenges.find(token, whence.client, named=whence.named)

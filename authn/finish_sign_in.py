@@ -11,7 +11,7 @@ from authn.challenges import Challenge, digest_of_hash
 from authn.known_devices import NewDevice, knows_devices, note_device_used, remember_device
 from authn.mails import MailKind
 from authn.session_storage import SessionStore
-from authn.sessions import NewSession, Proof
+from authn.sessions import NewSession, Proof, Session
 from authn.sign_in_throttles import Taken, forgive
 from authn.user_rows import read_user
 from authn.users import StoredUser
@@ -47,6 +47,15 @@ class SignedIn:
     new: NewSession
     method: str
     device: NewDevice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBegun:
+    """A session that counts once its transaction has committed, and is nobody's before `SignInEnd.hand_out`."""
+
+    session: Session
+    method: str
+    device: NewDevice | None
 
 
 class SignInEnd:
@@ -103,26 +112,42 @@ class SignInEnd:
         Raises:
             DatabaseUnavailableError, VolatileStoreUnavailableError: not known; nobody is signed in.
         """
-        user = finished.held.user
-        async with tenant_unit_of_work(self._sessions, user.tenant_id) as work:
-            session = await begin_session(
-                work,
-                finished.held,
-                finished.proof,
-                settings=finished.settings,
-                ring=self._ring,
-                meta=meta,
-                client=client,
-                method=finished.method,
-                challenge_id=finished.challenge_id,
-            )
-            if isinstance(session, SignInLost):
-                return session
-            device = await self._note_device(work, finished, session.created_at, remember=remember_device)
-            if finished.taken is not None:
-                await forgive(work, finished.taken)
-        new = await self._store.put(session)
-        return SignedIn(user.id, new, finished.method, device)
+        async with tenant_unit_of_work(self._sessions, finished.held.user.tenant_id) as work:
+            begun = await self.begin(work, finished, client, remember_device=remember_device, meta=meta)
+            if isinstance(begun, SignInLost):
+                return begun
+        return await self.hand_out(begun)
+
+    async def begin(
+        self, work: TenantUnitOfWork, finished: Finished, client: Client, *, remember_device: bool, meta: ChangeMeta
+    ) -> SessionBegun | SignInLost:
+        """Let a session begin in the caller's transaction."""
+        session = await begin_session(
+            work,
+            finished.held,
+            finished.proof,
+            settings=finished.settings,
+            ring=self._ring,
+            meta=meta,
+            client=client,
+            method=finished.method,
+            challenge_id=finished.challenge_id,
+        )
+        if isinstance(session, SignInLost):
+            return session
+        device = await self._note_device(work, finished, session.created_at, remember=remember_device)
+        if finished.taken is not None:
+            await forgive(work, finished.taken)
+        return SessionBegun(session, finished.method, device)
+
+    async def hand_out(self, begun: SessionBegun) -> SignedIn:
+        """Give a session its token, after the commit.
+
+        Raises:
+            DatabaseUnavailableError, VolatileStoreUnavailableError: not known whether it counts; nobody has its token.
+        """
+        new = await self._store.put(begun.session)
+        return SignedIn(begun.session.user_id, new, begun.method, begun.device)
 
     async def _note_device(
         self, work: TenantUnitOfWork, finished: Finished, now: datetime, *, remember: bool

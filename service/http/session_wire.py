@@ -10,6 +10,7 @@ from authn.known_devices import NewDevice
 from authn.sessions import NewSession, Session
 from service.edge_errors import InteractiveOnlyError
 from service.keys import CALLER, SESSION_STORE
+from tenancy.errors import DatabaseUnavailableError
 
 _log = structlog.get_logger(__name__)
 
@@ -60,12 +61,13 @@ def shown(session: Session) -> dict[str, Any]:
 async def shown_renewed(request: web.Request, session: Session | None) -> dict[str, Any] | None:
     """Put the session in which a person goes on into the store, and return it with its new token.
 
-    What they changed is committed. When Valkey does not answer there is none, and they sign in again.
+    What they changed is committed. When that cannot be done there is none, and they sign in again: codes that are
+    told once must not be lost with an answer.
     """
     if session is None:
         return None
     try:
         return shown_new(await request.app[SESSION_STORE].put(session))
-    except VolatileStoreUnavailableError:
+    except (VolatileStoreUnavailableError, DatabaseUnavailableError):
         _log.warning("sessions.not_renewed", session=str(session.session_id))
         return None

@@ -162,15 +162,20 @@ async def verify(request: web.Request) -> web.Response:
                 assert_never(outcome)
 
 
-async def signed_in_answer(request: web.Request, done: SignedIn, **more: Any) -> web.Response:
+async def signed_in_answer(request: web.Request, done: SignedIn) -> web.Response:
     """Answer that somebody is signed in, and end the session of theirs that they sent along (ASVS 5.0, 7.2.4)."""
     await _end_previous(request, done)
+    return json_answer(shown_signed_in(request, done))
+
+
+def shown_signed_in(request: web.Request, done: SignedIn) -> dict[str, Any]:
+    """Return what somebody is told who is signed in now; it is counted, and its mails are sent soon."""
     hurry_mails(request.app)
     request.app[METRICS].count_sign_in("authenticated", done.method)
     answer: dict[str, Any] = {"status": "authenticated", "session": shown_new(done.new)}
     if done.device is not None:
         answer["device"] = shown_device(done.device)
-    return json_answer(answer | more)
+    return answer
 
 
 def refusal(request: web.Request, refused: SignInRefused) -> EdgeError:

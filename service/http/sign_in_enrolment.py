@@ -5,7 +5,7 @@ from typing import Annotated, Any, assert_never
 import msgspec
 from aiohttp import web
 
-from authn.enrol_on_sign_in import Enrolled, NotBegun, SignInEnrolments
+from authn.enrol_on_sign_in import ENROLMENT_METHOD, Enrolled, NotBegun, SignInEnrolments
 from authn.factors import FactorKind, FactorWrong, normalize_factor_name
 from authn.mailbox_proofs import MailboxGiven
 from authn.own_factors import FactorBegun
@@ -16,7 +16,9 @@ from service.http.account_factors import code_mailed, unproven_factor
 from service.http.account_links import meta_by_link
 from service.http.admin import json_answer, written
 from service.http.policy_wire import read_struct
-from service.http.sign_in import Token, refusal, signed_in_answer, whence_of
+from service.http.sign_in import Token, refusal, shown_signed_in, whence_of
+from service.keys import METRICS
+from service.mail_part import hurry_mails
 from service.request_body import read_json_body
 from service.routes import Public, Route
 from service.sign_in_part import AFTERMATH
@@ -106,26 +108,33 @@ async def finish(request: web.Request) -> web.Response:
     wanted = read_struct(await read_json_body(request), _finishing)
     if (wanted.code is None) == (wanted.attestation is None):
         raise InvalidRequestError("give one of `code` and `attestation`")
-    with request.app[AFTERMATH].place():
-        outcome = await request.app[ENROLMENTS].finish(
-            wanted.challenge,
-            whence_of(request),
-            wanted.code if wanted.code is not None else wanted.attestation or {},
-            remember_device=wanted.remember_device,
-            meta=meta_by_link(request),
-        )
+    outcome = await request.app[ENROLMENTS].finish(
+        wanted.challenge,
+        whence_of(request),
+        wanted.code if wanted.code is not None else wanted.attestation or {},
+        remember_device=wanted.remember_device,
+        meta=meta_by_link(request),
+    )
     match outcome:
         case Enrolled():
             await written(request, outcome.head)
-            return await signed_in_answer(request, outcome.signed_in, recovery_codes=list(outcome.recovery_codes))
-        case SignInRefused():
-            raise refusal(request, outcome)
+            return json_answer(_shown(request, outcome))
         case NotBegun():
             raise InvalidRequestError("begin the enrolment first", "/challenge")
         case FactorWrong() | MustWait() | LockedOut():
             raise unproven_factor(outcome)
         case _:
             assert_never(outcome)
+
+
+def _shown(request: web.Request, done: Enrolled) -> dict[str, Any]:
+    """Return what is told once; the binding ended whatever session was sent along."""
+    codes = {"recovery_codes": list(done.recovery_codes)}
+    if done.signed_in is not None:
+        return shown_signed_in(request, done.signed_in) | codes
+    hurry_mails(request.app)
+    request.app[METRICS].count_sign_in("unavailable", ENROLMENT_METHOD)
+    return {"status": "enrolled", "session": None} | codes
 
 
 _ON_THE_WAY = Public("a challenge, which a right password gave, is the credential")

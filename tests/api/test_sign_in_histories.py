@@ -4,10 +4,7 @@ Random histories of an account, its owner, an administrator and an attacker (`te
 HTTP against PostgreSQL and Valkey. After each step every token that the attacker ever saw is tried.
 """
 
-import asyncio
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from itertools import count
 from typing import Any, TypeVar
 
 import pytest
@@ -25,38 +22,17 @@ from tests.support.factors import wrong_code
 from tests.support.sign_in import FrontDoor, front_door
 from tests.support.sign_in_actors import Account, Leaks, open_account
 from tests.support.sign_in_attacks import Attacker
+from tests.support.world import World
 
 pytestmark = pytest.mark.integration
 
 T = TypeVar("T")
-SECONDS = 60
-
-
-class World:
-    """The application in a thread of its own, so that a state machine can wait for it."""
-
-    def __init__(self, database_url: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="world")
-        self._thread.start()
-        self._context = front_door(database_url)
-        self.numbers = count()
-        self.door: FrontDoor = self(self._context.__aenter__())
-
-    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
-
-    def close(self) -> None:
-        self(self._context.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @pytest.fixture(scope="module")
-def world(database_url: str) -> Iterator[World]:
+def world(database_url: str) -> Iterator[World[FrontDoor]]:
     """The application, for all tests of this module."""
-    running = World(database_url)
+    running = World(lambda: front_door(database_url))
     yield running
     running.close()
 
@@ -73,7 +49,7 @@ def picked(there: Sequence[T], number: int) -> Sequence[T]:
 class SignIns(RuleBasedStateMachine):
     """One account, from its making on."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World[FrontDoor]) -> None:
         super().__init__()
         self.world = world
         self.account: Account
