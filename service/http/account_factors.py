@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from math import ceil
 from typing import Annotated, Any, Literal, assert_never
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -30,6 +30,7 @@ from service.edge_errors import (
     WrongCodeError,
 )
 from service.http.admin import json_answer, meta_of, written
+from service.http.ids import path_id
 from service.http.policy_wire import read_struct
 from service.http.session_wire import own_session, shown_renewed
 from service.keys import FACTORS, NEW_FACTORS
@@ -120,7 +121,7 @@ async def confirm(request: web.Request) -> web.Response:
     outcome = await request.app[OWN_FACTORS].confirm(
         own_session(request),
         request.app[NEW_FACTORS][FactorKind.TOTP],
-        _factor_id(request),
+        path_id(request, "factor_id"),
         wanted.code,
         meta=meta_of(request),
     )
@@ -137,7 +138,7 @@ async def rename(request: web.Request) -> web.Response:
     """PATCH the name (RFC 7396)."""
     wanted = read_struct(await read_json_body(request, MERGE_PATCH), _renaming)
     outcome = await request.app[OWN_FACTORS].rename(
-        own_session(request), _factor_id(request), normalize_factor_name(wanted.name), meta=meta_of(request)
+        own_session(request), path_id(request, "factor_id"), normalize_factor_name(wanted.name), meta=meta_of(request)
     )
     if isinstance(outcome, NoSuchFactor):
         raise NoSuchResourceError
@@ -148,7 +149,9 @@ async def rename(request: web.Request) -> web.Response:
 
 async def remove(request: web.Request) -> web.Response:
     """DELETE an authenticator: it proves nothing any more, on every node, and everybody else is signed out."""
-    outcome = await request.app[OWN_FACTORS].remove(own_session(request), _factor_id(request), meta=meta_of(request))
+    outcome = await request.app[OWN_FACTORS].remove(
+        own_session(request), path_id(request, "factor_id"), meta=meta_of(request)
+    )
     match outcome:
         case FactorChanged():
             return await factor_changed(request, outcome)
@@ -199,7 +202,7 @@ def code_mailed(request: web.Request, outcome: CodeOutcome) -> web.Response:
         case TicketNeeded():
             raise EnrolmentNotPossibleError("this takes a ticket that an administrator has sent to you")
         case timedelta():
-            raise TooManyTriesError("too many codes were mailed", max(1, int(outcome.total_seconds())))
+            raise TooManyTriesError("too many codes were mailed", max(1, ceil(outcome.total_seconds())))
         case _:
             assert_never(outcome)
 
@@ -228,13 +231,6 @@ def shown_factor(one: Authenticator) -> dict[str, Any]:
         "last_used_at": one.last_used_at,
         "disabled_at": one.disabled_at,
     }
-
-
-def _factor_id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["factor_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
 
 
 OWN = Needs(
