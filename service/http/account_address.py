@@ -18,6 +18,7 @@ from service.edge_errors import (
 from service.http.account_links import ACCOUNT_FLOWS
 from service.http.account_password import unproven
 from service.http.admin import meta_of
+from service.http.ids import path_id
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, PASSWORDS, SESSIONS, TENANT, TENANT_LIMITS
 from service.mail_part import hurry_mails
@@ -65,10 +66,7 @@ async def change_own(request: web.Request) -> web.Response:
 
 async def verify_other(request: web.Request) -> web.Response:
     """POST: the account's address gets a link that verifies it; nothing when it is verified."""
-    try:
-        user_id = UUID(request.match_info["user_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
+    user_id = path_id(request, "user_id")
     await require_power_over(request, user_id)
     try:
         await ask_to_verify(request.app[ACCOUNT_FLOWS], request[TENANT], user_id, meta=meta_of(request))

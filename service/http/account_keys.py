@@ -11,8 +11,7 @@ from authn.errors import ApiKeyNotFoundError
 from authn.key_edits import KeyOwner
 from authn.users import UserId
 from service.edge_errors import NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
-from service.http.admin_keys import id_of_cursor
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, no_content, written
 from service.http.idempotency import OnceFor, idempotent
 from service.http.key_writes import (
     API_KEYS,
@@ -30,6 +29,7 @@ from service.http.key_writes import (
     ttl_of,
     update_key,
 )
+from service.http.lists import Cursor, page_limit
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
@@ -86,7 +86,7 @@ async def list_keys(request: web.Request) -> web.Response:
     """GET one's own keys, the ended ones too, without their tokens."""
     owner = _own(request)
     cursor = Cursor("own-keys", request[TENANT], str(owner.owner_id))
-    after = id_of_cursor(cursor.read(request))
+    after = cursor.read_id(request)
     page = await request.app[API_KEYS].list(request[TENANT], after, page_limit(request), owner=owner)
     return json_answer({"keys": [shown_key(key) for key in page.keys], "next_cursor": cursor.show(page.cursor)})
 

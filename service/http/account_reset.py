@@ -1,7 +1,6 @@
 """Reset of a password: asked for by whoever forgot it, or started by an administrator; completed by a mailed link."""
 
 from typing import assert_never
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -11,7 +10,6 @@ from authn.known_devices import NewDevice
 from authn.passwords import PasswordRefused
 from authn.reset_password import LinkSent, NoReset, NotSent, complete_reset, request_reset, start_reset
 from service.edge_errors import (
-    InvalidRequestError,
     LinkRefusedError,
     NoSuchResourceError,
     ResetNotPossibleError,
@@ -20,7 +18,9 @@ from service.edge_errors import (
 from service.http.account_links import ACCOUNT_FLOWS, BY_LINK, ERRANDS, USER_READER, meta_by_link, named
 from service.http.account_password import refused
 from service.http.admin import json_answer, meta_of, written
+from service.http.ids import path_id
 from service.http.policy_wire import read_struct
+from service.http.reasons import reason_in_body
 from service.http.session_wire import shown_device
 from service.keys import NEW_PASSWORDS, TENANT, TENANTS
 from service.mail_part import hurry_mails
@@ -57,15 +57,8 @@ class ResetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: str
 
 
-class StartedReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why an administrator starts a reset."""
-
-    reason: str
-
-
 _new_password = msgspec.json.Decoder(NewPassword)
 _reset_request = msgspec.json.Decoder(ResetRequest)
-_started = msgspec.json.Decoder(StartedReset)
 
 
 async def ask(request: web.Request) -> web.Response:
@@ -139,17 +132,10 @@ async def completed(
 
 async def start(request: web.Request) -> web.Response:
     """POST a reason: the account's own address gets a link; who starts it sees and chooses nothing."""
-    wanted = read_struct(await read_json_body(request), _started)
-    if not wanted.reason.strip():
-        raise InvalidRequestError("say why", "/reason")
-    try:
-        user_id = UUID(request.match_info["user_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
+    reason = await reason_in_body(request)
+    user_id = path_id(request, "user_id")
     await require_power_over(request, user_id)
-    outcome = await start_reset(
-        request.app[ACCOUNT_FLOWS], request[TENANT], user_id, meta=meta_of(request, wanted.reason)
-    )
+    outcome = await start_reset(request.app[ACCOUNT_FLOWS], request[TENANT], user_id, meta=meta_of(request, reason))
     match outcome:
         case LinkSent():
             hurry_mails(request.app)

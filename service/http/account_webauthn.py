@@ -5,7 +5,6 @@ What a browser is given and what it gives are the JSON forms of the standard (W3
 """
 
 from typing import Any, assert_never
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -24,6 +23,7 @@ from service.edge_errors import (
 )
 from service.http.account_factors import OWN, OWN_FACTORS, Code, Name, factor_changed, unproven_factor
 from service.http.admin import json_answer, meta_of
+from service.http.ids import path_id
 from service.http.policy_wire import read_struct
 from service.http.session_wire import own_session
 from service.keys import SECURITY_KEYS
@@ -77,7 +77,7 @@ async def finish(request: web.Request) -> web.Response:
     """POST what the browser gave: the key is bound, everybody else is signed out, and this session goes on anew."""
     wanted = read_struct(await read_json_body(request), _made)
     session, new = own_session(request), binds_keys(request)
-    kept = await request.app[KEY_REGISTRATIONS].take(session, _registration_id(request))
+    kept = await request.app[KEY_REGISTRATIONS].take(session, path_id(request, "registration_id"))
     if kept is None:
         raise NoSuchResourceError
     outcome = await request.app[OWN_FACTORS].finish(session, new, kept, wanted.attestation, meta=meta_of(request))
@@ -98,13 +98,6 @@ def binds_keys(request: web.Request) -> NewSecurityKey:
     if found is None:
         raise EnrolmentNotPossibleError("no browser offers security keys at the address of this service")
     return found
-
-
-def _registration_id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["registration_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
 
 
 _ALL = "/v1/users/me/security-keys"

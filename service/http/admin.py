@@ -1,10 +1,7 @@
-"""What the administration handlers share: ports, answers with a revision, pages, preconditions, a worker thread."""
+"""What the administration handlers share: ports, answers with a revision, preconditions, a worker thread."""
 
 import asyncio
-import base64
-import binascii
 import gc
-import hashlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,8 +25,6 @@ from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tenancy.ports import TenantRegistry
 
 LARGE_BODY = 64 << 20
-DEFAULT_PAGE = 100
-MAX_PAGE = 1000
 MAX_REASON = 1000
 WAITING_WORK = 8
 
@@ -161,14 +156,6 @@ def no_content(head: TenantHead | None) -> web.Response:
     return web.Response(status=204, headers=None if head is None else {"Kasbah-Revision": str(head.revision)})
 
 
-def search_text(request: web.Request, most: int) -> str | None:
-    """Return what a list is searched for: at most so many printable characters."""
-    text = parameter(request, "q")
-    if text is not None and (len(text) > most or not text.isprintable()):
-        raise InvalidRequestError(f"`q` is at most {most} printable characters")
-    return text
-
-
 async def written(request: web.Request, head: TenantHead) -> None:
     """Take up an own write before it is answered, so that this node never answers older than it said."""
     await request.app[ADMINISTRATION].node.note_write(head)
@@ -224,72 +211,6 @@ def expected_revision(request: web.Request) -> int | None:
     if found is None:
         raise InvalidRequestError('`If-Match` takes one revision in quotes, as in `"42"`')
     return int(found.group(1))
-
-
-def parameter(request: web.Request, name: str) -> str | None:
-    """Return one query parameter, or None; raises `InvalidRequestError` when it is repeated or empty."""
-    values = request.query.getall(name, [])
-    if len(values) > 1 or "" in values:
-        raise InvalidRequestError(f"the parameter `{name}` is {'repeated' if values[1:] else 'empty'}")
-    return values[0] if values else None
-
-
-def page_limit(request: web.Request) -> int:
-    """Return how many entries a page may have: `limit`, at most 1,000.
-
-    Raises:
-        InvalidRequestError: not a positive whole number.
-    """
-    text = parameter(request, "limit")
-    if text is None:
-        return DEFAULT_PAGE
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):  # noqa: PLR2004 - no huge numbers
-        raise InvalidRequestError("`limit` is a whole number from 1 to 1000")
-    return min(int(text), MAX_PAGE)
-
-
-class Cursor:
-    """An opaque place in one list of one tenant; elsewhere it is refused.
-
-    It is no secret and grants nothing: row-level security bounds what any place can show.
-    """
-
-    def __init__(self, kind: str, tenant_id: TenantId | None, *filters: str | None) -> None:
-        said = "\0".join((kind, str(tenant_id), *(repr(value) for value in filters)))
-        self._list = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:9]
-
-    def show(self, after: str | None) -> str | None:
-        """Return what the caller sends back for the next page, or None after the last."""
-        if after is None:
-            return None
-        return base64.urlsafe_b64encode(self._list + after.encode()).decode().rstrip("=")
-
-    def read(self, request: web.Request) -> str | None:
-        """Return the place of the request's `cursor`, or None for the first page.
-
-        Raises:
-            InvalidRequestError: not a cursor of this list.
-        """
-        text = parameter(request, "cursor")
-        if text is None:
-            return None
-        try:
-            data = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
-            after = data[9:].decode()
-        except (binascii.Error, ValueError):
-            raise InvalidRequestError("not a cursor of this list") from None
-        if data[:9] != self._list or not after or "\0" in after:
-            raise InvalidRequestError("not a cursor of this list")
-        return after
-
-    def read_number(self, request: web.Request) -> int | None:
-        """Return a place that is a number; raises as `read`."""
-        text = self.read(request)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004 - 64 bits
-            raise InvalidRequestError("not a cursor of this list")
-        return int(text)
 
 
 async def heavy(request: web.Request, task: Callable[[], _Result]) -> _Result:

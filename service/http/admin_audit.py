@@ -5,13 +5,14 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
 from service.edge_errors import InvalidRequestError, MissingRightError
-from service.http.admin import Cursor, json_answer, meta_of, page_limit, parameter
+from service.http.admin import json_answer, meta_of
 from service.http.exports import export_place, send_lines
+from service.http.lists import Cursor, choice, page_limit, parameter
 from service.keys import AUDIT_KEYS, KEY_RING, SESSIONS, TENANT
 from service.rights import may
 from service.routes import Needs, Route
@@ -26,8 +27,6 @@ from tenancy.unit_of_work import tenant_unit_of_work
 AUDIT: web.AppKey[AuditReader] = web.AppKey("AUDIT")
 EXPORT_PAGE = 500
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
 
 class Order(StrEnum):
     """Which events come first."""
@@ -39,8 +38,8 @@ class Order(StrEnum):
 async def search(request: web.Request) -> web.Response:
     """GET events that a filter fits."""
     wanted = _filter(request)
-    chain = _choice(request, "chain", AuditChain, AuditChain.TENANT)
-    order = _choice(request, "order", Order, Order.NEWEST)
+    chain = choice(request, "chain", AuditChain) or AuditChain.TENANT
+    order = choice(request, "order", Order) or Order.NEWEST
     said = [repr(getattr(wanted, name)) for name in AuditFilter.__slots__]
     cursor = Cursor("audit", request[TENANT], chain, order, *said)
     after, limit = cursor.read_number(request), page_limit(request)
@@ -57,7 +56,7 @@ async def search(request: web.Request) -> web.Response:
 
 async def export(request: web.Request) -> web.StreamResponse:
     """GET a whole chain, oldest first, in lines that can be verified."""
-    chain = _choice(request, "chain", AuditChain, AuditChain.TENANT)
+    chain = choice(request, "chain", AuditChain) or AuditChain.TENANT
     opening = await _may_open(request)
     with export_place(request):
         if opening:
@@ -110,7 +109,7 @@ def _filter(request: web.Request) -> AuditFilter:
         action=action,
         actor=_text(request, "actor"),
         target=_text(request, "target"),
-        outcome=_choice(request, "outcome", AuditOutcome, None),
+        outcome=choice(request, "outcome", AuditOutcome),
         request_id=_text(request, "request_id"),
         since=_time(request, "since"),
         until=_time(request, "until"),
@@ -135,16 +134,6 @@ def _time(request: web.Request, name: str) -> datetime | None:
     return time
 
 
-def _choice(request: web.Request, name: str, kind: type[_Choice], default: Any) -> Any:
-    text = parameter(request, name)
-    if text is None:
-        return default
-    try:
-        return kind(text)
-    except ValueError:
-        raise InvalidRequestError(f"`{name}` is one of {', '.join(kind)}") from None
-
-
 def _shown(event: AuditEvent, opened: Mapping[str, Opened] | None) -> dict[str, Any]:
     """Return an event as a search shows it; its exact text is in exports."""
     said: dict[str, Any] = json.loads(event.text)
@@ -164,7 +153,7 @@ async def public_keys(request: web.Request) -> web.Response:
 
 async def checkpoints(request: web.Request) -> web.Response:
     """GET the signed checkpoints of a chain, the newest first, each as the line that the sink got."""
-    chain = _choice(request, "chain", AuditChain, AuditChain.TENANT)
+    chain = choice(request, "chain", AuditChain) or AuditChain.TENANT
     cursor, limit = Cursor("audit-checkpoints", request[TENANT], chain), page_limit(request)
     found = await request.app[AUDIT].checkpoints(
         request[TENANT], chain, before=cursor.read_number(request), limit=limit + 1

@@ -20,8 +20,9 @@ from authz.ports import TenantHead
 from service.answer_headers import add_headers
 from service.callers import bearer_token
 from service.edge_errors import EdgeError, InvalidRequestError, OverloadedError
-from service.http.admin import ADMINISTRATION, Cursor, Notices, json_answer, page_limit
+from service.http.admin import ADMINISTRATION, Notices, json_answer
 from service.http.admin_history import shown_change
+from service.http.lists import Cursor, page_limit
 from service.keys import CALLERS, DRAINING, ROUTE, TENANT
 from service.rights import judged
 from service.routes import Needs

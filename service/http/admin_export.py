@@ -12,7 +12,8 @@ from authz.request import Ref
 from authz.write_ports import CurrentRows
 from service.edge_errors import InvalidRequestError, MissingRightError
 from service.http.account_names import names_in
-from service.http.admin import ADMINISTRATION, is_base, parameter, raw_answer
+from service.http.admin import ADMINISTRATION, is_base, raw_answer
+from service.http.lists import parameter
 from service.http.policy_wire import to_wire
 from service.keys import TENANT
 from service.rights import may

@@ -1,20 +1,17 @@
 """`/v1/users/{user_id}/factors`: administrators look at the second factors of others, revoke one, and reset all."""
 
 from typing import assert_never
-from uuid import UUID
 
-import msgspec
 from aiohttp import web
 
 from authn.reset_factors import FactorAdministration, FactorsReset, NoFactorReset, NotReset
-from authn.users import UserId, user_id_of
-from service.edge_errors import InvalidRequestError, NoSuchResourceError, ResetNotPossibleError
+from service.edge_errors import NoSuchResourceError, ResetNotPossibleError
 from service.http.account_factors import shown_factor
-from service.http.admin import json_answer, meta_of, no_content, parameter, written
-from service.http.policy_wire import read_struct
+from service.http.admin import json_answer, meta_of, no_content, written
+from service.http.ids import path_id
+from service.http.reasons import reason_in_body, reason_in_query
 from service.keys import FACTORS, TENANT
 from service.mail_part import hurry_mails
-from service.request_body import read_json_body
 from service.rights import require_power_over
 from service.routes import FRESH, Needs, Route
 
@@ -28,18 +25,9 @@ _WHY = {
 }
 
 
-class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why factors are reset."""
-
-    reason: str
-
-
-_why = msgspec.json.Decoder(Why)
-
-
 async def list_of(request: web.Request) -> web.Response:
     """GET what is bound to an account, without secrets."""
-    bound, factors = await request.app[FACTOR_ADMINISTRATION].look(request[TENANT], _user_id(request))
+    bound, factors = await request.app[FACTOR_ADMINISTRATION].look(request[TENANT], path_id(request, "user_id"))
     return json_answer(
         {
             "factors": [shown_factor(one) for one in bound],
@@ -52,12 +40,9 @@ async def list_of(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """DELETE one authenticator: it proves nothing from now on, and everybody is signed out of the account."""
-    reason = _reason(parameter(request, "reason"))
-    user_id = _user_id(request)
-    try:
-        factor_id = UUID(request.match_info["factor_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
+    reason = reason_in_query(request)
+    user_id = path_id(request, "user_id")
+    factor_id = path_id(request, "factor_id")
     await require_power_over(request, user_id)
     head = await request.app[FACTOR_ADMINISTRATION].revoke(
         request[TENANT], user_id, factor_id, meta=meta_of(request, reason)
@@ -71,8 +56,8 @@ async def revoke(request: web.Request) -> web.Response:
 
 async def reset(request: web.Request) -> web.Response:
     """POST a reason: all authenticators end, and the account's own address gets a ticket that binds a new one."""
-    reason = _reason(read_struct(await read_json_body(request), _why).reason)
-    user_id = _user_id(request)
+    reason = await reason_in_body(request)
+    user_id = path_id(request, "user_id")
     await require_power_over(request, user_id)
     outcome = await request.app[FACTOR_ADMINISTRATION].reset(request[TENANT], user_id, meta=meta_of(request, reason))
     match outcome:
@@ -84,19 +69,6 @@ async def reset(request: web.Request) -> web.Response:
             raise ResetNotPossibleError(_WHY[why])
         case _:
             assert_never(outcome)
-
-
-def _user_id(request: web.Request) -> UserId:
-    found = user_id_of(f"user:{request.match_info['user_id']}")
-    if found is None:
-        raise NoSuchResourceError
-    return found
-
-
-def _reason(text: str | None) -> str:
-    if text is None or not text.strip():
-        raise InvalidRequestError("say why: a `reason` is kept in the history", "/reason")
-    return text
 
 
 _ALL = "/v1/users/{user_id}/factors"

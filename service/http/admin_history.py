@@ -6,7 +6,8 @@ from aiohttp import web
 
 from authz.errors import RevisionNotFoundError
 from authz.write_ports import Change
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, page_limit
+from service.http.admin import ADMINISTRATION, json_answer
+from service.http.lists import Cursor, page_limit
 from service.http.policy_wire import to_wire
 from service.keys import TENANT
 

@@ -15,8 +15,10 @@ from authz.request import Ref
 from authz.rules import Owner, RoleLink
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
 from service.http.account_links import ACCOUNT_FLOWS
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, no_content, written
 from service.http.idempotency import OnceFor, idempotent
+from service.http.ids import path_id
+from service.http.lists import Cursor, page_limit
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from service.mail_part import hurry_mails
@@ -66,7 +68,7 @@ async def list_all(request: web.Request) -> web.Response:
     """GET invitations, oldest first, those that are over too."""
     cursor = Cursor("invitations", request[TENANT])
     page, after = await page_of_invitations(
-        request.app[ACCOUNT_FLOWS], request[TENANT], _place(cursor.read(request)), page_limit(request)
+        request.app[ACCOUNT_FLOWS], request[TENANT], cursor.read_id(request), page_limit(request)
     )
     return json_answer({"invitations": [_shown(request, each) for each in page], "next_cursor": cursor.show(after)})
 
@@ -120,17 +122,7 @@ async def _found(asked: Any) -> Any:
 
 
 def _id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["invitation_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
-
-
-def _place(cursor: str | None) -> str | None:
-    try:
-        return None if cursor is None else str(UUID(cursor))
-    except ValueError:
-        raise InvalidRequestError("not a cursor of this list") from None
+    return path_id(request, "invitation_id")
 
 
 def _shown(request: web.Request, invitation: Invitation) -> dict[str, Any]:

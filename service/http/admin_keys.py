@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import msgspec
 from aiohttp import web
@@ -11,8 +10,8 @@ from authn.api_keys import DECISION_CHECK, ApiKey
 from authn.errors import ApiKeyNotFoundError, KeyLivesElsewhereError
 from authn.key_edits import EVERYBODY
 from authz.request import Ref
-from service.edge_errors import InvalidRequestError, NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, written
+from service.edge_errors import NoSuchResourceError
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, no_content, written
 from service.http.idempotency import OnceFor, idempotent
 from service.http.key_writes import (
     API_KEYS,
@@ -30,6 +29,7 @@ from service.http.key_writes import (
     ttl_of,
     update_key,
 )
+from service.http.lists import Cursor, page_limit
 from service.http.policy_wire import read_struct
 from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
@@ -89,7 +89,7 @@ async def change(request: web.Request) -> web.Response:
 async def list_keys(request: web.Request) -> web.Response:
     """GET keys, the ended ones too, without their tokens."""
     cursor = Cursor("keys", _home(request))
-    page = await request.app[API_KEYS].list(_home(request), id_of_cursor(cursor.read(request)), page_limit(request))
+    page = await request.app[API_KEYS].list(_home(request), cursor.read_id(request), page_limit(request))
     return json_answer({"keys": [shown_key(key) for key in page.keys], "next_cursor": cursor.show(page.cursor)})
 
 
@@ -134,13 +134,6 @@ async def _require_power(request: web.Request) -> None:
         await require_scopes(request, key.scopes)
     elif key.owner != caller.owner:
         await require_power_over_subject(request, Ref(key.owner), tenant_id=_home(request))
-
-
-def id_of_cursor(cursor: str | None) -> str | None:
-    try:
-        return None if cursor is None else str(UUID(cursor))
-    except ValueError:
-        raise InvalidRequestError("not a cursor of this list") from None
 
 
 async def own_key(request: web.Request) -> web.Response:

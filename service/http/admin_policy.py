@@ -24,7 +24,6 @@ from service.edge_errors import InvalidRequestError
 from service.http.account_names import with_accounts
 from service.http.admin import (
     ADMINISTRATION,
-    MAX_PAGE,
     Administration,
     expected_revision,
     heavy,
@@ -36,6 +35,7 @@ from service.http.admin import (
 from service.http.admin_errors import PlanMismatchError
 from service.http.admin_model import decide_alike
 from service.http.admin_rows import change_answer
+from service.http.lists import MAX_PAGE
 from service.http.plan_wire import shown_plan
 from service.http.policy_wire import read_rows, read_struct
 from service.keys import TENANT

@@ -10,19 +10,9 @@ from authz.request import InvalidNameError, Ref, parse_ref
 from authz.rules import Owner, RoleLink, Row, Rule, StoredEntity
 from authz.write_ports import ChangeResult, RowPage
 from service.edge_errors import InvalidRequestError
-from service.http.admin import (
-    ADMINISTRATION,
-    Cursor,
-    expected_revision,
-    heavy,
-    is_base,
-    json_answer,
-    meta_of,
-    page_limit,
-    parameter,
-    written,
-)
+from service.http.admin import ADMINISTRATION, expected_revision, heavy, is_base, json_answer, meta_of, written
 from service.http.idempotency import OnceFor, idempotent
+from service.http.lists import Cursor, page_limit, parameter
 from service.http.policy_wire import read_rows, read_struct, to_wire
 from service.keys import TENANT
 from service.rights import judge_of

@@ -16,10 +16,8 @@ from authn.key_edits import KeyOwner
 from authn.service_accounts import ServiceAccountId, service_ref
 from authz.request import Ref
 from service.edge_errors import NoSuchResourceError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, no_content, page_limit, parameter, written
-from service.http.admin_keys import id_of_cursor
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, no_content, written
 from service.http.admin_service_accounts import SERVICE_ACCOUNTS, account_id_of
-from service.http.admin_users import require_reason
 from service.http.idempotency import OnceFor, idempotent
 from service.http.key_writes import (
     API_KEYS,
@@ -37,7 +35,9 @@ from service.http.key_writes import (
     ttl_of,
     update_key,
 )
+from service.http.lists import Cursor, page_limit
 from service.http.policy_wire import read_struct
+from service.http.reasons import reason_in_query, require_reason
 from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body
 from service.rights import require_power_over_subject
@@ -80,9 +80,7 @@ async def list_keys(request: web.Request) -> web.Response:
     account_id = await _account(request)
     cursor = Cursor("service-account-keys", request[TENANT], str(account_id))
     owner = KeyOwner(service_account_id=account_id)
-    page = await request.app[API_KEYS].list(
-        request[TENANT], id_of_cursor(cursor.read(request)), page_limit(request), owner=owner
-    )
+    page = await request.app[API_KEYS].list(request[TENANT], cursor.read_id(request), page_limit(request), owner=owner)
     return json_answer({"keys": [shown_key(key) for key in page.keys], "next_cursor": cursor.show(page.cursor)})
 
 
@@ -105,7 +103,7 @@ async def change(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """DELETE a key: it ends now, on every node."""
-    meta = meta_of(request, require_reason(parameter(request, "reason")))
+    meta = meta_of(request, reason_in_query(request))
     key = await _found(request)
     await _require_power(request, account_id_of(request))
     owner = KeyOwner(service_account_id=key.service_account_id)

@@ -13,27 +13,17 @@ from authn.service_accounts import (
     ServiceAccountStatus,
     checked_description,
     checked_name,
-    service_account_id_of,
     service_ref,
 )
 from authn.user_edits import UNCHANGED
 from authz.request import Ref
-from service.edge_errors import InvalidRequestError
-from service.http.admin import (
-    ADMINISTRATION,
-    Cursor,
-    expected_revision,
-    json_answer,
-    meta_of,
-    no_content,
-    page_limit,
-    parameter,
-    search_text,
-    written,
-)
-from service.http.admin_users import MAX_ROLES, require_reason, shown_roles
+from service.http.admin import expected_revision, json_answer, meta_of, no_content, written
+from service.http.direct_roles import direct_roles
 from service.http.idempotency import OnceFor, idempotent
+from service.http.ids import path_id
+from service.http.lists import Cursor, choice, page_limit, search_text
 from service.http.policy_wire import read_struct
+from service.http.reasons import reason_in_body, reason_in_query
 from service.keys import TENANT
 from service.request_body import MERGE_PATCH, read_json_body
 from service.rights import require_power_over_subject
@@ -60,23 +50,16 @@ class ServiceAccountPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     reason: str | None = None
 
 
-class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why an account changes state."""
-
-    reason: str
-
-
 _new_decoder = msgspec.json.Decoder(NewServiceAccount)
 _patch_decoder = msgspec.json.Decoder(ServiceAccountPatch)
-_why_decoder = msgspec.json.Decoder(Why)
 
 
 async def list_accounts(request: web.Request) -> web.Response:
     """GET service accounts: all, those whose names begin with `q`, those of one status."""
-    search, status = search_text(request, MAX_SEARCH), _status(request)
+    search, status = search_text(request, MAX_SEARCH), choice(request, "status", ServiceAccountStatus)
     cursor = Cursor("service-accounts", request[TENANT], search, status)
     page = await request.app[SERVICE_ACCOUNTS].list(
-        request[TENANT], search=search, status=status, after=_place(cursor.read(request)), limit=page_limit(request)
+        request[TENANT], search=search, status=status, after=cursor.read_id(request), limit=page_limit(request)
     )
     shown_accounts = [shown(account) for account in page.accounts]
     return json_answer({"service_accounts": shown_accounts, "next_cursor": cursor.show(page.cursor)})
@@ -101,10 +84,8 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
 async def read(request: web.Request) -> web.Response:
     """GET one service account with its direct roles and groups; of a deleted one, what is left."""
     found = await request.app[SERVICE_ACCOUNTS].read(request[TENANT], account_id_of(request))
-    page = await request.app[ADMINISTRATION].writer.list_memberships(
-        request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(found.account.ref)
-    )
-    return json_answer(shown(found.account) | {"roles": shown_roles(page.rows)}, head=found.head)
+    roles = await direct_roles(request, found.account.ref)
+    return json_answer(shown(found.account) | {"roles": roles}, head=found.head)
 
 
 async def change(request: web.Request) -> web.Response:
@@ -137,7 +118,7 @@ async def enable(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """DELETE: its keys end, and with it goes what the API granted; a tombstone keeps the id."""
-    reason = require_reason(parameter(request, "reason"))
+    reason = reason_in_query(request)
     account_id = account_id_of(request)
     await _require_power(request, account_id)
     head = await request.app[SERVICE_ACCOUNTS].delete(
@@ -148,14 +129,14 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def _put(request: web.Request, status: ServiceAccountStatus) -> web.Response:
-    why = read_struct(await read_json_body(request), _why_decoder)
+    reason = await reason_in_body(request)
     account_id = account_id_of(request)
     await _require_power(request, account_id)
     changed = await request.app[SERVICE_ACCOUNTS].set_status(
         request[TENANT],
         account_id,
         status,
-        meta=meta_of(request, require_reason(why.reason)),
+        meta=meta_of(request, reason),
         expected_revision=expected_revision(request),
     )
     await written(request, changed.head)
@@ -173,25 +154,8 @@ def _created(made: ServiceAccountResult) -> web.Response:
 
 
 def account_id_of(request: web.Request) -> ServiceAccountId:
-    """Return the account that the path names. One spelling of an id: another one is another subject in rules."""
-    found = service_account_id_of(request.match_info["service_account_id"])
-    if found is None:
-        raise ServiceAccountNotFoundError
-    return found
-
-
-def _place(cursor: str | None) -> str | None:
-    if cursor is not None and service_account_id_of(cursor) is None:
-        raise InvalidRequestError("not a cursor of this list")
-    return cursor
-
-
-def _status(request: web.Request) -> ServiceAccountStatus | None:
-    text = parameter(request, "status")
-    try:
-        return None if text is None else ServiceAccountStatus(text)
-    except ValueError:
-        raise InvalidRequestError("`status` is `active`, `disabled` or `deleted`") from None
+    """Return the account that the path names; raises `ServiceAccountNotFoundError` for what can be none."""
+    return ServiceAccountId(path_id(request, "service_account_id", ServiceAccountNotFoundError))
 
 
 def shown(account: ServiceAccount) -> dict[str, Any]:

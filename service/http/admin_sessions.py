@@ -3,8 +3,10 @@
 from aiohttp import web
 
 from authn.users import UserId
-from service.http.admin import json_answer, meta_of, no_content, parameter
-from service.http.admin_users import USERS, require_reason, user_id_in
+from service.http.admin import json_answer, meta_of, no_content
+from service.http.admin_users import USERS
+from service.http.ids import user_id_in
+from service.http.reasons import reason_in_query
 from service.http.session_wire import shown
 from service.keys import TENANT
 from service.live_sessions import end_all_sessions, end_session, live_session, live_sessions
@@ -38,7 +40,7 @@ async def end_all(request: web.Request) -> web.Response:
 
 async def _about_to_end(request: web.Request) -> tuple[UserId, ChangeMeta]:
     """Return whose sessions are to end, and why; refuse whoever has no power over the account."""
-    meta = meta_of(request, require_reason(parameter(request, "reason")))
+    meta = meta_of(request, reason_in_query(request))
     user_id = user_id_in(request)
     await require_power_over(request, user_id)
     return user_id, meta

@@ -1,13 +1,14 @@
 """`/v1/users/{user_id}/sign-in`, `/v1/sign-in/failures`: administrators see and clear counters of failed sign-ins."""
 
 from ipaddress import ip_address
-from uuid import UUID
 
 from aiohttp import web
 
 from authn.sign_in_counters import Counter
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
-from service.http.admin import json_answer, meta_of, parameter
+from service.http.admin import json_answer, meta_of
+from service.http.ids import path_id
+from service.http.lists import parameter
 from service.keys import TENANT, TENANTS
 from service.rights import require_power_over
 from service.routes import Needs, Route
@@ -17,7 +18,7 @@ from service.throttling import network_of
 
 async def read(request: web.Request) -> web.Response:
     """GET how an account fares at signing in."""
-    found = await request.app[SIGN_IN_COUNTERS].of_account(request[TENANT], _user_id(request))
+    found = await request.app[SIGN_IN_COUNTERS].of_account(request[TENANT], path_id(request, "user_id"))
     if found is None:
         raise NoSuchResourceError
     return json_answer(
@@ -31,7 +32,7 @@ async def read(request: web.Request) -> web.Response:
 
 async def clear(request: web.Request) -> web.Response:
     """DELETE all counters of an account: the next try is judged at once."""
-    user_id = _user_id(request)
+    user_id = path_id(request, "user_id")
     await require_power_over(request, user_id)
     meta = meta_of(request, parameter(request, "reason"))
     if not await request.app[SIGN_IN_COUNTERS].clear_account(request[TENANT], user_id, meta=meta):
@@ -71,13 +72,6 @@ def _shown(counter: Counter) -> dict[str, object]:
         "waits_until": counter.waits_until,
         "locked": counter.locked,
     }
-
-
-def _user_id(request: web.Request) -> UUID:
-    try:
-        return UUID(request.match_info["user_id"])
-    except ValueError:
-        raise NoSuchResourceError from None
 
 
 _SEE = Needs("user:read", "kasbah:user", "read", home=True)

@@ -3,8 +3,9 @@
 import msgspec
 from aiohttp import web
 
-from service.http.admin import expected_revision, json_answer, meta_of, parameter, written
+from service.http.admin import expected_revision, json_answer, meta_of, written
 from service.http.admin_tenants import shown_tenant
+from service.http.lists import parameter
 from service.http.policy_wire import read_struct
 from service.keys import TENANT
 from service.request_body import read_json_body

@@ -9,7 +9,8 @@ from aiohttp import web
 from authz.request import AAL2
 from service.callers import Caller
 from service.edge_errors import InsufficientAuthenticationError
-from service.http.admin import expected_revision, json_answer, meta_of, parameter, written
+from service.http.admin import expected_revision, json_answer, meta_of, written
+from service.http.lists import parameter
 from service.json_body import parse_json
 from service.keys import CALLER, TENANT
 from service.request_body import MERGE_PATCH, read_json_body

@@ -4,8 +4,9 @@ import msgspec
 from aiohttp import web
 
 from service.edge_errors import InvalidRequestError, NoSuchTenantError
-from service.http.admin import ADMINISTRATION, Cursor, json_answer, meta_of, page_limit, parameter, written
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, written
 from service.http.idempotency import OnceFor, idempotent
+from service.http.lists import Cursor, page_limit, parameter
 from service.http.policy_wire import read_struct
 from service.keys import TENANT
 from tenancy.create_tenant import create_tenant

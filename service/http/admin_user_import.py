@@ -11,9 +11,10 @@ from authn.import_users import MAX_BATCH, UserImports
 from authn.user_import import BadLine, ImportedUser, read_record
 from authn.user_storage import UserStore
 from service.edge_errors import InvalidRequestError
-from service.http.admin import ADMINISTRATION, json_answer, meta_of, parameter, written
+from service.http.admin import ADMINISTRATION, json_answer, meta_of, written
 from service.http.admin_users import USERS, shown
 from service.http.exports import export_place, send_lines
+from service.http.lists import parameter
 from service.json_body import parse_json
 from service.keys import SESSIONS, TENANT
 from service.request_body import read_json_body

@@ -8,27 +8,17 @@ from aiohttp import web
 
 from authn.create_user import create_user
 from authn.edit_user import edit_user
-from authn.errors import UserNotFoundError
 from authn.user_edits import UNCHANGED
 from authn.user_storage import UserResult, UserStore
-from authn.users import User, UserId, UserStatus, user_id_of
-from authz.request import Ref
-from authz.rules import RoleLink, Row
+from authn.users import User, UserStatus
 from service.edge_errors import InvalidRequestError, NoSuchResourceError, NotAuthenticatedError
-from service.http.admin import (
-    ADMINISTRATION,
-    Cursor,
-    expected_revision,
-    json_answer,
-    meta_of,
-    no_content,
-    page_limit,
-    parameter,
-    search_text,
-    written,
-)
+from service.http.admin import expected_revision, json_answer, meta_of, no_content, written
+from service.http.direct_roles import direct_roles
 from service.http.idempotency import OnceFor, idempotent
+from service.http.ids import user_id_in
+from service.http.lists import Cursor, choice, page_limit, parameter, search_text
 from service.http.policy_wire import read_struct
+from service.http.reasons import reason_in_body, reason_in_query, require_reason
 from service.keys import CALLER, TENANT
 from service.live_sessions import forget_sessions
 from service.request_body import MERGE_PATCH, read_json_body
@@ -38,7 +28,6 @@ from service.routes import Needs, Route
 USERS: web.AppKey[UserStore] = web.AppKey("USERS")
 MAX_BODY = 16 << 10
 MAX_SEARCH = 254
-MAX_ROLES = 1000
 
 
 class NewUserBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,15 +50,8 @@ class UserPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str | None = None
 
 
-class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why an account changes state."""
-
-    reason: str
-
-
 _new_decoder = msgspec.json.Decoder(NewUserBody)
 _patch_decoder = msgspec.json.Decoder(UserPatch)
-_why_decoder = msgspec.json.Decoder(Why)
 
 
 async def list_users(request: web.Request) -> web.Response:
@@ -77,10 +59,10 @@ async def list_users(request: web.Request) -> web.Response:
     identifier = parameter(request, "identifier")
     if identifier is not None:
         return await _identified(request, identifier)
-    search, status = search_text(request, MAX_SEARCH), _status(request)
+    search, status = search_text(request, MAX_SEARCH), choice(request, "status", UserStatus)
     cursor = Cursor("users", request[TENANT], search, status)
     page = await request.app[USERS].list(
-        request[TENANT], search=search, status=status, after=_place(cursor.read(request)), limit=page_limit(request)
+        request[TENANT], search=search, status=status, after=cursor.read_id(request), limit=page_limit(request)
     )
     return _page(page.users, cursor.show(page.cursor))
 
@@ -107,10 +89,7 @@ async def create(request: web.Request, body: bytes, once_for: OnceFor) -> web.Re
 async def read(request: web.Request) -> web.Response:
     """GET one account with its direct roles and groups; of a deleted one, what is left."""
     head, user = await request.app[USERS].read(request[TENANT], user_id_in(request))
-    page = await request.app[ADMINISTRATION].writer.list_memberships(
-        request[TENANT], after=None, limit=MAX_ROLES, subject=Ref(user.ref)
-    )
-    return json_answer(shown(user) | {"roles": shown_roles(page.rows)}, head=head)
+    return json_answer(shown(user) | {"roles": await direct_roles(request, user.ref)}, head=head)
 
 
 async def read_own(request: web.Request) -> web.Response:
@@ -158,7 +137,7 @@ async def enable(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """DELETE: what is personal is erased, and with it what the API granted; a tombstone keeps the id."""
-    reason = require_reason(parameter(request, "reason"))
+    reason = reason_in_query(request)
     user_id = user_id_in(request)
     await require_power_over(request, user_id)
     head = await request.app[USERS].delete(
@@ -174,14 +153,14 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def _put(request: web.Request, status: UserStatus) -> web.Response:
-    why = read_struct(await read_json_body(request), _why_decoder)
+    reason = await reason_in_body(request)
     user_id = user_id_in(request)
     await require_power_over(request, user_id)
     changed = await request.app[USERS].set_status(
         request[TENANT],
         user_id,
         status,
-        meta=meta_of(request, require_reason(why.reason)),
+        meta=meta_of(request, reason),
         expected_revision=expected_revision(request),
     )
     await written(request, changed.head)
@@ -205,47 +184,8 @@ def _created(made: UserResult) -> web.Response:
     return response
 
 
-def user_id_in(request: web.Request) -> UserId:
-    """Return the account that the path names; raises `UserNotFoundError` for what can be none."""
-    # One spelling of an id: another one is another subject in rules, and no account here.
-    found = user_id_of(f"user:{request.match_info['user_id']}")
-    if found is None:
-        raise UserNotFoundError
-    return found
-
-
-def _place(cursor: str | None) -> str | None:
-    if cursor is not None and user_id_of(f"user:{cursor}") is None:
-        raise InvalidRequestError("not a cursor of this list")
-    return cursor
-
-
-def _status(request: web.Request) -> UserStatus | None:
-    text = parameter(request, "status")
-    try:
-        return None if text is None else UserStatus(text)
-    except ValueError:
-        raise InvalidRequestError("`status` is `active`, `disabled` or `deleted`") from None
-
-
-def require_reason(reason: str | None) -> str:
-    """Return the reason that must be given for what is done to another's account."""
-    if reason is None or not reason.strip():
-        raise InvalidRequestError("say why: a `reason` is kept in the history", "/reason")
-    return reason
-
-
 def _or_unchanged(value: Any) -> Any:
     return UNCHANGED if value is msgspec.UNSET else value
-
-
-def shown_roles(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the direct roles and groups of an account as answers have them."""
-    return [
-        {"role": row.role, "owner": row.owner, "expires_at": row.expires_at, "source": row.source}
-        for row in rows
-        if isinstance(row, RoleLink)
-    ]
 
 
 def shown(user: User) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from authn.key_rows import shown_limit
 from authn.ports import ApiKeys
 from authn.sessions import Acr, Session
 from authn.user_edits import UNCHANGED
-from service.edge_errors import InvalidRequestError, NoSuchResourceError
+from service.edge_errors import InvalidRequestError
 from service.http.admin import ADMINISTRATION, json_answer, meta_of, written
 from service.http.admin_errors import KeyScopeError
 from service.http.idempotency import OnceFor
+from service.http.ids import path_id
 from service.keys import CALLER
 from service.subject_sign_ins import level_of
 from tenancy.ids import TenantId
@@ -72,10 +73,7 @@ class WantedKey:
 
 def key_id_of(request: web.Request) -> ApiKeyId:
     """Return the key that the path names."""
-    try:
-        return ApiKeyId(UUID(request.match_info["key_id"]))
-    except ValueError:
-        raise NoSuchResourceError from None
+    return ApiKeyId(path_id(request, "key_id"))
 
 
 def limit_of(request: web.Request, limits: Limits | None) -> KeyLimit | None:
