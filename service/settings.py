@@ -8,8 +8,9 @@ as in `KASBAH_AUTHZ__MAX_STALENESS`.
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -242,20 +243,12 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 def part_models() -> dict[str, type[Any]]:
     """Return the models that are composed into `Settings`, by the field that holds them."""
-    return {
-        "http": HttpSettings,
-        "authz": AuthzSettings,
-        "cache": CacheSettings,
-        "database": DatabaseLimits,
-        "limits": PolicyLimits,
-        "tenants": TenantLimits,
-        "passwords": PasswordSettings,
-        "encryption": EncryptionSettings,
-        "mail": MailSettings,
-        "audit": AuditSettings,
-        "oauth": OAuthSettings,
-        "webauthn": WebauthnSettings,
-    }
+    kinds = ((name, (field.annotation, *get_args(field.annotation))) for name, field in Settings.model_fields.items())
+    return {name: kind for name, found in kinds for kind in found if isinstance(kind, type) and _is_part(kind)}
+
+
+def _is_part(kind: type[Any]) -> bool:
+    return issubclass(kind, BaseModel) or is_dataclass(kind)
 
 
 def _names(part: type[Any]) -> set[str]:

@@ -40,6 +40,7 @@ PARTS = {
     "limits": "What one tenant may hold",
     "tenants": "What the platform sets for all tenants",
     "passwords": "Passwords",
+    "sign_in": "Sign-in",
     "encryption": "Keys that encrypt what is stored",
     "mail": "Mail",
     "audit": "Audit",

@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import re
 from datetime import timedelta
 
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings, unknown_variables
+from service.settings_page import render
 
 GOOD = {
     "KASBAH_DATABASE_URL": "postgresql://user:hunter2secret@db/kasbah",
@@ -145,6 +147,13 @@ def test_misspelt_variables_are_told():
         {"KASBAH_DATABSE_URL": "", "KASBAH_AUTHZ__MAX_STALENESS": "", "HOME": "", "KASBAH_URL": ""}
     ) == ["KASBAH_DATABSE_URL is no setting; did you mean KASBAH_DATABASE_URL?"]
     assert unknown_variables({"KASBAH_" + name.upper(): "" for name in Settings.model_fields}) == []
+
+
+def test_every_variable_that_is_documented_is_known():
+    """Nobody is told that a setting of the page is none."""
+    documented = re.findall(r"^\| `(KASBAH_[A-Z_]+)` \|", render(), re.MULTILINE)
+    assert "KASBAH_SIGN_IN__DEVICE_DAYS" in documented
+    assert unknown_variables(dict.fromkeys(documented, "")) == []
 
 
 RANDOM_KEY = base64.b64encode(hashlib.sha256(b"random enough").digest()).decode()
