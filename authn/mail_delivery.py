@@ -81,6 +81,7 @@ class MailDelivery:
         self._ring = ring
         self._transport = transport
         self._settings = settings
+        self._give_up = timedelta(seconds=settings.give_up_seconds)
         self._sender = sender_of(settings.sender)
         self._public_url = public_url
         self._monotonic = monotonic
@@ -120,7 +121,7 @@ class MailDelivery:
         tenant_id, mail_id, claim = claimed
         try:
             async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-                mail = await read_claimed(work, self._ring, mail_id, claim)
+                mail = await read_claimed(work, self._ring, mail_id, claim, give_up=self._give_up)
                 tenant = await _tenant_of(work)
             if mail is None:
                 return True

@@ -19,7 +19,7 @@ from tenancy.unit_of_work import TenantUnitOfWork
 from tenancy.uuid7 import make_uuid7
 
 GIVE_UP = timedelta(days=1)
-"""A mail that was not taken by then has failed, if its link does not end sooner."""
+"""A mail that was not taken by then has failed, if its link does not end sooner or the settings do not say so."""
 
 KEPT_DAYS = 30
 """How long it is known that a mail was sent or has failed; not what was in it."""
@@ -58,7 +58,7 @@ class Sealed:
     values: dict[str, str] = field(repr=False)
 
 
-async def queue_mail(work: TenantUnitOfWork, ring: Seals, mail: Mail, *, give_up: timedelta = GIVE_UP) -> UUID:
+async def queue_mail(work: TenantUnitOfWork, ring: Seals, mail: Mail) -> UUID:
     """Have a mail sent if, and only if, this transaction commits; return its id.
 
     Raises:
@@ -76,7 +76,7 @@ async def queue_mail(work: TenantUnitOfWork, ring: Seals, mail: Mail, *, give_up
             "kind": mail.kind.value,
             "user_id": mail.user_id,
             "sealed": sealed,
-            "give_up": give_up,
+            "give_up": GIVE_UP,
             "expires_at": mail.expires_at,
         },
     )
@@ -108,7 +108,8 @@ class QueuedMail:
 
 
 _READ = text(
-    "SELECT kind, sealed, attempts, created_at, expires_at <= clock_timestamp() AS is_expired FROM mails "
+    "SELECT kind, sealed, attempts, created_at, "
+    "least(expires_at, created_at + :give_up) <= clock_timestamp() AS is_expired FROM mails "
     "WHERE tenant_id = :tenant_id AND mail_id = :mail_id AND claim = :claim AND state = 'queued'"
 )
 _OF_CLAIM = "WHERE tenant_id = :tenant_id AND mail_id = :mail_id AND claim = :claim AND state = 'queued'"
@@ -122,9 +123,11 @@ _AGAIN = text(
 )
 
 
-async def read_claimed(work: TenantUnitOfWork, ring: Seals, mail_id: UUID, claim: UUID) -> QueuedMail | None:
-    """Return a claimed mail, or None when the claim holds no more."""
-    named = {"tenant_id": work.tenant_id, "mail_id": mail_id, "claim": claim}
+async def read_claimed(
+    work: TenantUnitOfWork, ring: Seals, mail_id: UUID, claim: UUID, *, give_up: timedelta = GIVE_UP
+) -> QueuedMail | None:
+    """Return a claimed mail, or None when the claim holds no more; one is expired that waited for `give_up`."""
+    named = {"tenant_id": work.tenant_id, "mail_id": mail_id, "claim": claim, "give_up": give_up}
     row = (await work.session.execute(_READ, named)).one_or_none()
     if row is None:
         return None

@@ -44,7 +44,7 @@ class MailSettings(BaseModel):
     retry_most_seconds: float = Field(default=3600.0, gt=0)
     """Longest such wait."""
     give_up_seconds: float = Field(default=86400.0, gt=0)
-    """From then on a mail that was not taken has failed."""
+    """From then on a mail that was not taken has failed; after a day in any case."""
 
     @field_validator("sender")
     @classmethod

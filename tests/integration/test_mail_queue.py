@@ -198,6 +198,16 @@ async def test_a_mail_that_is_worth_nothing_any_more_is_not_sent(post):
     assert sorted(post.rows("state, reason")) == [("failed", "expired"), ("sent", None)]
 
 
+async def test_a_mail_is_given_up_when_the_settings_say(post):
+    """Sooner than after a day; what is younger goes out."""
+    await post.queue("alice@example.org")
+    post.execute("UPDATE mails SET created_at = created_at - interval '601 seconds'")
+    await post.queue("bob@example.org")
+    await post.node(give_up_seconds=600).run()
+    assert [mail.recipients for mail in post.server.received] == [["bob@example.org"]]
+    assert sorted(post.rows("state, reason")) == [("failed", "expired"), ("sent", None)]
+
+
 async def test_while_the_server_is_dead_mails_wait_and_no_attempt_counts(post):
     """Killed for a while: nothing is lost, and nothing has failed."""
     await post.server.stop()
