@@ -114,8 +114,7 @@ async def accept(
     username = normalize_username(said.username)
     display_name = normalize_display_name(said.display_name) if said.display_name else stored.display_name
     invitation = stored.invitation
-    if not await grants.may_grant(home.tenant_id, invitation.inviter, invitation.roles):
-        await _note_lapse(flows, invitation, meta)
+    if not await _may_grant(flows, grants, invitation, meta):
         return GrantLapsed()
     new = NewUser(username, stored.email, display_name, email_verified_at=datetime.now(UTC))
     rules = await _rules(flows, invitation, new)
@@ -124,6 +123,9 @@ async def accept(
     )
     if isinstance(chosen, PasswordRefused):
         return chosen
+    # SECURITY: asked again, since a hash takes long enough for the right to have been taken away meanwhile.
+    if not await _may_grant(flows, grants, invitation, meta):
+        return GrantLapsed()
     try:
         made = _with_password(new, chosen.stored)
         return await _make(flows, grants, stored, made, token=token, key_name=said.key_name, meta=meta)
@@ -219,7 +221,10 @@ def _with_password(new: NewUser, stored: str) -> NewUser:
     )
 
 
-async def _note_lapse(flows: AccountFlows, invitation: Invitation, meta: ChangeMeta) -> None:
+async def _may_grant(flows: AccountFlows, grants: RoleGrants, invitation: Invitation, meta: ChangeMeta) -> bool:
+    """Whether the inviter may grant the roles now; the audit is told when not."""
+    if await grants.may_grant(invitation.tenant_id, invitation.inviter, invitation.roles):
+        return True
     entry = AuditEntry(
         "invitation.accept",
         f"invitation:{invitation.id}",
@@ -232,3 +237,4 @@ async def _note_lapse(flows: AccountFlows, invitation: Invitation, meta: ChangeM
     )
     async with tenant_unit_of_work(flows.sessions, invitation.tenant_id) as work:
         await append_audit(work, meta, [entry])
+    return False

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from service.keys import NEW_PASSWORDS
 from tests.support.administration import link, rule
 from tests.support.people import PostOffice
 
@@ -254,6 +255,28 @@ async def test_an_invitation_ends_with_the_inviters_rights(post, how):
     if how == "disabled":
         await post.post(f"/v1/users/{uma}/enable", {"reason": "back"}, key=post.keys["acme"])
         assert (await accept(post, token)).status == 201
+
+
+async def test_an_inviter_who_loses_the_right_while_a_password_is_hashed_grants_nothing(post, monkeypatch):
+    """That takes long, and whoever took the right away was told that it is gone."""
+    await give_base_roles(post)
+    uma, key = await person_with_key(post, "uma", "role:user-admin")
+    await invite(post, roles=["role:editor"], key=key)
+    token = await post.token("carol@example.org")
+    passwords = post.app[NEW_PASSWORDS]
+    choose = passwords.choose
+
+    async def slow(*arguments, **more):
+        chosen = await choose(*arguments, **more)
+        row = link(f"user:{uma}", "role:user-admin")
+        gone = await post.post("/v1/tenants/acme/memberships", {"remove": [row]}, key=post.keys["acme"])
+        assert gone.json["removed"] == 1
+        return chosen
+
+    monkeypatch.setattr(passwords, "choose", slow)
+    answer = await accept(post, token)
+    assert (answer.status, answer.problem) == (409, "grant-lapsed")
+    assert post.query("SELECT count(*) FROM users WHERE username = 'carol'") == [(0,)]
 
 
 async def test_an_invitation_of_a_service_ends_with_its_key(post):
