@@ -7,7 +7,7 @@ from sqlalchemy import text
 from authn.accept_invitation import find_open
 from authn.account_flows import AccountFlows, home_of
 from authn.links import LinkPurpose, hash_link_token, peek_link
-from authn.user_rows import lock_user
+from authn.user_rows import read_user
 from tenancy.ids import Slug
 from tenancy.settings_storage import read_settings
 from tenancy.tenant_settings import BrandingSettings, TenantLimits
@@ -61,5 +61,5 @@ async def _people(
         stored = await find_open(work, token)
         return None if stored is None else (None, stored.invitation.email, stored.invitation.display_name)
     link = await peek_link(work, hash_link_token(token), purpose)
-    held = None if link is None or link.user_id is None else await lock_user(work, link.user_id)
+    held = None if link is None or link.user_id is None else await read_user(work, link.user_id)
     return None if held is None else (held.user.username, None, held.user.display_name)

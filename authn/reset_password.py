@@ -30,7 +30,7 @@ from authn.password_storage import PasswordRules, read_password_rules, replace_p
 from authn.passwords import PasswordRefused
 from authn.throttles import Limit, count_attempt
 from authn.user_reads import UserReader
-from authn.user_rows import lock_user
+from authn.user_rows import lock_user, read_user
 from authn.users import StoredUser, subject_ref
 from tenancy.audit import AuditEntry, AuditOutcome
 from tenancy.audit_log import append_audit
@@ -192,7 +192,7 @@ async def complete_reset(
 async def _rules(flows: AccountFlows, tenant_id: TenantId, token: str) -> PasswordRules | None:
     async with tenant_unit_of_work(flows.sessions, tenant_id) as work:
         link = await peek_link(work, hash_link_token(token), LinkPurpose.PASSWORD_RESET)
-        stored = None if link is None or link.user_id is None else await lock_user(work, link.user_id)
+        stored = None if link is None or link.user_id is None else await read_user(work, link.user_id)
         if stored is None:
             return None
         return await read_password_rules(work, stored.user, limits=flows.limits, present=stored.password_hash)
