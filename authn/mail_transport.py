@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Protocol
 from uuid import UUID
 
 import aiosmtplib
@@ -48,13 +47,6 @@ class Unreachable:
 Outcome = Taken | PutOff | Refused | Unreachable
 
 Send = Callable[[UUID, EmailMessage, Mailbox], Awaitable[Outcome]]
-
-
-class MailTransport(Protocol):
-    """Where mails go."""
-
-    def open(self) -> "AsyncIterator[Send]":
-        """A context in which mails can be sent, one after the other."""
 
 
 class SmtpTransport:

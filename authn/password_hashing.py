@@ -137,10 +137,6 @@ class PasswordHasher:
         except TimeoutError:
             raise PasswordHashingBusyError(f"no password hash within {self._seconds} s") from None
 
-    def needs_rehash(self, stored: str) -> bool:
-        """Whether new hashes are made otherwise than this one."""
-        return not self._is_current(read_password_hash(stored))
-
     def totals(self) -> Mapping[str, int]:
         """Return what was counted since the start."""
         return self._pool.totals()

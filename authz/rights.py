@@ -4,7 +4,7 @@ A right is a pattern of a resource and an action. What somebody *holds* is count
 counted high: a condition or an expiry that may turn out either way never helps the one who gives.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -195,11 +195,6 @@ def gained_rights(
         return Rights(allows)
     staying = (rule for rule in rows.of(lasting) if rule.effect is Effect.DENY and rule.condition is None)
     return Rights(allows, frozenset(map(_right, staying)))
-
-
-def rights_of_rules(rules: Sequence[Rule]) -> Rights:
-    """Return what these rows say, all of them: of a policy without conditions."""
-    return held_rights(index_rows(rules, opaque=False), {rule.subject for rule in rules})
 
 
 def uses_attributes(snapshot: Snapshot, rule: Rule) -> tuple[bool, bool]:

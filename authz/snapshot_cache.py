@@ -45,15 +45,9 @@ LAST_RECONNECT_SECONDS = 2.0
 LISTEN_SECONDS = 5.0
 """A connection that was silent for so long is asked whether it still lives."""
 
-EVICTION_POLICY = "noeviction"
-
 
 class CacheUnavailableError(Exception):
-    """Valkey did not answer in time, or is left alone for now. Never leaves this module but from `check_eviction`."""
-
-
-class EvictingCacheError(Exception):
-    """Valkey is configured to throw keys away when memory is short."""
+    """Valkey did not answer in time, or is left alone for now. Never leaves this module."""
 
 
 class ValkeySnapshotCache:
@@ -199,27 +193,6 @@ class ValkeySnapshotCache:
             finally:
                 await self._let_go(channel)
 
-    async def check_eviction(self) -> None:
-        """Refuse a Valkey that throws keys away under memory pressure; called at the start of the service.
-
-        Raises:
-            EvictingCacheError: its `maxmemory-policy` is another than `noeviction`.
-            CacheUnavailableError: it did not answer; the service may start without it.
-        """
-        try:
-            found: dict[Any, Any] = await self._call(lambda: self._client.config_get("maxmemory-policy"))
-            policy = next(iter(found.values()), EVICTION_POLICY)
-        except CacheUnavailableError:
-            # A managed Valkey may forbid CONFIG; the same is said by INFO.
-            info: dict[str, Any] = await self._call(lambda: self._client.info("memory"))
-            policy = info.get("maxmemory_policy", EVICTION_POLICY)
-        policy = policy.decode() if isinstance(policy, bytes) else str(policy)
-        if policy != EVICTION_POLICY:
-            raise EvictingCacheError(
-                f"Valkey's maxmemory-policy is `{policy}`: set it to `{EVICTION_POLICY}`, so that nothing vanishes "
-                "before its time"
-            )
-
     async def ping(self) -> bool:
         """Return whether Valkey answers, for health details."""
         try:
@@ -329,37 +302,8 @@ class ValkeySnapshotCache:
         return f"{self._prefix}:notices"
 
 
-class NoSnapshotCache:
-    """`SnapshotCache` that holds nothing: a node alone, without Valkey."""
-
-    async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
-        """Return None."""
-
-    async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
-        """Do nothing."""
-
-    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
-        """Return None."""
-
-    async def release_rules(self, staged: StagedRules) -> None:
-        """Do nothing."""
-
-    async def publish(self, head: TenantHead) -> None:
-        """Do nothing."""
-
-    async def notices(self) -> AsyncIterator[TenantId]:
-        """Wait for ever."""
-        await asyncio.Event().wait()
-        yield TenantId(UUID(int=0))
-
-
 def _end_if_cancelled() -> None:
     """Raise a cancellation that was swallowed on the way, as while redis-py connects: the task would go on for ever."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def build_cache(settings: CacheSettings) -> ValkeySnapshotCache:
-    """Return the cache; nothing is connected yet."""
-    return ValkeySnapshotCache(settings)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from authz.rule_set_codec import HEADER, MAC_BYTES
-from authz.snapshot_cache import CacheUnavailableError, EvictingCacheError, ValkeySnapshotCache, build_cache
+from authz.snapshot_cache import ValkeySnapshotCache
 from tests.support.live_node import READERS, LiveNode, cache_settings, live_node, tenants_with_readers
 
 pytestmark = [pytest.mark.integration]
@@ -208,17 +208,3 @@ async def test_garbage_on_the_channel_is_ignored(own_database_url, own_valkey):
         await client.publish(cache._channel, f"{tenant} 99999999")
         await until(lambda: one.node.notices == 1)
         assert await one.allows(tenant)
-
-
-async def test_an_evicting_valkey_is_refused(own_valkey):
-    """The service does not start on a Valkey that throws keys away, and says what to set."""
-    cache = build_cache(cache_settings(own_valkey.url))
-    await cache.check_eviction()
-    async with Redis.from_url(own_valkey.url) as client:
-        await client.config_set("maxmemory-policy", "allkeys-lru")
-    with pytest.raises(EvictingCacheError, match="noeviction"):
-        await cache.check_eviction()
-    own_valkey.kill()
-    with pytest.raises(CacheUnavailableError):
-        await cache.check_eviction()
-    await cache.close()

@@ -6,17 +6,18 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from authz.compile_model import compile_model
 from authz.decision import Decision
 from authz.errors import AuthzError
 from authz.evaluate import evaluate
 from authz.node import Node
-from authz.ports import SnapshotCache
+from authz.ports import RuleSet, SnapshotCache, StagedRules
 from authz.request import Action, EvaluationRequest, Ref, parse_ref
 from authz.rules import Owner, RoleLink, Row, Rule
 from authz.settings import AuthzSettings, CacheSettings
-from authz.snapshot_cache import NoSnapshotCache, ValkeySnapshotCache
+from authz.snapshot_cache import ValkeySnapshotCache
 from authz.storage import PostgresPolicyReader
 from authz.storage_write import PostgresPolicyWriter
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
@@ -99,6 +100,30 @@ async def tenants_with_readers(database_url: str, *slugs: str) -> list[TenantId]
     """Seed tenants in which `role:reader` may read every record and alice is a reader."""
     made = await seed(database_url, {slug: [READERS, membership()] for slug in slugs})
     return [made.tenants[slug] for slug in slugs]
+
+
+class NoSnapshotCache:
+    """`SnapshotCache` that holds nothing: a node alone, without Valkey."""
+
+    async def find_rules(self, head: TenantHead, model_digest: str, lineage: str = "") -> RuleSet | None:
+        """Return None."""
+
+    async def store_rules(self, rule_set: RuleSet, lineage: str = "") -> None:
+        """Do nothing."""
+
+    async def stage_rules(self, rule_set: RuleSet, lineage: str = "") -> StagedRules | None:
+        """Return None."""
+
+    async def release_rules(self, staged: StagedRules) -> None:
+        """Do nothing."""
+
+    async def publish(self, head: TenantHead) -> None:
+        """Do nothing."""
+
+    async def notices(self) -> AsyncIterator[TenantId]:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        yield TenantId(UUID(int=0))
 
 
 @contextlib.asynccontextmanager
