@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from time import monotonic
+from traceback import clear_frames
 from typing import Any
 
+from psycopg import AsyncConnection
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InvalidatePoolError
@@ -77,6 +79,7 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
         pool_recycle=1800,
         hide_parameters=True,
         connect_args={
+            "async_creator_fn": _connect,
             "connect_timeout": limits.connect_seconds,
             "options": " ".join(part for part in options if part),
             "application_name": "kasbah",
@@ -88,6 +91,19 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
     )
     _ping_rested(engine)
     return engine
+
+
+async def _connect(*arguments: Any, **parameters: Any) -> AsyncConnection[Any]:
+    """Connect, and let go of the socket at once where that was given up.
+
+    psycopg leaves it to the garbage collector, which is rare here: until then PostgreSQL keeps a process that waits for
+    the rest of the greeting, a minute (`authentication_timeout`), and `DROP DATABASE` waits for that.
+    """
+    try:
+        return await AsyncConnection.connect(*arguments, **parameters)
+    except BaseException as error:
+        clear_frames(error.__traceback__)
+        raise
 
 
 def _ping_rested(engine: AsyncEngine) -> None:

@@ -1,6 +1,7 @@
 """PostgreSQL killed, frozen, restarted and exhausted under reads and writes: bounded, honest, nothing half done."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -25,7 +26,7 @@ from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
-from tenancy.unit_of_work import tenant_unit_of_work, unbound_session
+from tenancy.unit_of_work import tenant_unit_of_work, unbound_session, within
 
 META = ChangeMeta("key:test")
 BOUND_SECONDS = 4.0
@@ -215,6 +216,33 @@ async def test_a_kill_in_the_middle_of_a_read_is_no_answer(outage):
 
     await answered_within(BOUND_SECONDS, DatabaseUnavailableError, read())
     gc.collect()
+
+
+async def test_a_connection_given_up_while_it_is_made_is_closed():
+    """At once, not when memory is next tidied: until then PostgreSQL would wait for the rest of the greeting."""
+    closed = asyncio.Event()
+
+    async def say_nothing(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1024):
+                pass
+        writer.close()
+        closed.set()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    address, port = server.sockets[0].getsockname()
+    engine = open_engine(f"postgresql://kasbah@{address}:{port}/kasbah?sslmode=disable")
+    gc.disable()
+    try:
+        with pytest.raises(DatabaseUnavailableError):
+            await within(0.2, engine.connect)
+        async with asyncio.timeout(30):
+            await closed.wait()
+    finally:
+        gc.enable()
+        await engine.dispose()
+        server.close()
+        await server.wait_closed()
 
 
 async def test_a_standby_confirms_nothing(outage):
