@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from service.state_directory import StateDirectory
+from tests.support.process_logs import begin_test, said_in_test
 from tests.support.running_service import RunningService, new_service
 from tests.support.servers import VALKEY_DATABASES, OwnServer, Servers, running_servers, temporary_database
 
@@ -30,10 +32,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What processes say from here on belongs to this test."""
+    begin_test()
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let what a test logged pass from one process to another, hostile names and all."""
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the processes of a failed test said; let all that was said pass from one process to another."""
     report = yield
+    if report.failed:
+        if call.excinfo is not None and isinstance(call.excinfo.value, subprocess.CalledProcessError):
+            error = call.excinfo.value
+            report.sections.append(("command", f"{error.cmd}\n{error.stdout!r}\n{error.stderr!r}"))
+        report.sections += said_in_test()
+    # Hostile names and all.
     report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
     return report
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.edge import Edge
+from tests.support.ports import free_port
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -65,13 +66,6 @@ http {{
     }}
 }}
 """
-
-
-def free_port() -> int:
-    """Ask the system."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

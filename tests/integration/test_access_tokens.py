@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from service.processes import free_port
 from tests.support.issuer import AUDIENCE, Issuer, serving
 from tests.support.persons import shipped_base
+from tests.support.ports import free_port
 from tests.support.seeding import seed
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
@@ -59,7 +59,7 @@ def settings(issuer: Issuer) -> dict[str, str]:
     }
 
 
-async def test_what_ends_a_token_ends_it_on_both_nodes(start_service, own_database_url):
+async def test_what_ends_a_token_ends_it_on_both_nodes(own_database_url, start_service):
     """The account, its sign-ins, the issuer's word, and its keys; decisions and administration alike."""
     made = await seed(own_database_url, {"acme": []}, shipped_base())
     nobody = f"redis://127.0.0.1:{free_port()}/0"

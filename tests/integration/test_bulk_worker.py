@@ -106,7 +106,7 @@ class Client:
 
 
 @pytest.fixture
-def acme(start_service, own_database_url):
+def acme(own_database_url, start_service):
     """A service with a bulk worker, and a client of a tenant in it."""
     seeded = asyncio.run(seed(own_database_url, {"acme": []}))
     service = start_service(database=own_database_url, KASBAH_HTTP__METRICS_TOKEN="metrics-token-of-this-test")

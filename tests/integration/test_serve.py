@@ -17,9 +17,9 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
-from service.processes import free_port
 from service.state_directory import StateDirectory
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.running_service import clean_environment, new_service
 from tests.support.servers import OwnServer
 
@@ -58,7 +58,7 @@ def test_a_database_without_schema_is_refused(start_service, empty_database_url)
     assert "run `kasbah migrate`" in refusal(start_service(database=empty_database_url, wait=False), 1)
 
 
-def test_a_database_of_another_version_is_refused(start_service, own_database_url):
+def test_a_database_of_another_version_is_refused(own_database_url, start_service):
     """Neither an older nor a newer schema is guessed at."""
     with psycopg.connect(own_database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffff'")
@@ -95,7 +95,7 @@ def test_without_valkey_it_starts_and_says_so(start_service):
     assert service.stop() == 0
 
 
-def test_a_role_that_bypasses_row_level_security_is_refused(start_service, own_database_url):
+def test_a_role_that_bypasses_row_level_security_is_refused(own_database_url, start_service):
     """The wall between tenants must stand without the application's help."""
     with psycopg.connect(own_database_url, autocommit=True) as connection:
         connection.execute("ALTER ROLE kasbah_service BYPASSRLS")
@@ -314,7 +314,7 @@ def test_bootstrap_with_an_address_that_is_none_says_so(url):
     assert "hunter2" not in done.stderr
 
 
-def test_a_user_who_is_no_member_of_the_role_learns_what_to_grant(start_service, own_database_url):
+def test_a_user_who_is_no_member_of_the_role_learns_what_to_grant(own_database_url, start_service):
     """To migrate again would not help; `serve` and `bootstrap` say what does."""
     user = f"stranger-{uuid.uuid4().hex[:8]}"
     with psycopg.connect(own_database_url, autocommit=True) as connection:

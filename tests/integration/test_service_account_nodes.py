@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.processes import free_port
 from tests.support.policies import rows
+from tests.support.ports import free_port
 from tests.support.seeding import seed
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
@@ -23,7 +23,7 @@ BOUND_SECONDS = 5.0
 """A revocation that was acknowledged acts by then on every node, with notices lost."""
 
 
-def test_a_disabled_account_is_refused_on_the_other_node_and_its_last_use_survives(start_service, own_database_url):
+def test_a_disabled_account_is_refused_on_the_other_node_and_its_last_use_survives(own_database_url, start_service):
     """Its key worked there a moment ago; limits are those of a node, whichever worker is asked; uses are kept."""
     made = asyncio.run(seed(own_database_url, {"acme": rows(POLICY)}))
     nobody = f"redis://127.0.0.1:{free_port()}/0"

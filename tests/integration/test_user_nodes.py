@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from service.processes import free_port
 from tests.support.policies import rows
+from tests.support.ports import free_port
 from tests.support.seeding import seed
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
@@ -37,7 +37,7 @@ class Api:
         return answer.json()["decision"], answer.json()["context"]["kasbah"]["reason"]
 
 
-def test_a_disabled_account_is_denied_on_the_other_node_within_the_bound(start_service, own_database_url):
+def test_a_disabled_account_is_denied_on_the_other_node_within_the_bound(own_database_url, start_service):
     """On the fast way, which has just allowed it, and at once where the revision is demanded."""
     made = asyncio.run(seed(own_database_url, {"acme": rows(POLICY)}))
     nobody = f"redis://127.0.0.1:{free_port()}/0"

@@ -13,8 +13,9 @@ from typing import Any
 
 import psutil
 
-from service.processes import free_port
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.process_logs import follow
 from tests.support.running_service import clean_environment
 
 START_TIMEOUT_SECONDS = 90.0
@@ -46,6 +47,7 @@ class RunningDev:
         environment = clean_environment(KASBAH_PORT=str(self.port), KASBAH_STATE_DIR=str(self.state), **settings)
         started = time.monotonic()
         with self.log.open("wb") as output:
+            follow(f"kasbah dev on port {self.port}", self.log)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service", "dev", *self.arguments],
                 cwd=ROOT,

@@ -17,8 +17,9 @@ from typing import Any
 
 import psutil
 
-from service.processes import free_port
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
+from tests.support.process_logs import follow
 
 START_TIMEOUT_SECONDS = 30.0
 
@@ -61,6 +62,7 @@ class RunningService:
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until /readyz says 200."""
         with self.log.open("ab") as output:
+            follow(f"kasbah serve on port {self.port}", self.log)
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service", "serve"],
                 cwd=ROOT,

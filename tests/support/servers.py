@@ -15,6 +15,8 @@ from sqlalchemy.engine import make_url
 
 from service.embedded import Server, start_postgres, start_valkey
 from service.state_directory import StateDirectory
+from tests.support.ports import free_port
+from tests.support.process_logs import follow
 
 VALKEY_DATABASES = 16
 
@@ -112,7 +114,8 @@ class OwnServer:
     def start(self, port: int | None = None) -> None:
         """Start the server, on a given port when it must be the one it had."""
         start = start_postgres if self._kind == "postgres" else start_valkey
-        self._server = start(self._state, port=port)
+        follow(f"{self._kind} of the test", self._state.path / self._kind / "log")
+        self._server = start(self._state, port=port or free_port())
 
     def start_again(self) -> None:
         """Start a killed server on the port it had, as an operator would."""
