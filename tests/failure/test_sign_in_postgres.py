@@ -12,7 +12,7 @@ from tests.support.sign_in import FrontDoor, front_door
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-PATIENCE = 60
+PATIENCE = 120
 
 
 async def until_it_answers(door: FrontDoor) -> Answer:
@@ -39,7 +39,7 @@ async def test_without_postgresql_nobody_is_signed_in(own_postgres: OwnServer, r
     """Both steps; a code that was sent meanwhile and not judged still works."""
     runner.upgrade(own_postgres.url)
     frozen: list[psutil.Process] = []
-    async with front_door(own_postgres.url, redis_url=redis_url) as door:
+    async with front_door(own_postgres.url, redis_url=redis_url, hasty=True) as door:
         alice = await door.user("alice")
         phone = await door.phone(alice)
         half = (await door.login("alice")).json["challenge"]

@@ -13,7 +13,7 @@ async def test_without_valkey_nobody_is_signed_in_and_everything_counts(
     own_database_url: str, own_valkey: OwnServer, how: str
 ) -> None:
     """503 at each step, within its bounds; failures are counted; afterwards it goes on from the password."""
-    async with front_door(own_database_url, redis_url=own_valkey.url) as door:
+    async with front_door(own_database_url, redis_url=own_valkey.url, hasty=True) as door:
         alice = await door.user("alice")
         await door.user("bob")
         phone = await door.phone(alice)

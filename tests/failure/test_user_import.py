@@ -66,10 +66,10 @@ def people(tmp_path):
 def test_nobody_is_lost_and_nobody_comes_twice(installation, tenant, people, victim):
     """Killed in the middle: the command goes on when PostgreSQL or the node is back, or where it was begun again."""
     running = importing(installation, tenant, people)
-    wait_until(lambda: accounts(installation, tenant)[0] > BATCH, 30)
+    wait_until(lambda: accounts(installation, tenant)[0] > BATCH)
     if victim == "command":
         running.kill()
-        running.communicate(timeout=10)
+        running.communicate(timeout=60)
         running = importing(installation, tenant, people, "--resume")
     elif victim == "postgres":
         installation.postgres.kill()
@@ -79,7 +79,7 @@ def test_nobody_is_lost_and_nobody_comes_twice(installation, tenant, people, vic
         installation.first.kill()
         time.sleep(0.5)
         installation.mend()
-    said, _ = running.communicate(timeout=90)
+    said, _ = running.communicate(timeout=300)
     assert running.returncode == 1, said
     assert "Traceback" not in said
     good = PEOPLE - PEOPLE // 100

@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from authz.storage import PostgresPolicyReader
 from authz.storage_write import PostgresPolicyWriter
 from tenancy.create_tenant import create_tenant
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import Sessions
+from tests.support.servers import patient
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class StoreDatabase:
 @pytest.fixture
 async def store(own_database_url: str) -> AsyncIterator[StoreDatabase]:
     """Give one test a fresh migrated database."""
-    engine = open_engine(own_database_url, DatabaseLimits(pool_size=4, max_overflow=4))
+    engine = open_engine(own_database_url, patient(pool_size=4, max_overflow=4))
     yield StoreDatabase(own_database_url, engine, open_sessions(engine))
     await engine.dispose()
 

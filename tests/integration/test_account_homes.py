@@ -19,6 +19,7 @@ from tenancy.database import open_engine, open_sessions
 from tenancy.ids import Slug
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.seeding import seed
+from tests.support.servers import patient
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 async def sessions(own_database_url):
     """Sessions as the service has them, with tenants acme and beta."""
-    engine = open_engine(own_database_url)
+    engine = open_engine(own_database_url, patient())
     yield open_sessions(engine)
     await engine.dispose()
 

@@ -125,7 +125,9 @@ async def test_hostile_names_stay_what_they_are(tenant):
     assert (list(rest.rules), list(rest.links), list(rest.entities)) == ([], [], [])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(name=names, properties=st.dictionaries(st.text(max_size=8), json_values, max_size=4))
 @example(
     name="a",

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.process]
 
 def events(service: RunningService, key: str, last: int | None) -> Iterator[tuple[int, dict]]:
     """Yield (id, change) of a stream on a connection of its own, until it breaks."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream"}
     connection.request(
         "GET", "/v1/tenants/acme/changes", headers=headers | ({"Last-Event-ID": str(last)} if last else {})

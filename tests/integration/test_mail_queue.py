@@ -35,7 +35,7 @@ class Post:
 
     def node(self, **more) -> "Node":
         """Return one more node, which counts what it does."""
-        defaults = {"host": "127.0.0.1", "port": self.server.port, "tls": "none", "attempt_seconds": 5}
+        defaults = {"host": "127.0.0.1", "port": self.server.port, "tls": "none", "attempt_seconds": 60}
         return Node(self, MailSettings(**defaults | more))
 
     async def queue(self, to: str, *, tenant: int = 0, **more):

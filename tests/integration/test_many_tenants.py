@@ -16,6 +16,7 @@ from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_life import TenantAct
 from tenancy.tenant_settings import TenantLimits
+from tests.support.servers import patient
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +37,7 @@ class Cost:
 async def cost_of(url: str, work) -> Cost:
     """Do something on connections of its own, which tell what they did when they end."""
     before = touched(url)
-    engine = open_engine(url)
+    engine = open_engine(url, patient())
     said: list[str] = []
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *arguments: said.append(arguments[2]))
     await work(open_sessions(engine))
@@ -144,7 +145,7 @@ async def test_a_poll_reads_what_changed_and_not_who_there_is(own_database_url: 
         assert [head.slug for head in page.heads] == ["one"]
 
     await cost_of(own_database_url, look)
-    engine = open_engine(own_database_url)
+    engine = open_engine(own_database_url, patient())
     await create_tenant("one", None, meta=META, tenants=TenantStore(open_sessions(engine)))
     await engine.dispose()
     await settled(own_database_url)

@@ -9,11 +9,12 @@ from authn.factors import FactorMethod, FactorProven, FactorWrong
 from authn.prove_recovery_code import RecoveryCodeProofs
 from authn.recovery_code_storage import renew_codes
 from authn.tries import LockedOut, MustWait
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import Accounts
 from tests.support.factors import bind_phone, waiting
+from tests.support.servers import patient
 
 META = ChangeMeta("anonymous")
 WRONG = "0000-0000-0000-0000-0000-0000"
@@ -118,7 +119,7 @@ async def test_guessing_is_throttled_whatever_challenge_it_comes_by(accounts, pr
 async def test_a_code_that_is_sent_fifty_times_over_two_nodes_works_once(accounts, alice, store):
     """One session could begin, one row of the audit tells of it, nine codes are left."""
     codes = await renewed(accounts, alice)
-    engines = [open_engine(store.url, DatabaseLimits(pool_size=25)) for _ in range(2)]
+    engines = [open_engine(store.url, patient(pool_size=25)) for _ in range(2)]
     nodes = [RecoveryCodeProofs(open_sessions(engine), accounts.ring) for engine in engines]
     outcomes = await asyncio.gather(*(prove(nodes[number % 2], alice, codes[0]) for number in range(50)))
     for engine in engines:

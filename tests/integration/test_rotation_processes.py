@@ -15,6 +15,7 @@ from tenancy.key_encryption import KeyEncryptionKeys, LocalKeyEncryption
 from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
+from tests.support.servers import patient
 
 pytestmark = [pytest.mark.integration, pytest.mark.process, pytest.mark.slow]
 
@@ -29,7 +30,7 @@ def setting(**keys: bytes) -> dict[str, str]:
     }
 
 
-def wait_for(condition, timeout_seconds=60.0):
+def wait_for(condition, timeout_seconds=120.0):
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         found = condition()
@@ -41,7 +42,7 @@ def wait_for(condition, timeout_seconds=60.0):
 
 async def tell(url):
     """Seal something of many people in one tenant, under the old key; return what a reader needs."""
-    engine = open_engine(url)
+    engine = open_engine(url, patient())
     try:
         sessions = open_sessions(engine)
         tenant_id = await Bootstrap(engine).ensure_tenant("acme", "Acme", meta=ChangeMeta("key:test"))
@@ -55,7 +56,7 @@ async def tell(url):
 
 async def read(url, tenant_id, told, **keys):
     """Return what a node with these keys reads."""
-    engine = open_engine(url)
+    engine = open_engine(url, patient())
     try:
         sessions = open_sessions(engine)
         known = [LocalKeyEncryption(name, key) for name, key in keys.items()]

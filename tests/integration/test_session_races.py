@@ -21,7 +21,7 @@ from authn.volatile_values import VolatileValues
 from authz.ports import AccountState
 from tenancy.audit import AuditEntry
 from tenancy.change_tenant import Asked, TenantChanges
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.heads import lock_head, raise_head, record_change
 from tenancy.tenant import ChangeMeta
@@ -29,6 +29,7 @@ from tenancy.tenant_life import TenantAct
 from tenancy.tenant_settings import SessionSettings, TenantLimits
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import Accounts
+from tests.support.servers import patient
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +96,7 @@ class World:
 @pytest.fixture
 async def world(store, acme, redis_url):
     """A tenant, and connections enough for all that is done at once."""
-    engine = open_engine(store.url, DatabaseLimits(pool_size=50, max_overflow=4))
+    engine = open_engine(store.url, patient(pool_size=50))
     made = World(open_sessions(engine), acme.tenant_id, redis_url)
     yield made
     made.accounts.hasher.close()

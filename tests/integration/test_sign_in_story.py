@@ -23,8 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.process, pytest.mark.slow]
 PASSWORD = "mild otters borrow seven umbrellas"
 ORIGIN = "https://sign-in.example"
 ADDRESS = "grace@globex.example"
-SECONDS = 1.0
-"""How long a disabled account may still be let in by another node."""
+SECONDS = 15.0
+"""How long a disabled account may still be let in by another node, however busy the machine: half of how long a node
+remembers a session that it never hears of again."""
 
 
 class Browser:
@@ -94,7 +95,7 @@ def apply_base(policies: Path, base_url: str, key: str) -> None:
         cwd=ROOT,
         env=clean_environment(KASBAH_URL=base_url, KASBAH_API_KEY=key),
         check=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -115,16 +116,16 @@ def test_from_the_first_password_to_a_recovery_code(nodes, operator, post) -> No
         challenge | {"method": "totp", "name": "phone", "code": mailed.group(1)},
     ).json()  # fmt: skip
     phone, now = pyotp.parse_uri(begun["uri"]), int(time.time())
-    done = one.ask("POST", "/v1/auth/enrolment/finish", challenge | {"code": phone.at(now - 30)}).json()
+    done = one.ask("POST", "/v1/auth/enrolment/finish", challenge | {"code": phone.at(now)}).json()
     assert (done["status"], done["session"]["acr"]) == ("authenticated", "aal2")
     recovery = done["recovery_codes"]
     assert len(set(recovery)) == 10
 
     # The authenticator signs in, once for each code, on the other node as well.
-    signed_in = other.sign_in("totp", phone.at(now))
+    signed_in = other.sign_in("totp", phone.at(now + 30))
     assert (signed_in["session"]["acr"], signed_in["session"]["amr"]) == ("aal2", ["pwd", "otp", "mfa"])
     half = other.sign_in()
-    spent = {"challenge": half["challenge"], "method": "totp", "code": phone.at(now)}
+    spent = {"challenge": half["challenge"], "method": "totp", "code": phone.at(now + 30)}
     other.ask("POST", "/v1/auth/mfa/verify", spent, status=401)
 
     # A security key beside it; then both are lost, and a recovery code is good for binding a new one, and nothing else.
@@ -137,7 +138,7 @@ def test_from_the_first_password_to_a_recovery_code(nodes, operator, post) -> No
     one.ask("GET", "/v1/users", status=403)
     begun = one.ask("POST", "/v1/users/me/factors", {"kind": "totp", "name": "new phone"}, status=201).json()
     phone, now = pyotp.TOTP(begun["secret"]), int(time.time())
-    one.ask("POST", f"/v1/users/me/factors/{begun['id']}/confirm", {"code": phone.at(now - 30)})
+    one.ask("POST", f"/v1/users/me/factors/{begun['id']}/confirm", {"code": phone.at(now)})
     one.ask("GET", "/v1/users")
 
     # A route may take more than that sign-in, and says what (RFC 9470); signing in so satisfies it.
@@ -148,8 +149,8 @@ def test_from_the_first_password_to_a_recovery_code(nodes, operator, post) -> No
     one.sign_in("webauthn", key=key)
     one.ask("PATCH", "/v1/tenants/globex/settings", branding)
 
-    # Signed in twice, and out of both within a second.
-    one.sign_in("totp", phone.at(now))
+    # Signed in twice, and soon out of both.
+    one.sign_in("totp", phone.at(now + 30))
     other.sign_in("webauthn", key=key)
     assert len(one.ask("GET", "/v1/users/me/sessions").json()["sessions"]) >= 2
     operator.ask("POST", f"/v1/users/{grace}/disable", {"reason": "left"})

@@ -9,10 +9,11 @@ import pytest
 from authn.sign_in_settings import SignInLimits
 from authn.sign_in_throttles import BUCKETS, Attempt, SignInThrottles, Taken, forgive, give_back
 from authn.tries import LockedOut, MustWait
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.tenant_settings import SignInSettings
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import Accounts
+from tests.support.servers import patient
 
 pytestmark = pytest.mark.integration
 
@@ -40,7 +41,7 @@ def throttles(store):
 
 @pytest.fixture
 async def other_node(store):
-    engine = open_engine(store.url, DatabaseLimits(pool_size=8, max_overflow=0, pool_wait_seconds=30))
+    engine = open_engine(store.url, patient(pool_size=8, max_overflow=0))
     yield open_sessions(engine)
     await engine.dispose()
 

@@ -51,7 +51,7 @@ def kasbah(running, database_url, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
         return done.stdout
@@ -66,7 +66,7 @@ def submit(page: str, base_url: str, **fields: str) -> int:
     address = urllib.parse.urljoin(base_url, action.group(1).replace("&amp;", "&") if action else "")
     data = urllib.parse.urlencode(hidden | fields).encode()
     request = urllib.request.Request(address, data, {"Origin": base_url}, method="POST")
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return int(response.status)
 
 
@@ -86,7 +86,7 @@ def test_a_tenant_and_its_people_from_the_first_invitation_to_a_forged_row(
     kasbah("tenant", "create", "globex", "--name", "Globex Corporation")
     kasbah("invitation", "create", "grace@globex.example", "--tenant", "globex", "--role", "role:user-admin")
     mail = post.to("grace@globex.example")
-    with urllib.request.urlopen(mail.link.replace("https://", "http://"), timeout=20) as page:
+    with urllib.request.urlopen(mail.link.replace("https://", "http://"), timeout=60) as page:
         assert "Referrer-Policy" in page.headers
         shown = page.read().decode()
     assert (

@@ -12,12 +12,13 @@ from authn.prove_totp import TotpProofs
 from authn.totp import step_at
 from authn.tries import LockedOut, MustWait
 from tenancy.create_tenant import create_tenant
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import tenant_unit_of_work
 from tests.support.accounts import Accounts
 from tests.support.factors import bind_phone, waiting, wrong_code
+from tests.support.servers import patient
 
 META = ChangeMeta("anonymous")
 
@@ -184,7 +185,7 @@ async def test_a_code_that_is_sent_fifty_times_over_two_nodes_works_once(account
     """Two processes with pools of their own, twenty-five at once each, on one PostgreSQL."""
     phone = await bind_phone(accounts.sessions, accounts.ring, alice.tenant_id, alice.id)
     code = phone.code()
-    engines = [open_engine(store.url, DatabaseLimits(pool_size=25)) for _ in range(2)]
+    engines = [open_engine(store.url, patient(pool_size=25)) for _ in range(2)]
     nodes = [TotpProofs(open_sessions(engine), accounts.ring) for engine in engines]
     outcomes = await asyncio.gather(*(prove(nodes[number % 2], alice, code) for number in range(50)))
     for engine in engines:
@@ -196,7 +197,7 @@ async def test_a_code_that_is_sent_fifty_times_over_two_nodes_works_once(account
 async def test_fifty_guesses_at_once_are_judged_no_more_than_one_after_the_other(accounts, alice, store):
     """Over two nodes: six are judged, the rest waits."""
     phone = await bind_phone(accounts.sessions, accounts.ring, alice.tenant_id, alice.id)
-    engines = [open_engine(store.url, DatabaseLimits(pool_size=25)) for _ in range(2)]
+    engines = [open_engine(store.url, patient(pool_size=25)) for _ in range(2)]
     nodes = [TotpProofs(open_sessions(engine), accounts.ring) for engine in engines]
     wrong = wrong_code(phone)
     outcomes = await asyncio.gather(*(prove(nodes[number % 2], alice, wrong) for number in range(50)))

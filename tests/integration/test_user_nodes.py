@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.support.installation import done
 from tests.support.policies import rows
 from tests.support.ports import free_port
 from tests.support.seeding import seed
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.process]
 
 POLICY = "p role:editor doc:* write\np user:* page:* read"
 BOUND_SECONDS = 5.0
-"""A revocation that was acknowledged acts by then on every node, with notices lost."""
+"""`max_staleness`: a revocation that was acknowledged acts by then on every node, with notices lost, or it decides nothing."""
 
 
 class Api:
@@ -32,7 +33,7 @@ class Api:
             "action": {"name": action},
             "resource": {"type": kind, "id": name},
         }
-        answer = self.send("POST", "/access/v1/evaluation", body, **headers)
+        answer = done(lambda: self.send("POST", "/access/v1/evaluation", body, **headers))
         assert answer.status == 200, answer.body
         return answer.json()["decision"], answer.json()["context"]["kasbah"]["reason"]
 
@@ -55,8 +56,10 @@ def test_a_disabled_account_is_denied_on_the_other_node_within_the_bound(own_dat
     disabled = one.send("POST", f"/v1/users/{user['id']}/disable", {"reason": "left"})
     acknowledged = time.monotonic()
     assert disabled.status == 200
+    asked = time.monotonic()
     while two.decides(user["id"], "write", "doc:1") != (False, "account_disabled"):
-        assert time.monotonic() - acknowledged < BOUND_SECONDS
+        assert asked - acknowledged <= BOUND_SECONDS
+        asked = time.monotonic()
     assert two.decides(user["id"], "read", "page:1") == (False, "account_disabled")
     assert one.decides(user["id"], "read", "page:1") == (False, "account_disabled")
     enabled = two.send("POST", f"/v1/users/{user['id']}/enable", {"reason": "back"})

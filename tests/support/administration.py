@@ -83,7 +83,7 @@ from tenancy.rotate_keys import KeyRotator
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits
 from tests.support.documented import check_documented
-from tests.support.servers import session_servers
+from tests.support.servers import patient, session_servers
 
 META = ChangeMeta("key:test")
 
@@ -147,7 +147,14 @@ class Service:
         redis_url: str | None = None,
         oauth: OAuthSettings | None = None,
         sign_in: SignInLimits | None = None,
+        hasty: bool = False,
     ) -> None:
+        """Prepare.
+
+        Args:
+            hasty: It gives PostgreSQL and Valkey up as soon as a node does; by default it waits for them on a machine
+                that is busy.
+        """
         self._sign_in = sign_in or SignInLimits()
         # Names in it carry a secret of this service's own, so that none meets another's.
         self._valkey = CacheSettings(
@@ -155,12 +162,15 @@ class Service:
             secret=secrets.token_hex(32),
             timeout=timedelta(milliseconds=500),
         )
+        bounds = DatabaseLimits if hasty else patient
+        if not hasty:
+            self._valkey = self._valkey.model_copy(update={"timeout": timedelta(seconds=30)})
         self._limits = limits
         self._oauth = oauth
         self._http = http or HttpSettings()
         self._mail = mail or MailSettings()
         self._audit = audit or AuditSettings()
-        self._engine = open_engine(database_url, DatabaseLimits(pool_size=6, max_overflow=4))
+        self._engine = open_engine(database_url, bounds(pool_size=6, max_overflow=4))
         self.bootstrap = Bootstrap(self._engine)
         self.seal = AnswerSeal(secrets.token_bytes(32))
         self.keks = KeyEncryptionKeys([LocalKeyEncryption("test", secrets.token_bytes(32))], "test")

@@ -5,7 +5,8 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ import psutil
 
 from migrations import runner
 from service.state_directory import StateDirectory
-from tests.support.outside_checker import Connection, Question, Seen, Truth, ask, wait_until
+from tests.support.outside_checker import PATIENCE_SECONDS, Connection, Question, Seen, Truth, ask, wait_until
 from tests.support.running_service import Answer, RunningService, new_service
 from tests.support.seeding import Seeded, seed
 from tests.support.servers import OwnServer
@@ -25,9 +26,6 @@ _slugs = itertools.count(1)
 
 BARRED = 400
 """Users who have a role that denies what everyone may do: a look-up that fails must not make them everyone."""
-
-START_SECONDS = 90.0
-"""A process is slow to start on a machine that is busy with other tests; this is no promise of the service."""
 
 FLIP = Question("user:flip", "write", "record:1")
 """The question whose answer changes: `user:flip` becomes an editor, and is none any more."""
@@ -59,7 +57,8 @@ class Tenant:
 
     def head(self, node: RunningService) -> int:
         """Return the revision that a node reads from PostgreSQL."""
-        answer = node.request("GET", f"/v1/tenants/{self.slug}", key=self.installation.platform_key)
+        path = f"/v1/tenants/{self.slug}"
+        answer = done(lambda: node.request("GET", path, key=self.installation.platform_key))
         assert answer.status == 200, answer.body
         return int(answer.json()["revision"])
 
@@ -179,7 +178,7 @@ class Installation:
         """Let nodes hold the tenant at its last acknowledged revision."""
         for node in nodes or self.nodes:
             for question in itertools.islice(tenant.warm_questions(), 5):
-                wait_until(partial(_answers, tenant, node, question), 10)
+                wait_until(partial(_answers, tenant, node, question))
 
     def freeze_postgres(self) -> list[int]:
         """SIGSTOP PostgreSQL with all its backends; return who was stopped."""
@@ -201,17 +200,25 @@ class Installation:
         for node in self.nodes:
             if node.process.poll() is not None:
                 node.start(wait=False)
-            node.wait_ready(START_SECONDS)
+            node.wait_ready()
 
 
 def _answers(tenant: Tenant, node: RunningService, question: Question) -> bool:
     return tenant.ask(node, question, tenant.revision).status == 200
 
 
+def done(ask: Callable[[], Answer]) -> Answer:
+    """Ask until the answer is no 503, as a caller does: a node may still hold connections of a server that is gone."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (answer := ask()).status == 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return answer
+
+
 def start(node: RunningService) -> None:
     """Start a node and wait until it is ready."""
     node.start(wait=False)
-    node.wait_ready(START_SECONDS)
+    node.wait_ready()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tests.support.smtp_server import Received, SmtpServer, smtp_server
 
-MAIL_TIMEOUT_SECONDS = 20
+MAIL_TIMEOUT_SECONDS = 60
 
 
 class Post:

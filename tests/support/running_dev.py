@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 from tests.support.process_logs import follow
 from tests.support.running_service import clean_environment
 
-START_TIMEOUT_SECONDS = 90.0
+START_TIMEOUT_SECONDS = 180.0
 
 
 @dataclass
@@ -91,13 +91,13 @@ class RunningDev:
         """Return what it printed."""
         return self.log.read_text("utf-8", "replace")
 
-    def end(self, number: signal.Signals = signal.SIGINT, timeout_seconds: float = 20.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGINT, timeout_seconds: float = 60.0) -> int:
         """Send a signal and wait; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout_seconds)
 
-    def left_behind(self, timeout_seconds: float = 15.0) -> list[str]:
+    def left_behind(self, timeout_seconds: float = 60.0) -> list[str]:
         """Return which children still run, after giving them a moment."""
         _, alive = psutil.wait_procs([process for process in self.family if _runs(process)], timeout=timeout_seconds)
         return [str(process) for process in alive if _runs(process)]
@@ -106,7 +106,7 @@ class RunningDev:
         """SIGKILL everything that is left."""
         with contextlib.suppress(ProcessLookupError, AttributeError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)
+            self.process.wait(60)
         for process in self.family:
             with contextlib.suppress(psutil.Error):
                 process.kill()

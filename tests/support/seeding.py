@@ -15,6 +15,7 @@ from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta
 from tests.support.paths import ROOT
+from tests.support.servers import patient
 
 META = ChangeMeta("test")
 
@@ -31,7 +32,7 @@ class Seeded:
 async def seed(database_url: str, tenants: dict[str, Sequence[Row]], base: Sequence[Row] = ()) -> Seeded:
     """Store `policies/model.conf`, the base rows, and each tenant with its rows (as the API's) and a key of all scopes."""
     made = Seeded()
-    engine = open_engine(database_url)
+    engine = open_engine(database_url, patient())
     try:
         sessions = open_sessions(engine)
         writer = PostgresPolicyWriter(sessions)

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from service.embedded import Server, start_postgres, start_valkey
 from service.state_directory import StateDirectory
+from tenancy.database import DatabaseLimits
 from tests.support.ports import free_port
 from tests.support.process_logs import follow
 
@@ -27,6 +28,13 @@ class Servers:
 
     postgres_url: str
     redis_url: str
+
+
+def patient(pool_size: int = 8, max_overflow: int = 4) -> DatabaseLimits:
+    """Return limits for a machine that is busy with other tests; a node gives up far sooner."""
+    return DatabaseLimits(
+        pool_size, max_overflow, pool_wait_seconds=30, connect_seconds=30, statement_seconds=60, lock_seconds=30
+    )
 
 
 _running: list[Servers] = []
@@ -74,7 +82,7 @@ def temporary_database(server_url: str, prefix: str, template: str | None = None
     create = SQL("CREATE DATABASE {}").format(Identifier(name))
     if template is not None:
         create += SQL(" TEMPLATE {} STRATEGY FILE_COPY").format(Identifier(template))
-    admin = make_conninfo(plain_url(server_url), connect_timeout=10)
+    admin = make_conninfo(plain_url(server_url), connect_timeout=60)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(create)
     try:
@@ -125,7 +133,7 @@ class OwnServer:
         """SIGKILL: nothing is said, nothing is flushed."""
         os.kill(self.pid, signal.SIGKILL)
         if self._server is not None:
-            self._server.child.process.wait(5)
+            self._server.child.process.wait(60)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, nobody answers. PostgreSQL's backends go on; freeze those by their pid."""

@@ -14,12 +14,13 @@ from authn.user_rows import read_user
 from authn.volatile_values import VolatileValues
 from service.keys import KEY_RING, SESSION_STORE, SESSIONS
 from tenancy.audit import SealedPersonal
-from tenancy.database import DatabaseLimits, open_engine, open_sessions
+from tenancy.database import open_engine, open_sessions
 from tenancy.ids import TenantId
 from tenancy.settings_storage import read_settings
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import SessionSettings
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
+from tests.support.servers import patient
 
 AMR = {Acr.AAL1: ("pwd",), Acr.AAL2: ("pwd", "otp", "mfa")}
 
@@ -76,7 +77,7 @@ async def sign_in_outside(
         user_id: The account.
         settings: Other lifetimes than the tenant's.
     """
-    engine = open_engine(database_url, DatabaseLimits(pool_size=1))
+    engine = open_engine(database_url, patient(pool_size=1))
     values = VolatileValues(redis_url, secret.encode())
     try:
         sessions = open_sessions(engine)

@@ -144,15 +144,13 @@ def test_a_stuck_writer_never_holds_up_a_decision_and_what_is_lost_is_counted():
 
     class Stuck(Sink):
         def write(self, data):
-            gate.wait(10)
+            gate.wait(60)
             return super().write(data)
 
     sink = Stuck()
     log = log_to(sink, mode="all", queue_size=10)
-    started = time.perf_counter()
-    for _ in range(1000):
+    for _ in range(1000):  # the gate is closed all the while: whoever waited for the writer would stand here
         log.record(asked())
-    assert time.perf_counter() - started < 1
     assert 1000 - 10 - 256 <= log.dropped <= 990
     gate.set()
     log.close()
@@ -175,7 +173,7 @@ def test_a_full_disk_is_counted_and_the_writer_goes_on():
     log = log_to(sink, mode="all")
     for _ in range(3):
         log.record(asked())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while log.dropped < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     sink.full = False

@@ -122,7 +122,7 @@ class Line:
             await self.writer.drain()
             await asyncio.sleep(0.005 if len(pieces) > 1 else 0)
         received = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not complete(received, 1):
                 chunk = await self.reader.read(65536)
                 assert chunk, "the connection was closed"

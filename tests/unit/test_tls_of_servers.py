@@ -41,7 +41,7 @@ async def impostor(tls: ssl.SSLContext | None, *, postgres: bool):
                 else:
                     writer.write(b"S")
                     await writer.drain()
-                    await writer.start_tls(tls, ssl_handshake_timeout=5)
+                    await writer.start_tls(tls, ssl_handshake_timeout=60)
             told.append(await reader.read(4096))
         writer.close()
         with contextlib.suppress(OSError):
