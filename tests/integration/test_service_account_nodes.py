@@ -51,11 +51,13 @@ def test_a_disabled_account_is_refused_on_the_other_node_and_its_last_use_surviv
     disabled = send(one, "POST", f"{path}/disable", {"reason": "pause"})
     acknowledged = time.monotonic()
     assert disabled.status == 200
-    asked = time.monotonic()
-    while (status := send(two, "GET", "/v1/keys/self", token=token).status) != 401:
-        assert status == 503 or asked - acknowledged <= BOUND_SECONDS
-        asked = time.monotonic()
-    assert send(two, "POST", "/access/v1/evaluation", QUESTION, token=token).status == 401
+    for asking in (("GET", "/v1/keys/self"), ("POST", "/access/v1/evaluation", QUESTION)):
+        refused = 0
+        while refused < 10:  # in a row: each worker hears of it by itself
+            asked = time.monotonic()
+            status = send(two, *asking, token=token).status
+            assert status in {401, 503} or asked - acknowledged <= BOUND_SECONDS
+            refused = refused + 1 if status == 401 else 0
     for service in (one, two):
         assert service.stop() == 0
     again = start_service(database=own_database_url, redis=nobody, KASBAH_WORKERS="1")

@@ -10,7 +10,6 @@ import json
 import logging
 import secrets
 import socket
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -82,6 +81,7 @@ from tenancy.key_ring import KeyRing
 from tenancy.rotate_keys import KeyRotator
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits
+from tests.support import process_logs
 from tests.support.documented import check_documented
 from tests.support.servers import patient, session_servers
 
@@ -183,8 +183,8 @@ class Service:
     async def serving(self) -> AsyncIterator["Service"]:
         """Serve on a free port of loopback."""
         # Commands run in this process: what the server logs must not stand in what they print.
-        quiet = structlog.make_filtering_bound_logger(logging.ERROR)
-        structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
+        warnings = structlog.make_filtering_bound_logger(logging.WARNING)
+        structlog.configure(wrapper_class=warnings, logger_factory=structlog.PrintLoggerFactory(process_logs.here))
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

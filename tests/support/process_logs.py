@@ -1,5 +1,6 @@
 """What the processes of a test said: shown when it fails."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ class _Log:
     begun: int = 0
 
 
+here = io.StringIO()
+"""What a service in the test's own process says; commands that run there as well print elsewhere."""
+
 _logs: dict[Path, _Log] = {}
 
 
@@ -23,6 +27,8 @@ def follow(title: str, path: Path) -> None:
 
 def begin_test() -> None:
     """What was said so far belongs to other tests."""
+    here.seek(0)
+    here.truncate()
     for log in list(_logs.values()):
         try:
             log.begun = log.path.stat().st_size
@@ -32,7 +38,7 @@ def begin_test() -> None:
 
 def said_in_test() -> list[tuple[str, str]]:
     """Return the title of each log and the end of what was written to it since `begin_test`."""
-    found = []
+    found = [("service in this process", here.getvalue()[-MOST_CHARACTERS:])] if here.getvalue() else []
     for log in _logs.values():
         try:
             data = log.path.read_bytes()
