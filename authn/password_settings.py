@@ -18,7 +18,7 @@ _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 
 
 class PasswordSettings(BaseModel):
-    """What a password hash costs, and how many are computed at once in each process."""
+    """What a password hash costs, and how many are computed at once for each worker that decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -29,9 +29,9 @@ class PasswordSettings(BaseModel):
     parallelism: int = Field(default=1, ge=1, le=8)
     """Lanes of one hash, each a thread."""
     threads: int = Field(default=1, ge=1, le=64)
-    """Hashes that one process computes at once; it takes this times the memory of one hash (imported ones: 128 MiB)."""
+    """Hashes computed at once for each worker; they take this times the memory of one hash (imported ones: 128 MiB)."""
     queue: int = Field(default=16, ge=0, le=1024)
-    """Hashes that may wait for their turn in one process; what comes above that is answered with 503 at once."""
+    """Hashes that may wait for their turn for each worker; what comes above that is answered with 503 at once."""
     niceness: int = Field(default=10, ge=0, le=19)
     """How far the processes that hash give way to all others: 10 leaves them a tenth of a core that others want."""
     wait_seconds: float = Field(default=2.5, gt=0, le=30)

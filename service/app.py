@@ -17,6 +17,7 @@ from service.answer_headers import add_headers
 from service.callers import Caller, bearer_token
 from service.edge_errors import OtherTenantError, TenantSuspendedError
 from service.fresh_sign_in import require_fresh, require_sign_in
+from service.hashing_places import require_room
 from service.http.revisions import likely_min_revision
 from service.http_settings import HttpSettings
 from service.jobs import Jobs
@@ -29,7 +30,6 @@ from service.keys import (
     JOBS,
     METRICS,
     NODE,
-    PASSWORDS,
     READMIT,
     REQUEST_ID,
     ROUTE,
@@ -160,14 +160,13 @@ def response_of(rendered: problems.RenderedProblem) -> web.Response:
 def guarded(route: Route) -> Handler:
     """Return the route's handler behind what its access says."""
     access = route.access
-    handler = route.handler
 
     async def open_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
         if route.hashes:
-            request.app[PASSWORDS].require_room()
+            require_room(request)
         async with answered_in_time(request, route.seconds):
-            return await handler(request)
+            return await answering(request, route)
 
     if not isinstance(access, Needs):
         return open_handler
@@ -175,15 +174,22 @@ def guarded(route: Route) -> Handler:
     async def keyed_handler(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route
         if route.hashes:
-            request.app[PASSWORDS].require_room()
+            require_room(request)
         async with answered_in_time(request, route.seconds):
             await authenticate_and_admit(request, access)
             request[READMIT] = lambda: authenticate_and_admit(request, access)
-            forwarder = request.app.get(BULK) if route.bulk else None
             async with told_of(request, ESCALATION):
-                return await (handler if forwarder is None else forwarder.forward)(request)
+                return await answering(request, route)
 
     return keyed_handler
+
+
+async def answering(request: web.Request, route: Route) -> web.StreamResponse:
+    """Answer a request that was admitted: here, or in the bulk worker."""
+    forwarder = request.app.get(BULK) if route.bulk else None
+    if forwarder is None:
+        return await route.handler(request)
+    return await forwarder.forward(request, route.handler, hashes=route.hashes)
 
 
 async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
@@ -198,7 +204,7 @@ async def authenticate_and_admit(request: web.Request, access: Needs) -> None:
         callers.spend(caller)
     request[CALLER] = caller
     if request[ROUTE].hashes:
-        request.app[PASSWORDS].require_room(caller.home_slug)
+        require_room(request)
     structlog.contextvars.bind_contextvars(caller=caller.actor)
     async with told_of(request, CROSS_USE):
         await admit(request, caller, access)

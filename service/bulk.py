@@ -1,8 +1,12 @@
-"""The bulk worker: one side process that plans, applies, rolls back and exports, so that no decision waits for it.
+"""The bulk worker: one side process that plans, applies, exports and signs people in, so that no decision waits for it.
 
 It is the same application on a Unix socket in a directory of its own. The public workers admit a request as every other
 (key, scope, tenant), then hand it over with its body as it arrives, and hand the answer back as it comes. The bulk
 worker judges all of it again: that a request came over the socket proves nothing.
+
+A route with a small limit for bodies is handed over when the body is there, so that whoever sends slowly takes nothing
+of the bulk worker, nor a place of the pool that hashes passwords. Where nobody listens, such a request is answered by
+the public worker itself: people sign in while the bulk worker is replaced.
 """
 
 import asyncio
@@ -17,18 +21,26 @@ from typing import Protocol
 import aiohttp
 import structlog
 from aiohttp import web
-from multidict import CIMultiDict
 
 from service.answer_headers import add_headers
-from service.client_address import BULK_ADDRESS, address_of
-from service.edge_errors import BodyTimeoutError, BodyTooLargeError, BulkUnavailableError, InvalidRequestError
+from service.edge_errors import BulkUnavailableError, InvalidRequestError
+from service.handed_over import ArrivingBody, end_to_end, forwarded_headers
+from service.hashing_places import place_of
 from service.http.revisions import REVISION_HEADER
-from service.keys import BULK, HTTP_SETTINGS, NODE, REQUEST_ID, ROUTE, TENANT
+from service.keys import BODY, BULK, CALLER, NODE, ROUTE, TENANT
 from service.processes import StartError
+from service.request_body import read_body
+from service.routes import Handler, Needs
 from tenancy.ids import BASE_TENANT_ID, TenantId
 
 FORWARD_SECONDS = 120.0
 """Bound of one forwarded request, its body and its answer included; the command line waits no longer either."""
+
+SMALL_BODY = 64 << 10
+"""Limit of a route's bodies, in bytes, up to which they are awaited before anything is handed over."""
+
+SMALL_SECONDS = 30.0
+"""Bound of one forwarded request with such a body: a new password may take some hashes. Sign-ins have a closer one."""
 
 START_SECONDS = 5.0
 """How long a request waits for a bulk worker that is being started or replaced."""
@@ -38,25 +50,6 @@ CLIENT_CHECK_SECONDS = 0.25
 CHUNK_BYTES = 64 << 10
 MAX_SOCKET_PATH = 100
 """Unix sockets have room for 107 bytes (Linux) or 103 (macOS)."""
-
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "expect",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Headers about one connection (RFC 9110 section 7.6.1), and `Expect`, which was answered where it arrived."""
-
-RawHeaders = tuple[tuple[bytes, bytes], ...]
-"""As they came; aiohttp's other form spells some names anew."""
 
 _log = structlog.get_logger()
 
@@ -109,13 +102,27 @@ class BulkForwarder:
         yield
         await self._session.close()
 
-    async def forward(self, request: web.Request) -> web.StreamResponse:
+    async def forward(self, request: web.Request, here: Handler, *, hashes: bool = False) -> web.StreamResponse:
         """Answer `request`, which was admitted, with what the bulk worker answers.
+
+        Args:
+            request: Nothing of its body was read.
+            here: Answers it where the bulk worker is not there and the body is small.
+            hashes: Whether it takes a place of the pool that hashes passwords; its bodies are small.
 
         Raises:
             BulkUnavailableError: no answer; whether it acted on the request is then unknown.
+            PasswordHashingBusyError: no place.
             BodyTooLargeError, BodyTimeoutError, InvalidRequestError: as `read_body`.
         """
+        if request[ROUTE].body_limit <= SMALL_BODY:
+            body = await read_body(request)
+            with place_of(request) if hashes else contextlib.nullcontext():
+                answer = await self._answer_whole(request, body)
+            if answer is not None:
+                return answer
+            request[BODY] = body
+            return await here(request)
         answering = asyncio.create_task(self._answer(request))
         leaving = asyncio.create_task(_client_left(request))
         try:
@@ -128,14 +135,31 @@ class BulkForwarder:
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
+    async def _answer_whole(self, request: web.Request, body: bytes) -> web.Response | None:
+        """Return the answer to a request that is all here, or None when nobody listens, so that nothing was sent.
+
+        It goes on when the client has left: its place is taken for as long as the bulk worker is at work.
+        """
+        try:
+            async with asyncio.timeout(min(SMALL_SECONDS, self._seconds)), await self._send(request, body) as answer:
+                content = await answer.read()
+        except aiohttp.ClientConnectorError:
+            return None
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            _log.warning("bulk.no_answer", error=str(error) or type(error).__name__)
+            raise BulkUnavailableError from error
+        await _follow(request, answer)
+        headers = end_to_end(answer.raw_headers)
+        return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=content)
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = _Body(request)
+        body = ArrivingBody(request)
         response: web.StreamResponse | None = None
         try:
-            async with asyncio.timeout(self._seconds), await self._send(request, body) as answer:
+            async with asyncio.timeout(self._seconds), await self._send_when_started(request, body) as answer:
                 await _follow(request, answer)
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
-                response.headers.extend(_end_to_end(answer.raw_headers))
+                response.headers.extend(end_to_end(answer.raw_headers))
                 add_headers(request, response)
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
@@ -152,18 +176,21 @@ class BulkForwarder:
             _log.warning("bulk.no_answer", error=str(error) or type(error).__name__)
             raise BulkUnavailableError from error
 
-    async def _send(self, request: web.Request, body: "_Body") -> aiohttp.ClientResponse:
-        """Send the request and return the head of its answer; waits for a worker that is being started."""
+    async def _send(self, request: web.Request, body: bytes | AsyncIterator[bytes] | None) -> aiohttp.ClientResponse:
+        """Send the request and return the head of its answer."""
         if self._session is None:
             raise BulkUnavailableError
-        headers = _forwarded_headers(request)
+        headers = forwarded_headers(request)
+        return await self._session.request(
+            request.method, request.rel_url, headers=headers, data=body or None, allow_redirects=False
+        )
+
+    async def _send_when_started(self, request: web.Request, body: "ArrivingBody") -> aiohttp.ClientResponse:
+        """As `_send`; waits for a worker that is being started."""
         give_up_at = asyncio.get_running_loop().time() + self._start_seconds
         while True:
-            data = body.chunks() if request.can_read_body else None
             try:
-                return await self._session.request(
-                    request.method, request.rel_url, headers=headers, data=data, allow_redirects=False
-                )
+                return await self._send(request, body.chunks() if request.can_read_body else None)
             except aiohttp.ClientConnectorError:
                 # Nobody listens, so nothing was sent and nothing of the body was read.
                 if asyncio.get_running_loop().time() >= give_up_at:
@@ -171,76 +198,27 @@ class BulkForwarder:
                 await asyncio.sleep(START_CHECK_SECONDS)
 
 
-class _Body:
-    """A request's body as it arrives, under its route's limit and the deadline for bodies.
-
-    `fault` says why it broke off; what reads it sees a broken connection only.
-    """
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-        self.fault: Exception | None = None
-        limit = request[ROUTE].body_limit
-        self._too_large = BodyTooLargeError(f"the body is larger than {limit} bytes")
-        self._limit = limit
-        if request.content_length is not None and request.content_length > limit:
-            raise self._too_large
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body; raises what it also leaves in `fault`."""
-        size = 0
-        deadline = asyncio.get_running_loop().time() + self._request.app[HTTP_SETTINGS].body_seconds
-        while chunk := await self._next(deadline):
-            size += len(chunk)
-            if size > self._limit:
-                self.fault = self._too_large
-                raise self.fault
-            yield chunk
-
-    async def _next(self, deadline: float) -> bytes:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._request.content.readany()
-        except TimeoutError:
-            self.fault = BodyTimeoutError("the body did not arrive in time")
-        except (web.RequestPayloadError, asyncio.IncompleteReadError, ConnectionError):
-            self.fault = InvalidRequestError("the body is incomplete")
-        raise self.fault
-
-
-def _forwarded_headers(request: web.Request) -> CIMultiDict[str]:
-    headers = _end_to_end(request.raw_headers)
-    headers["X-Request-ID"] = request[REQUEST_ID]
-    # SECURITY: what the client sent under this name is overwritten, or dropped.
-    headers.popall(BULK_ADDRESS, None)
-    address = address_of(request)
-    if address is not None:
-        headers[BULK_ADDRESS] = address
-    try:
-        "".join(headers.values()).encode()
-    except UnicodeEncodeError:
-        # SECURITY: leaving it out could drop a precondition.
-        raise InvalidRequestError("a header is not UTF-8") from None
-    return headers
-
-
-def _end_to_end(headers: RawHeaders) -> CIMultiDict[str]:
-    """Return the headers that are not about one connection, repeated ones repeated.
-
-    SECURITY: what `Connection` names besides is kept: a client could have its own precondition or tenant left out.
-    """
-    named = ((name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in headers)
-    return CIMultiDict((name, value) for name, value in named if name.lower() not in HOP_BY_HOP)
-
-
 async def _follow(request: web.Request, answer: aiohttp.ClientResponse) -> None:
-    """Take in what was written before it is answered, so that this node never answers older than it said."""
+    """Take in what was written before it is answered, so that this node never answers older than it said.
+
+    What an open route says no revision of is left to the bulk worker's notice: nothing that is decided here changed.
+    """
     revision = answer.headers.get(REVISION_HEADER, "")
     follower: Follower = request.app[NODE]
-    if TENANT in request and revision.isdigit():
-        await follower.follow_write(request[TENANT], int(revision))
-    elif request.method != "GET" and answer.ok:
+    tenant_id = _written_tenant(request)
+    if tenant_id is not None and revision.isdigit():
+        await follower.follow_write(tenant_id, int(revision))
+    elif request.method != "GET" and answer.ok and (revision or CALLER in request):
         await follower.follow_write(BASE_TENANT_ID, 0)
+
+
+def _written_tenant(request: web.Request) -> TenantId | None:
+    """Return the tenant whose revision an answer says, if that is known."""
+    if TENANT in request:
+        return request[TENANT]
+    access = request[ROUTE].access
+    # What people do with their own accounts is of their own tenant.
+    return request[CALLER].home if isinstance(access, Needs) and access.interactive else None
 
 
 async def _client_left(request: web.Request) -> None:

@@ -106,17 +106,16 @@ def parts_of(
     """Return the parts in the order in which they open."""
 
     async def observation(app: web.Application) -> AsyncIterator[None]:
-        metrics = app[METRICS] = Metrics()
+        metrics = app[METRICS] = Metrics(public=public)
         log = app[DECISION_LOG] = DecisionLog(settings.http.decision_log)
         app[READINESS] = Readiness()
         metrics.add_source(log.totals)
         metrics.add_source(sampler.totals)
         log.start()
-        flushing = asyncio.create_task(_flush(metrics), name="metrics-flush") if public else None
+        flushing = asyncio.create_task(_flush(metrics), name="metrics-flush")
         yield
-        if flushing is not None:
-            await _cancelled(flushing)
-            metrics.flush()
+        await _cancelled(flushing)
+        metrics.flush()
         await asyncio.to_thread(log.close)
 
     async def database(app: web.Application) -> AsyncIterator[None]:

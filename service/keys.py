@@ -86,6 +86,8 @@ ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("ROUTES")
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("ROUTE")
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("REQUEST_ID")
+BODY: web.RequestKey[bytes] = web.RequestKey("BODY")
+"""There when the whole body was read before its handler reads it."""
 CALLER: web.RequestKey[Caller] = web.RequestKey("CALLER")
 TENANT: web.RequestKey[TenantId] = web.RequestKey("TENANT")
 READMIT: web.RequestKey[Callable[[], Awaitable[None]]] = web.RequestKey("READMIT")

@@ -72,7 +72,9 @@ def comparison_counter(registry: CollectorRegistry) -> Counter:
 class Metrics:
     """One per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, public: bool = True) -> None:
+        """Count everything; with `public` off only what nobody counts but the process in which it happens."""
+        self._public = public
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._multi_process = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         self._registry = CollectorRegistry()
@@ -173,16 +175,37 @@ class Metrics:
         """Say for how long the oldest event of the audit has waited for its sink."""
         self._audit_behind.set(seconds)
 
-    def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
-        """Read totals that only grow, by event name, from another part at each flush."""
-        self._sources.append(source)
+    def add_source(self, source: Callable[[], Mapping[str, int]], *, everywhere: bool = False) -> None:
+        """Read totals that only grow, by event name, from another part at each flush.
+
+        Args:
+            source: What gives them.
+            everywhere: Whether they count in the bulk worker, too, where others have counted its requests.
+        """
+        if self._public or everywhere:
+            self._sources.append(source)
 
     def set_age_source(self, source: Callable[[], tuple[float, int]]) -> None:
         """Read (seconds since the oldest confirmation, tenants in memory) at each flush."""
-        self._age_source = source
+        if self._public:
+            self._age_source = source
 
     def flush(self) -> None:
         """Hand what was added to prometheus-client."""
+        if self._public:
+            self._flush_answers()
+        for source in self._sources:
+            for name, total in source().items():
+                grown = total - self._totals.get(name, 0)
+                if grown > 0:
+                    self._counter_of(name).inc(grown)
+                self._totals[name] = total
+        if self._age_source is not None:
+            age, tenants = self._age_source()
+            self._age.set(age)
+            self._tenants.set(tenants)
+
+    def _flush_answers(self) -> None:
         for position, count in enumerate(self._pending_decisions):
             if count:
                 self._decisions[position].inc(count)
@@ -195,16 +218,6 @@ class Metrics:
         for (route, status), count in self._pending_requests.items():
             self._requests.labels(route, status).inc(count)
         self._pending_requests.clear()
-        for source in self._sources:
-            for name, total in source().items():
-                grown = total - self._totals.get(name, 0)
-                if grown > 0:
-                    self._counter_of(name).inc(grown)
-                self._totals[name] = total
-        if self._age_source is not None:
-            age, tenants = self._age_source()
-            self._age.set(age)
-            self._tenants.set(tenants)
 
     def _counter_of(self, name: str) -> Counter:
         if name == SAMPLES_DROPPED:

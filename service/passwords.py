@@ -26,8 +26,8 @@ def password_part(settings: PasswordSettings) -> Part:
             stack.callback(hasher.close)
             breaches = await _breaches(settings, stack)
             app[NEW_PASSWORDS] = NewPasswords(hasher, breaches, blocklist=LazyWords(), advise=advise)
-            app[METRICS].add_source(hasher.totals)
-            app[METRICS].add_source(breaches.totals)
+            app[METRICS].add_source(hasher.totals, everywhere=True)
+            app[METRICS].add_source(breaches.totals, everywhere=True)
             yield
 
     return passwords

@@ -126,7 +126,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
         "password-refused", HTTPStatus.UNPROCESSABLE_ENTITY, "Password may not be chosen"
     ),
     edge_errors.BulkUnavailableError: Problem(
-        "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the worker for large requests"
+        "bulk-worker-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "No answer from the bulk worker"
     ),
     tenancy_errors.DatabaseUnavailableError: STORAGE_UNAVAILABLE,
     tenancy_errors.AuditUnavailableError: Problem(

@@ -6,7 +6,7 @@ import re
 from aiohttp import StreamReader, web
 
 from service.edge_errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
-from service.keys import HTTP_SETTINGS, READMIT, ROUTE
+from service.keys import BODY, HTTP_SETTINGS, READMIT, ROUTE
 from service.time_limits import on_the_callers_time
 
 _JSON_TYPE = re.compile(r"application/json[ \t]*(?:;.*)?\Z", re.IGNORECASE)
@@ -42,6 +42,8 @@ async def read_body(request: web.Request) -> bytes:
     encodings = request.headers.getall("Content-Encoding", [])
     if encodings and [encoding.strip().lower() for encoding in encodings] != ["identity"]:
         raise UnsupportedEncodingError("send the body uncompressed")
+    if BODY in request:
+        return request[BODY]
     limit = request[ROUTE].body_limit
     too_large = BodyTooLargeError(f"the body is larger than {limit} bytes")
     is_late = not request.content.is_eof()

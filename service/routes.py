@@ -104,10 +104,10 @@ class Route:
     """One line of the table.
 
     `path` is aiohttp's pattern, `body_limit` is in bytes. `seconds` bounds what the service waits for; None where
-    the work is large, lasts by nature, or writes and must not be broken off. `bulk`: it may keep the interpreter busy
-    for long, so the bulk worker answers it where there is one (`service/bulk.py`). `hashes`: it computes a password
-    hash, so it is refused before anything else is done for it while there is no place for one
-    (`authn/password_hashing.py`).
+    the work is large, lasts by nature, or writes and must not be broken off. `bulk`: decisions would wait for it, so
+    the bulk worker answers it where there is one (`service/bulk.py`). `hashes`: it computes a password hash, so it is
+    refused before anything else is done for it while there is no place for one (`service/hashing_places.py`).
+    `signs_in`: by a password; of these places the tenant that it names has half at most.
     """
 
     method: str
@@ -118,6 +118,7 @@ class Route:
     seconds: float | None = ANSWER_SECONDS
     bulk: bool = False
     hashes: bool = False
+    signs_in: bool = False
     label: str = field(init=False, compare=False)
     """The path without regular expressions: OpenAPI's, and a metric's label."""
 

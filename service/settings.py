@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     cross_check_share: float = Field(default=0.01, gt=0, le=1)
     """Part of one core that the process which compares them may take; answers offered while it rests are dropped."""
     bulk_worker: bool = True
-    """`on`: one more process plans, applies, rolls back and exports, so that decisions do not wait for it."""
+    """`on`: one more process plans, applies, exports and signs people in, so that decisions do not wait for it."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level of log records: DEBUG, INFO, WARNING or ERROR."""
     drain_seconds: float = Field(default=10.0, ge=0, le=300)

@@ -73,7 +73,10 @@ def run_bulk_worker(
 ) -> int:
     """As `run_worker`, on a Unix socket, for what public workers forward."""
     configure_logging(settings.log_level, process="bulk")
-    composed = partial(compose, settings, public=False, jobs=True)
+    # It hashes for all of them: as much at once as they would by themselves.
+    of_one, workers = settings.passwords, settings.workers
+    passwords = of_one.model_copy(update={"threads": of_one.threads * workers, "queue": of_one.queue * workers})
+    composed = partial(compose, settings.model_copy(update={"passwords": passwords}), public=False, jobs=True)
     os.nice(BULK_NICENESS)
     return _run(settings, composed, partial(web.UnixSite, path=bulk_socket), (ready_pipe, alive_pipe))
 

@@ -97,7 +97,7 @@ async def _proven(request: web.Request, user_id: UUID, password: str) -> StoredU
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/users/me/email", change_own, _OWN, 16 << 10, seconds=None, hashes=True),
+    Route("POST", "/v1/users/me/email", change_own, _OWN, 16 << 10, seconds=None, bulk=True, hashes=True),
     Route(
         "POST",
         "/v1/users/{user_id}/verification",

@@ -90,5 +90,14 @@ async def accepted(request: web.Request, token: str, said: Acceptance) -> Accept
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/account/invitation", make_account, BY_LINK, body_limit=16 << 10, seconds=None, hashes=True),
+    Route(
+        "POST",
+        "/v1/account/invitation",
+        make_account,
+        BY_LINK,
+        body_limit=16 << 10,
+        seconds=None,
+        bulk=True,
+        hashes=True,
+    ),
 )

@@ -113,6 +113,7 @@ ROUTES: tuple[Route, ...] = (
         ),
         MAX_BODY,
         seconds=None,
+        bulk=True,
         hashes=True,
     ),
 )

@@ -156,7 +156,16 @@ ROUTES: tuple[Route, ...] = (
         Public("whoever forgot a password has no credential; the answer tells nothing"),
         body_limit=4096,
     ),
-    Route("POST", "/v1/account/password-reset", complete, BY_LINK, body_limit=16 << 10, seconds=None, hashes=True),
+    Route(
+        "POST",
+        "/v1/account/password-reset",
+        complete,
+        BY_LINK,
+        body_limit=16 << 10,
+        seconds=None,
+        bulk=True,
+        hashes=True,
+    ),
     Route(
         "POST",
         "/v1/users/{user_id}/password-reset",

@@ -75,6 +75,7 @@ ROUTES: tuple[Route, ...] = (
         Public("the one-time token in the body is the credential"),
         body_limit=16 << 10,
         seconds=None,
+        bulk=True,
         hashes=True,
     ),
 )

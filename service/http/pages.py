@@ -31,7 +31,7 @@ from service.http.account_invitation import accepted
 from service.http.account_links import ACCOUNT_FLOWS, Flow, meta_by_link, named
 from service.http.account_reset import begin_reset, completed
 from service.http.admin import written
-from service.keys import PASSWORDS, TENANT_LIMITS
+from service.keys import BULK, PASSWORDS, TENANT_LIMITS
 from service.mail_part import hurry_mails
 from service.page_forms import read_form
 from service.page_look import look_of, render
@@ -94,11 +94,15 @@ def page(handler: Handler) -> Handler:
 
 
 def hashing_page(handler: Handler) -> Handler:
-    """A page that computes a password hash: refused before its form is read while no place is free, in words."""
+    """A page that computes a password hash: refused before its form is read while no place is free, in words.
+
+    So it is here that it goes to the bulk worker, and not by its route.
+    """
 
     async def with_room(request: web.Request) -> web.StreamResponse:
         request.app[PASSWORDS].require_room()
-        return await handler(request)
+        forwarder = request.app.get(BULK)
+        return await (handler(request) if forwarder is None else forwarder.forward(request, handler, hashes=True))
 
     return page(with_room)
 

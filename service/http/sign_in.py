@@ -255,7 +255,7 @@ def _not_offered() -> InvalidRequestError:
 _WITHOUT = Public("proves who somebody is; the answer tells nothing else")
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/auth/login", login, _WITHOUT, body_limit=MAX_BODY, hashes=True),
-    Route("POST", "/v1/auth/mfa/options", options, _WITHOUT, body_limit=MAX_BODY),
-    Route("POST", "/v1/auth/mfa/verify", verify, _WITHOUT, body_limit=MAX_BODY),
+    Route("POST", "/v1/auth/login", login, _WITHOUT, body_limit=MAX_BODY, bulk=True, hashes=True, signs_in=True),
+    Route("POST", "/v1/auth/mfa/options", options, _WITHOUT, body_limit=MAX_BODY, bulk=True),
+    Route("POST", "/v1/auth/mfa/verify", verify, _WITHOUT, body_limit=MAX_BODY, bulk=True),
 )

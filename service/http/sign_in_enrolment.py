@@ -140,7 +140,7 @@ def _shown(request: web.Request, done: Enrolled) -> dict[str, Any]:
 _ON_THE_WAY = Public("a challenge, which a right password gave, is the credential")
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/auth/enrolment/mail", mail, _ON_THE_WAY, body_limit=4096, seconds=None),
-    Route("POST", "/v1/auth/enrolment/begin", begin, _ON_THE_WAY, body_limit=4096, seconds=None),
-    Route("POST", "/v1/auth/enrolment/finish", finish, _ON_THE_WAY, body_limit=MAX_BODY, seconds=None),
+    Route("POST", "/v1/auth/enrolment/mail", mail, _ON_THE_WAY, body_limit=4096, seconds=None, bulk=True),
+    Route("POST", "/v1/auth/enrolment/begin", begin, _ON_THE_WAY, body_limit=4096, seconds=None, bulk=True),
+    Route("POST", "/v1/auth/enrolment/finish", finish, _ON_THE_WAY, body_limit=MAX_BODY, seconds=None, bulk=True),
 )

@@ -399,8 +399,8 @@ async def test_without_a_bulk_worker_routes_are_answered_in_place():
         assert (await edge.get(PATH, token)).body == b"here"
 
 
-def test_the_heavy_routes_are_marked():
-    """Whatever reads or writes all rows of a tenant."""
+def test_what_decisions_would_wait_for_is_marked():
+    """Whatever reads or writes all rows of a tenant, signs somebody in, or computes a password hash."""
     marked = {f"{route.method} {route.label}" for route in all_routes() if route.bulk}
     policy = "/v1/tenants/{tenant}/policy"
     assert marked == {
@@ -410,6 +410,8 @@ def test_the_heavy_routes_are_marked():
         "POST /v1/model/plan",
         "POST /v1/users/import",
         "GET /v1/users/export",
+        *(f"{route.method} {route.path}" for route in all_routes() if route.path.startswith("/v1/auth/")),
+        *(f"{route.method} {route.path}" for route in all_routes() if route.hashes),
     }
 
 
