@@ -19,7 +19,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install run fmt lint types test test-all golden migrate migration-check openapi-check audit loadtest bench \
-	check lock docs tools clean
+	coverage mutants check lock docs tools clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,12 @@ audit: $(INSTALLED_DEV) ## Look for known vulnerabilities in the locked dependen
 
 bench: $(INSTALLED_DEV) ## Measure decisions against the baselines and print a table
 	$(BIN)/python -m benchmarks
+
+coverage: $(INSTALLED_DEV) ## Measure which branches of the authentication core its tests take; all of them must be
+	$(BIN)/python -m tools.core_coverage
+
+mutants: $(INSTALLED_DEV) ## Put small faults into the authentication core and count those that its tests notice (an hour or two)
+	$(BIN)/python -m tools.mutants $(MUTANTS)
 
 loadtest: $(INSTALLED_DEV) ## Drive a running service with a realistic mix, bounded, with thresholds and a report
 	@mkdir -p $(REPORTS)

@@ -78,6 +78,28 @@ def test_other_uses_are_refused_when_compiled(text):
         compile_condition(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("auth", 1),
+        ("auth == {}", 1),
+        ("auth['acr'] == 'aal2'", 1),
+        ("auth.level == 'aal2'", 1),
+        (".auth.acr == 'aal2'", 2),
+        ("has(.auth.acr)", 6),
+        ("'aal2' == .auth.acr", 12),
+        ("has(auth)", 5),
+        ("1 < size(auth)", 10),
+    ],
+)
+def test_a_refusal_says_where_and_what_there_is(text, column):
+    """A name of the sign-in itself is no value, absolute or not."""
+    with pytest.raises(
+        ConditionError, match=rf"^column {column}: of `auth` there is `auth\.acr`, `auth\.amr`, `auth\.time`"
+    ):
+        compile_condition(text)
+
+
 def test_members_of_other_things_may_have_the_same_name():
     """`context.auth` is the caller's own, and no question about the sign-in."""
     assert compile_condition("context.auth.acr == 'x'").auth is None

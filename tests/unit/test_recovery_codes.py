@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authn.recovery_codes import CODE_BYTES, code_text, hash_recovery_code, read_recovery_code
+from authn.recovery_codes import CODE_BYTES, CODES, code_text, hash_recovery_code, read_recovery_code
 
 
 @given(st.binary(min_size=CODE_BYTES, max_size=CODE_BYTES), st.randoms(use_true_random=False))
@@ -44,6 +44,26 @@ def test_every_bit_counts():
 def test_what_is_no_code_is_refused(text):
     """Too short, too long, other letters."""
     assert read_recovery_code(text) is None
+
+
+def test_spaces_are_taken_up_to_three_times_the_length():
+    """Whoever types generously is understood; what is longer is not read at all."""
+    shown = "A" * 24
+    assert read_recovery_code(" ".join(shown) + " " * 25) is not None
+    assert read_recovery_code(" ".join(shown) + " " * 26) is None
+
+
+def test_letters_that_only_look_like_those_of_a_code_are_refused():
+    """`ſ` and `ı` become `S` and `I` in upper case."""
+    for letter in "ſı":
+        assert read_recovery_code("A" * 23 + letter.upper()) is not None
+        assert read_recovery_code("A" * 23 + letter) is None
+
+
+def test_a_person_has_ten_codes_shown_in_groups_of_four():
+    """As the notice of them says."""
+    assert CODES == 10
+    assert [len(group) for group in code_text(bytes(CODE_BYTES)).split("-")] == [4] * 6
 
 
 def test_a_code_takes_enough_chance():

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from authn.sessions import (
     MAX_DEVICE,
+    MAX_SESSIONS,
     Acr,
+    Amr,
     NewSession,
+    Proof,
     Session,
     device_of,
     digest_of,
@@ -111,6 +114,19 @@ def test_levels_are_ordered():
     assert [(held, wanted) for held in Acr for wanted in Acr if not reaches(held, wanted)] == [(Acr.AAL1, Acr.AAL2)]
 
 
+def test_names_of_what_was_proven_are_the_standards():
+    """RFC 8176 section 2: other services read them in tokens and decisions."""
+    assert [name.value for name in Amr] == ["pwd", "otp", "hwk", "mfa"]
+    assert [level.value for level in Acr] == ["aal1", "aal2"]
+
+
+def test_what_a_session_is_unless_it_is_said():
+    """No device, and nobody has to enrol."""
+    plain = session()
+    assert (plain.device, plain.address, plain.must_enrol, MAX_SESSIONS) == ("", None, False, 50)
+    assert not Proof(Acr.AAL1, ("pwd",), NOW).must_enrol
+
+
 def test_a_renewed_session_proves_no_more_and_lasts_no_longer():
     """Another id and epoch; level, time of the proof, and the absolute end stay."""
     old = session(acr=Acr.AAL2, must_enrol=True)
@@ -135,7 +151,7 @@ def test_a_second_factor_strengthens_a_session_and_prolongs_nothing():
 def test_what_devices_call_themselves_is_shown_safely():
     """No control characters, no endless names."""
     assert device_of("Mozilla/5.0\x1b[31m\r\n (X11)\0") == "Mozilla/5.0[31m (X11)"
-    assert len(device_of("x" * 5000)) == MAX_DEVICE
+    assert len(device_of("x" * 5000)) == MAX_DEVICE == 200
     assert device_of("\N{RIGHT-TO-LEFT OVERRIDE}abc") == "abc"
 
 

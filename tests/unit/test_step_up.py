@@ -36,7 +36,16 @@ def decide(small, auth=None, *, looking=True, units=None, question=QUESTION):
         (["allow if has(auth.acr)"], StepUp((AAL1, AAL2))),
         (["allow if 'hwk' in auth.amr"], StepUp((AAL2,), None, ("hwk",))),
         (["allow if now - auth.time < duration('5m')"], StepUp((AAL1, AAL2), 299)),
+        (["allow if 'hwk' in auth.amr && auth.time.getHours() >= 0"], StepUp((AAL2,), 0, ("hwk",))),
         (["allow if now - auth.time <= duration('1500ms')"], StepUp((AAL1, AAL2), 1)),
+        (
+            ["allow if now - auth.time <= duration('1m') || now - auth.time == duration('2m')"],
+            StepUp((AAL1, AAL2), 60),
+        ),
+        (
+            ["allow if auth.time.getHours() >= 0", "deny if now - auth.time > duration('1h')"],
+            StepUp((AAL1, AAL2), 0),
+        ),
         (["allow if auth.acr == 'aal2' || now - auth.time <= duration('1m')"], StepUp((AAL1, AAL2), 60)),
         (["allow if auth.acr == 'aal2' && auth.time.getHours() >= 0"], StepUp((AAL2,), 0)),
         (["allow", "deny if auth.acr != 'aal2'"], StepUp((AAL2,))),
@@ -84,6 +93,15 @@ def test_more_than_can_be_tried_is_not_told():
     assert told == StepUp((AAL1, AAL2), 0)
     always = " || ".join(f"now - auth.time >= duration('{number}s')" for number in range(9))
     assert decide(policy(f"p user:alice doc:1 read allow if {always}")).step_up == StepUp((AAL1, AAL2), 4)
+
+
+def test_as_much_as_can_be_tried_is_told():
+    """A hundred rows, and four ages besides none: one more of either is too many."""
+    conditions = [*(f"auth.acr == 'aal2' && context.x{number}" for number in range(99)), "auth.acr == 'aal2'"]
+    text = "\n".join(f"p user:alice doc:1 read allow if {each}" for each in conditions)
+    assert decide(policy(text)).step_up == StepUp((AAL2,))
+    always = " || ".join(f"now - auth.time >= duration('{number}s')" for number in range(5))
+    assert decide(policy(f"p user:alice doc:1 read allow if {always}")).step_up == StepUp((AAL1, AAL2))
 
 
 def test_an_error_in_another_condition_counts_as_in_the_decision():

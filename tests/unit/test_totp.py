@@ -70,7 +70,10 @@ def test_a_spent_step_and_all_before_it_stay_spent():
 
 def test_what_people_type_becomes_a_code_or_nothing():
     """Spaces go; only ASCII digits count, and exactly six."""
-    assert [read_code(text) for text in ("123456", "123 456", " 1 2 3 4 5 6 ")] == ["123456", "123456", None]
+    assert [read_code(text) for text in ("123456", "123 456", "1 2 3 4 5 6 ", " 1 2 3 4 5 6 ")] == [
+        *(["123456"] * 3),
+        None,
+    ]
     for text in (
         "",
         "12345",
@@ -84,6 +87,12 @@ def test_what_people_type_becomes_a_code_or_nothing():
         "123\0456",
     ):
         assert read_code(text) is None, text
+
+
+def test_secrets_are_as_long_as_the_hash_and_typed_without_padding():
+    """160 bits (RFC 4226 section 4, R6); what people copy by hand ends with no `=`."""
+    assert SECRET_BYTES * 8 == 160
+    assert [secret_text(b"k" * size) for size in (1, 5, 6)] == ["NM", "NNVWW23L", "NNVWW23LNM"]
 
 
 def test_an_authenticator_reads_the_address_back():
