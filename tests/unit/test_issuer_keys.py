@@ -6,6 +6,7 @@ import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from authn.access_tokens import Expected, Refusal, TokenHeader
 from authn.errors import AccessTokenRefusedError, IssuerUnavailableError
@@ -181,6 +182,39 @@ async def test_closing_ends_a_fetch():
     assert keys.totals() == {"issuer_keys_fetched": 0, "issuer_keys_failed": 0}
 
 
+async def test_fetches_and_failures_are_counted_and_the_failure_is_told():
+    """Whoever runs the service reads why tokens are refused."""
+    keys, publisher, clock = make()
+    publisher.down = True
+    with capture_logs() as logs, pytest.raises(IssuerUnavailableError):
+        await keys.find(named("old"))
+    assert logs == [{"event": "access_tokens.keys_not_fetched", "error": "down", "log_level": "warning"}]
+    clock[0] += LIMITS.retry
+    publisher.down = False
+    assert await keys.find(named("old"))
+    assert keys.totals() == {"issuer_keys_fetched": 1, "issuer_keys_failed": 1}
+
+
+async def test_closing_waits_until_the_fetch_has_ended():
+    """What it holds is let go before the service's connections are."""
+    keys, publisher, _ = make()
+    ended = []
+
+    async def hang():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    publisher.fetch_keys = hang
+    finding = asyncio.create_task(keys.find(named("old")))
+    await settled()
+    await keys.close()
+    assert ended == [True]
+    with pytest.raises(asyncio.CancelledError):
+        await finding
+
+
 # --- introspection
 
 ISSUER = Issuer()
@@ -302,6 +336,71 @@ async def test_an_answer_that_cannot_be_read_is_none(answer):
     found, endpoint, _ = introspections()
     endpoint.answers["odd"] = answer
     assert await refusal(found, "odd") == Refusal.CLAIMS
+
+
+async def test_a_refusal_is_remembered_for_moments_too():
+    """A token that becomes good is taken ten seconds after it was refused, counted from the question."""
+    found, endpoint, passed = introspections()
+    assert await refusal(found, "late") == Refusal.INACTIVE
+    endpoint.answers["late"] = endpoint.answers["good"]
+    passed[0] = 9.9
+    assert await refusal(found, "late") == Refusal.INACTIVE
+    passed[0] = 10
+    assert (await found.find("late")).subject == "alice"
+    assert endpoint.asked == ["late", "late"]
+
+
+async def test_an_answer_holds_from_when_it_was_asked_for():
+    """A slow issuer's answer is no younger than the question."""
+    found, endpoint, passed = introspections()
+    endpoint.gate = asyncio.Event()
+    finding = asyncio.create_task(found.find("good"))
+    await settled()
+    passed[0] = 8
+    endpoint.gate.set()
+    await finding
+    passed[0] = 9.9
+    await found.find("good")
+    assert endpoint.asked == ["good"]
+    passed[0] = 10
+    await found.find("good")
+    assert endpoint.asked == ["good", "good"]
+
+
+async def test_what_was_good_and_is_refused_is_not_held_as_good():
+    """Its place is free for others, and it is refused from then on."""
+    found, endpoint, passed = introspections(seconds=1)
+    await found.find("good")
+    del endpoint.answers["good"]
+    passed[0] = 1
+    assert await refusal(found, "good") == Refusal.INACTIVE
+    assert not found._good
+
+
+async def test_questions_and_remembered_answers_are_counted_apart():
+    """For metrics: good and bad answers alike."""
+    found, _, _ = introspections()
+    assert found.totals() == {"introspection_hits": 0, "introspection_misses": 0}
+    for _ in range(3):
+        await found.find("good")
+    for _ in range(2):
+        await refusal(found, "bad")
+    await refusal(found, "\ud800")
+    assert found.totals() == {"introspection_hits": 3, "introspection_misses": 3}
+
+
+async def test_a_place_in_the_queue_is_free_again_when_an_answer_came():
+    """Exactly as many wait as may; the next one is told to come again, and only then."""
+    found, endpoint, _ = introspections(questions=1, waiting=2)
+    endpoint.gate = asyncio.Event()
+    finding = [asyncio.create_task(found.find(name)) for name in ("good", "good", "bad")]
+    await settled()
+    with pytest.raises(IssuerUnavailableError):
+        await found.find("third")
+    assert len(endpoint.asked) == 1
+    endpoint.gate.set()
+    await asyncio.gather(*finding, return_exceptions=True)
+    assert await refusal(found, "third") == Refusal.INACTIVE
 
 
 async def test_closing_ends_questions():

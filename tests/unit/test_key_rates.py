@@ -114,6 +114,45 @@ def test_keys_have_buckets_of_their_own_also_where_they_collide():
     assert spent(rate_of(rates, 1, 2, UUID(int=PROBES * 999)), 9) == 2
 
 
+def test_a_key_stays_where_it_is_when_a_place_before_it_is_free_again():
+    """Its bucket is found, not begun anew: a place that becomes free gives nobody a second burst."""
+    clock = Clock()
+    rates = KeyRates(clock, places=PROBES)
+    short, long = (rate_of(rates, rate, 2, UUID(int=PROBES * number)) for number, rate in ((1, 10), (2, 1)))
+    assert (spent(short, 9), spent(long, 9)) == (2, 2)
+    clock.now += 0.5
+    assert spent(long, 9) == 0
+    assert spent(short, 9) == 2
+
+
+def test_a_place_is_free_from_when_its_bucket_is_full():
+    """Until then it is somebody's, and with all places taken the first is the one that begins anew."""
+    clock = Clock()
+    rates = KeyRates(clock, places=PROBES)
+    held = [rate_of(rates, 1, 1, UUID(int=PROBES * (number + 1))) for number in range(PROBES)]
+    assert [spent(each, 9) for each in held] == [1] * PROBES
+    clock.now += 0.9
+    assert spent(rate_of(rates, 1, 1, UUID(int=PROBES * 99)), 9) == 1
+    assert [spent(each, 9) for each in held[1:]] == [0] * (PROBES - 1)
+
+
+def test_refusals_are_counted():
+    """For metrics."""
+    rates = KeyRates(Clock())
+    assert (rates.refused, spent(rate_of(rates, 1, 1), 9), rates.refused) == (0, 1, 1)
+
+
+def test_a_refusal_says_how_many_seconds_it_takes():
+    """Not one at a time: as many as the bucket lacks, rounded up."""
+    rate = rate_of(KeyRates(Clock()), 1, 5)
+    assert spent(rate, 9) == 5
+    for _ in range(3):
+        rate.take()
+    with pytest.raises(KeyRateExceededError) as refused:
+        rate.spend()
+    assert refused.value.retry_after == 4
+
+
 def test_processes_share_the_buckets():
     """What a forked worker takes is missing here: a limit is one of the machine."""
     rates = KeyRates()

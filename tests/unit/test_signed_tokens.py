@@ -1,5 +1,6 @@
 """Verified tokens: remembered while nothing that proved them changed, and never beyond."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -108,3 +109,41 @@ async def test_only_what_was_verified_is_remembered_and_not_without_end(monkeypa
     for number in range(8):
         await world.tokens.find(ISSUER.token(f"person-{number}"))
     assert len(world.tokens._verified) == 4
+
+
+async def test_what_is_used_stays_and_the_rest_gives_way(monkeypatch):
+    """The place that is needed is that of the token nobody came with for longest."""
+    world = World(monkeypatch, remembered=2)
+    used, unused, new = (ISSUER.token(name) for name in ("used", "unused", "new"))
+    for token in (used, unused, used, new, used):
+        await world.tokens.find(token)
+    assert world.verified == 3
+    await world.tokens.find(unused)
+    assert world.verified == 4
+
+
+async def test_metrics_tell_what_was_remembered_from_what_was_verified(monkeypatch):
+    """Each token that was looked at once, and no refusal of its shape or key."""
+    world = World(monkeypatch)
+    assert world.tokens.totals() == {
+        "signed_token_hits": 0,
+        "signed_token_misses": 0,
+        "issuer_keys_fetched": 0,
+        "issuer_keys_failed": 0,
+    }
+    for token in [*[ISSUER.token("alice")] * 3, ISSUER.token("bob")]:
+        await world.tokens.find(token)
+    assert await world.refusal("no.token.\ud800") == Refusal.FORM
+    told = world.tokens.totals()
+    assert (told["signed_token_hits"], told["signed_token_misses"], told["issuer_keys_fetched"]) == (2, 2, 1)
+
+
+async def test_closing_ends_the_fetch_of_keys(monkeypatch):
+    """Nothing goes on after the service has ended."""
+    world = World(monkeypatch)
+    world.publisher.gate = asyncio.Event()
+    finding = asyncio.create_task(world.tokens.find(ISSUER.token("alice")))
+    await settled()
+    await world.tokens.close()
+    with pytest.raises(asyncio.CancelledError):
+        await finding
