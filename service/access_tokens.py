@@ -27,7 +27,7 @@ from authz.ports import Account, AccountState
 from authz.request import Ref
 from authz.tenant_state import Loaded
 from service.app import Part
-from service.callers import OWN_PREFIX, Caller, CallerKind
+from service.caller import OWN_PREFIX, Caller, CallerKind
 from service.edge_errors import InsufficientAuthenticationError, NotAuthenticatedError
 from service.issuer_client import IssuerClient
 from service.keys import CALLERS, METRICS, NODE, SESSIONS

@@ -14,7 +14,7 @@ from aiohttp import web
 from authn.errors import PasswordHashingBusyError
 from service import problems
 from service.answer_headers import add_headers
-from service.callers import Caller, bearer_token
+from service.caller import Caller, bearer_token
 from service.edge_errors import OtherTenantError, TenantSuspendedError
 from service.fresh_sign_in import require_fresh, require_sign_in
 from service.hashing_places import require_room

@@ -24,7 +24,8 @@ from authz.snapshot import ALLOWED, DENIED, UNDECIDED, Facts, Quick
 from authz.tracked import Changes
 from service.answer_headers import CLOSED
 from service.app import new_request_id
-from service.callers import Caller, Callers
+from service.caller import Caller
+from service.callers import Callers
 from service.cross_check import Sampler
 from service.decision_log import Asked, DecisionLog
 from service.edge_errors import EdgeError

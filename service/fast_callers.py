@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from authz.hierarchy import NEVER
 from authz.snapshot import ALLOWED, UNDECIDED, Facts, Snapshot
-from service.callers import Caller, CallerKind
+from service.caller import Caller, CallerKind
 
 DECISIONS = "kasbah:decision"
 DECISION_SCOPES = ("decision:check", "decision:assert", "decision:explain")

@@ -4,7 +4,7 @@ import re
 
 from authz.evaluate import StateView
 from service.app import request_id_of
-from service.callers import Caller
+from service.caller import Caller
 from service.key_rates import KeyRate
 
 MAX_REVISION_DIGITS = 18

@@ -8,7 +8,7 @@ token is met by the same demand: its issuer says when and how the person signed 
 from datetime import datetime
 
 from authn.sessions import Acr, reaches
-from service.callers import Caller, CallerKind
+from service.caller import Caller, CallerKind
 from service.edge_errors import EnrolmentRequiredError, InsufficientAuthenticationError, InteractiveOnlyError
 from service.routes import Fresh, Needs
 from service.token_reach import is_about_credentials

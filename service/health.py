@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from authn.access_tokens import is_jwt
-from service.callers import OWN_PREFIX, bearer_token
+from service.caller import OWN_PREFIX, bearer_token
 from service.edge_errors import MissingScopeError, NotAuthenticatedError
 from service.fresh_sign_in import require_sign_in
 from service.keys import CALLERS, DRAINING, HTTP_SETTINGS, METRICS, READINESS

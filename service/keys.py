@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from service.callers import Caller, Callers
+from service.caller import Caller
+from service.callers import Callers
 from service.routes import Route
 from service.tenant_of_request import TenantDirectory
 from tenancy.ids import TenantId

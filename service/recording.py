@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from authz.decision import Decision
 from authz.request import NO_PROPERTIES, EvaluationRequest, Properties
-from service.callers import Caller
+from service.caller import Caller
 from service.decision_log import Asked
 from service.http.authzen_wire import WireEvaluation
 from service.keys import CALLER, DECISION_LOG, NODE, REQUEST_ID, TENANT

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from authz.errors import GrantRefusedError, OwnRightsError, TargetTooPowerfulError
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import OtherTenantError, TenantConflictError
 from service.http.admin import meta_of
 from service.http.admin_errors import KeyScopeError

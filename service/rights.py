@@ -24,7 +24,7 @@ from authz.granting import require_scopes as grantor_holds
 from authz.key_scopes import key_scopes
 from authz.request import Action, EvaluationRequest, Ref, parse_ref
 from authz.write_ports import Judge
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import (
     InsufficientAuthenticationError,
     MissingRightError,

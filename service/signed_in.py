@@ -23,7 +23,7 @@ from authz.errors import TenantNotFoundError
 from authz.ports import EVERY_ROLE, Account, AccountState, TenantHead
 from authz.request import Ref
 from authz.tenant_state import Loaded
-from service.callers import Caller, CallerKind
+from service.caller import Caller, CallerKind
 from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId, TenantStatus
 

@@ -13,7 +13,7 @@ from authn.sessions import Acr, Session, home_of_session, is_session_token, reac
 from authz.auth_values import InvalidAuthError, read_auth
 from authz.policy_files.times import parse_time
 from authz.request import Auth, EvaluationRequest, Ref
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import (
     InvalidRequestError,
     MissingScopeError,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from authz.ports import TenantHead
 from authz.rules import BASE_SLUG
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import (
     InvalidRequestError,
     NoSuchTenantError,

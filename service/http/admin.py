@@ -17,7 +17,7 @@ from aiohttp import web
 from authz.ports import StoredModel, TenantHead
 from authz.served_model import ServedModel
 from authz.write_ports import ChangeMeta, PolicyWriter
-from service.callers import Caller
+from service.caller import Caller
 from service.client_address import address_of
 from service.edge_errors import InvalidRequestError, OverloadedError
 from service.keys import CALLER, REQUEST_ID, TENANT

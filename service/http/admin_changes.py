@@ -18,7 +18,7 @@ from authn.errors import AuthnError
 from authz.errors import AuthzError
 from authz.ports import TenantHead
 from service.answer_headers import add_headers
-from service.callers import bearer_token
+from service.caller import bearer_token
 from service.edge_errors import EdgeError, InvalidRequestError, OverloadedError
 from service.http.admin import ADMINISTRATION, Notices, json_answer
 from service.http.admin_history import shown_change

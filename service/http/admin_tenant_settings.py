@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from authz.request import AAL2
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import InsufficientAuthenticationError
 from service.http.admin import expected_revision, json_answer, meta_of, written
 from service.http.lists import parameter

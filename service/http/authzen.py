@@ -8,7 +8,7 @@ from aiohttp import web
 from authz.evaluate import evaluate, evaluate_many
 from authz.explain import evaluate_explained
 from authz.request import EvaluationRequest
-from service.callers import Caller
+from service.caller import Caller
 from service.edge_errors import InvalidRequestError, MissingScopeError
 from service.http import authzen_metadata, authzen_search
 from service.http.authzen_batch import Batch, ItemError, decode_batch, merge

@@ -123,7 +123,7 @@ async def test_a_key_that_is_used_across_tenants_is_told_of(admin: Service) -> N
 
 async def test_a_minute_later_it_is_told_how_many_there_were(admin: Service) -> None:
     """And what is remembered of keys is bounded."""
-    from service.callers import Caller
+    from service.caller import Caller
 
     await admin.tenant("acme")
     tenant_id = await admin.bootstrap.ensure_tenant("acme", "acme", meta=ChangeMeta("test"))

@@ -10,7 +10,7 @@ from authn.sessions import Acr, Session, is_session_token, make_token
 from authz.offline import OfflinePolicy
 from authz.request import AAL1, AAL2, Auth
 from authz.snapshot import build_snapshot
-from service.callers import Caller, CallerKind
+from service.caller import Caller, CallerKind
 from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
 from tenancy.ids import Slug, TenantId
 from tests.support.policies import NOW, policy

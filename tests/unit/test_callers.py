@@ -12,7 +12,8 @@ from authn.api_keys import hash_token
 from authz.errors import StorageUnavailableError
 from authz.ports import TenantHead
 from authz.tracked import Changes
-from service.callers import CallerLimits, Callers, FoundApiKey, bearer_token
+from service.caller import bearer_token
+from service.callers import CallerLimits, Callers, FoundApiKey
 from service.edge_errors import NotAuthenticatedError, OverloadedError
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from authz.errors import StaleError, StorageUnavailableError
-from service.callers import Caller
+from service.caller import Caller
 from service.fast_path import FastHandler
 from service.http import admin_routes, authzen
 from service.http.admin import json_answer

@@ -11,7 +11,8 @@ from authn.errors import VolatileStoreUnavailableError
 from authn.sessions import Acr, Session, make_token
 from authz.errors import StaleError, TenantNotFoundError
 from authz.ports import EVERY_ROLE, Account, AccountState, SubjectRecord, TenantHead
-from service.callers import CallerKind, Callers
+from service.caller import CallerKind
+from service.callers import Callers
 from service.edge_errors import NotAuthenticatedError, TenantSuspendedError
 from service.signed_in import REMEMBERED_SECONDS, SEEN_EVERY, SignedIn
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId, TenantStatus

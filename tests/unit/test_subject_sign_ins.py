@@ -9,7 +9,7 @@ import pytest
 from authn.access_tokens import SignIn
 from authn.sessions import Acr
 from authz.request import Auth, Ref
-from service.callers import Caller, CallerKind
+from service.caller import Caller, CallerKind
 from service.subject_sign_ins import SignInOf, level_of, sign_in_of
 from tenancy.ids import Slug, TenantId
 from tests.support.policies import NOW
