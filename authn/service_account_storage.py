@@ -1,89 +1,46 @@
 """Service accounts in PostgreSQL. Every change is one transaction: the row, the revision, the history, the audit."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
 from uuid import UUID
-
-from sqlalchemy import text
 
 from authn.errors import (
     ServiceAccountLimitExceededError,
-    ServiceAccountNotFoundError,
     ServiceAccountRevisionConflictError,
-    UserStorageUnavailableError,
     UserTenantNotFoundError,
 )
+from authn.service_account_reads import REQUEST_SECONDS, ServiceAccountReader, ServiceAccountResult
 from authn.service_account_rows import (
-    COLUMNS,
-    READ,
     count_service_accounts,
     describe_service_account,
     end_keys_of,
     insert_service_account,
     lock_service_account,
     put_service_account,
-    service_account_of,
 )
-from authn.service_accounts import ServiceAccount, ServiceAccountStatus
+from authn.service_accounts import ServiceAccountStatus
 from authn.subject_policy import SubjectPolicy
 from authn.user_edits import UNCHANGED, Unchanged
 from tenancy.audit import AuditEntry
-from tenancy.errors import DatabaseUnavailableError
-from tenancy.heads import find_head, lock_head, raise_head, record_change
+from tenancy.heads import lock_head, raise_head, record_change
 from tenancy.ids import TenantId
 from tenancy.kept_answers import claim, keep
 from tenancy.once import Once
 from tenancy.tenant import ChangeMeta, TenantHead
-from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, within
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 from tenancy.uuid7 import make_uuid7
 
-T = TypeVar("T")
-
-REQUEST_SECONDS = 2.5
 MAX_SERVICE_ACCOUNTS = 1000
 """Of one tenant, deleted ones aside."""
 
 KIND = "service_account"
 """What the history calls a change of a service account."""
 
-_FIRST = UUID(int=0)
-_LIST = text(
-    f"SELECT {COLUMNS} FROM service_accounts WHERE tenant_id = :tenant_id "  # noqa: S608 - constants
-    "AND service_account_id > :after AND starts_with(name, :search) AND "
-    "CASE WHEN CAST(:status AS text) IS NULL THEN status <> 'deleted' ELSE status = :status END "
-    "ORDER BY service_account_id LIMIT :limit"
-)
-_IDS = text(
-    "SELECT name, service_account_id FROM service_accounts WHERE tenant_id = :tenant_id AND status <> 'deleted' "
-    "AND name = ANY(:names)"
-)
-_NAMES = text(
-    "SELECT name, service_account_id FROM service_accounts WHERE tenant_id = :tenant_id AND status <> 'deleted' "
-    "AND service_account_id = ANY(CAST(:ids AS uuid[]))"
-)
 
-
-@dataclass(frozen=True, slots=True)
-class ServiceAccountResult:
-    """An account after a write or at a reading, and where its tenant stands then."""
-
-    head: TenantHead
-    account: ServiceAccount
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAccountPage:
-    """Accounts ascending by id, which is by age; `cursor` is None on the last page."""
-
-    accounts: Sequence[ServiceAccount]
-    cursor: str | None
-
-
-class ServiceAccountStore:
+class ServiceAccountStore(ServiceAccountReader):
     """Service accounts of tenants. Every method raises `UserStorageUnavailableError` when PostgreSQL cannot answer.
 
     Writes raise `UserTenantNotFoundError`, `ServiceAccountRevisionConflictError` (not at `expected_revision`), and for
@@ -99,34 +56,9 @@ class ServiceAccountStore:
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         """Keep where units of work come from, what a policy holds of a subject, and how many a tenant may have."""
-        self._sessions = sessions
+        super().__init__(sessions, request_seconds=request_seconds)
         self._policy = policy
         self._max_accounts = max_accounts
-        self._seconds = request_seconds
-
-    async def read(self, tenant_id: TenantId, account_id: UUID) -> ServiceAccountResult:
-        """Return an account, a deleted one too, and where its tenant stood then."""
-        return await self._bounded(lambda: self._read(tenant_id, account_id))
-
-    async def list(
-        self,
-        tenant_id: TenantId,
-        *,
-        search: str | None = None,
-        status: ServiceAccountStatus | None = None,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> ServiceAccountPage:
-        """Return accounts whose names begin with `search`, in one state; deleted ones only when asked for."""
-        return await self._bounded(lambda: self._list(tenant_id, search, status, after, limit))
-
-    async def find_ids(self, tenant_id: TenantId, names: Sequence[str]) -> tuple[TenantHead, dict[str, UUID]]:
-        """Return the accounts that have these names, and where the tenant stood then."""
-        return await self._bounded(lambda: self._ids(tenant_id, names))
-
-    async def find_names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
-        """Return the names of accounts; deleted ones and ids that are none are left out."""
-        return await self._bounded(lambda: self._names(tenant_id, ids))
 
     async def create(
         self,
@@ -182,55 +114,6 @@ class ServiceAccountStore:
     ) -> TenantHead:
         """End an account and its keys for ever, and take what the API granted it; a tombstone keeps the id."""
         return await self._bounded(lambda: self._delete(tenant_id, account_id, meta, expected_revision))
-
-    async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await within(self._seconds, work)
-        except DatabaseUnavailableError as error:
-            raise UserStorageUnavailableError(str(error)) from error
-
-    async def _read(self, tenant_id: TenantId, account_id: UUID) -> ServiceAccountResult:
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            head = await find_head(work.session, tenant_id)
-            named = {"tenant_id": tenant_id, "account_id": account_id}
-            row = (await work.session.execute(READ, named)).one_or_none()
-        if head is None or row is None:
-            raise ServiceAccountNotFoundError(f"the tenant has no service account `{account_id}`")
-        return ServiceAccountResult(head, service_account_of(row))
-
-    async def _list(
-        self,
-        tenant_id: TenantId,
-        search: str | None,
-        status: ServiceAccountStatus | None,
-        after: str | None,
-        limit: int,
-    ) -> ServiceAccountPage:
-        parameters = {
-            "tenant_id": tenant_id,
-            "after": _FIRST if after is None else UUID(after),
-            "search": search or "",
-            "status": None if status is None else status.value,
-            "limit": limit + 1,
-        }
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            rows = (await work.session.execute(_LIST, parameters)).all()
-        accounts = [service_account_of(row) for row in rows[:limit]]
-        return ServiceAccountPage(accounts, str(accounts[-1].id) if len(rows) > limit else None)
-
-    async def _ids(self, tenant_id: TenantId, names: Sequence[str]) -> tuple[TenantHead, dict[str, UUID]]:
-        async with tenant_unit_of_work(self._sessions, tenant_id, repeatable_read=True) as work:
-            head = await find_head(work.session, tenant_id)
-            rows = await work.session.execute(_IDS, {"tenant_id": tenant_id, "names": list(names)})
-            found = {row.name: row.service_account_id for row in rows}
-        if head is None:
-            raise UserTenantNotFoundError(f"no tenant has the id `{tenant_id}`")
-        return head, found
-
-    async def _names(self, tenant_id: TenantId, ids: Sequence[UUID]) -> dict[UUID, str]:
-        async with tenant_unit_of_work(self._sessions, tenant_id) as work:
-            rows = await work.session.execute(_NAMES, {"tenant_id": tenant_id, "ids": list(ids)})
-            return {row.service_account_id: row.name for row in rows}
 
     async def _create(
         self,

@@ -6,7 +6,8 @@ import msgspec
 from aiohttp import web
 
 from authn.errors import ServiceAccountNotFoundError
-from authn.service_account_storage import ServiceAccountResult, ServiceAccountStore
+from authn.service_account_reads import ServiceAccountResult
+from authn.service_account_storage import ServiceAccountStore
 from authn.service_accounts import (
     ServiceAccount,
     ServiceAccountId,
