@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from authn.begin_session import renew_session
-from authn.credential_failures import LockedOut, MustWait
 from authn.errors import UserStorageUnavailableError
 from authn.mail_queue import Seals, queue_mail
 from authn.mail_texts import moment_text
@@ -16,6 +15,7 @@ from authn.password_text import normalize_password
 from authn.passwords import Advice, PasswordRefused
 from authn.prove_password import NoPassword, PasswordProofs, PresentWrong, Proven
 from authn.sessions import Session
+from authn.tries import LockedOut, MustWait
 from authn.user_rows import lock_user
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry

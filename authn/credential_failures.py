@@ -10,9 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.tries import LockedOut as LockedOut  # noqa: PLC0414 - what this module answers
-from authn.tries import MustWait as MustWait  # noqa: PLC0414
-from authn.tries import TryTaken as TryTaken  # noqa: PLC0414
+from authn.tries import LockedOut, MustWait, TryTaken
 from tenancy.ids import TenantId
 from tenancy.one_trip import fetch_row
 from tenancy.tenant_settings import SignInSettings

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from authn.challenges import Challenge
 from authn.errors import InvalidFactorNameError
-from authn.tries import LockedOut, MustWait
+from authn.tries import LockedOut, MustWait, counter_from
 from tenancy.tenant import ChangeMeta
 
 MAX_NAME = 64
@@ -116,8 +116,7 @@ class SecondFactor(Protocol):
 
 def counter_of(kind: FactorKind, authenticator_id: UUID, device_id: UUID | None = None) -> str:
     """Return under which name the failures of an authenticator are counted, from a known device apart."""
-    counter = f"{kind.value}:{authenticator_id}"
-    return counter if device_id is None else f"{counter}@{device_id}"
+    return counter_from(device_id, f"{kind.value}:{authenticator_id}")
 
 
 def normalize_factor_name(text: str) -> str:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from authn.credential_failures import PASSWORD
+from authn.tries import counter_from
 from authn.volatile_values import token_hash
 from tenancy.unit_of_work import TenantUnitOfWork
 from tenancy.uuid7 import make_uuid7
@@ -72,7 +74,7 @@ class NewDevice:
 
 def password_counter(device_id: UUID | None) -> str:
     """Return under which name failed passwords are counted."""
-    return "password" if device_id is None else f"password@{device_id}"
+    return counter_from(device_id, PASSWORD)
 
 
 def device_hash(token: str | None) -> bytes:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tries, give_back_try, take_try_now
+from authn.credential_failures import forgive_tries, give_back_try, take_try_now
 from authn.errors import PasswordHashingBusyError
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_text import normalize_password
+from authn.tries import LockedOut, MustWait, TryTaken
 from authn.user_rows import read_account, read_user, set_password_hash
 from authn.users import StoredUser, UserStatus
 from tenancy.audit import AuditEntry, AuditOutcome

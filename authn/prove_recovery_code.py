@@ -12,7 +12,7 @@ from authn.factors import RECOVERY, FactorMethod, FactorOutcome, FactorProven, F
 from authn.mails import MailKind
 from authn.recovery_code_storage import codes_left, spend_code
 from authn.recovery_codes import read_recovery_code
-from authn.tries import TryTaken
+from authn.tries import TryTaken, counter_from
 from authn.user_rows import read_user
 from authn.users import subject_ref
 from tenancy.audit import AuditEntry
@@ -56,7 +56,7 @@ class RecoveryCodeProofs:
         self, work: TenantUnitOfWork, challenge: Challenge, code: bytes | None, meta: ChangeMeta
     ) -> FactorOutcome:
         user_id = challenge.user_id
-        counter = RECOVERY if challenge.device_id is None else f"{RECOVERY}@{challenge.device_id}"
+        counter = counter_from(challenge.device_id, RECOVERY)
         held = await read_user(work, user_id)
         if held is None:
             return FactorWrong()

@@ -1,6 +1,7 @@
-"""What comes of asking for one more try at a credential."""
+"""What comes of asking for one more try at a credential, and under which names failed ones are counted."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +19,8 @@ class MustWait:
 @dataclass(frozen=True, slots=True)
 class LockedOut:
     """No try is judged any more: the credential must be replaced."""
+
+
+def counter_from(device_id: UUID | None, authenticator: str) -> str:
+    """Return under which name failures of an authenticator are counted, from a known device apart."""
+    return authenticator if device_id is None else f"{authenticator}@{device_id}"

@@ -29,13 +29,7 @@ from authn.password_storage import forget_passwords
 from authn.subject_policy import SubjectPolicy
 from authn.user_edits import Unchanged, UserChange, UserEdit, change_of, personal_of
 from authn.user_reads import REQUEST_SECONDS, UserReader
-from authn.user_reads import UserPage as UserPage  # noqa: PLC0414 - what this store answers
-from authn.user_rows import USER_COLUMNS, taken, user_of
-from authn.user_rows import insert_user as insert_user  # noqa: PLC0414 - the statements that flows are made of
-from authn.user_rows import lock_user as lock_user  # noqa: PLC0414
-from authn.user_rows import raise_auth_epoch as raise_auth_epoch  # noqa: PLC0414
-from authn.user_rows import set_email as set_email  # noqa: PLC0414
-from authn.user_rows import set_password_hash as set_password_hash  # noqa: PLC0414
+from authn.user_rows import USER_COLUMNS, insert_user, lock_user, taken, user_of
 from authn.users import NewUser, StoredUser, User, UserStatus
 from tenancy.audit import AuditEntry
 from tenancy.heads import lock_head, raise_head, record_change

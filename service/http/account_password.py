@@ -6,9 +6,9 @@ import msgspec
 from aiohttp import web
 
 from authn.change_password import ChangedMeanwhile, PasswordChanged, PasswordChanges
-from authn.credential_failures import LockedOut, MustWait
 from authn.passwords import Advice, PasswordRefused
 from authn.prove_password import NoPassword, PresentWrong
+from authn.tries import LockedOut, MustWait
 from service.edge_errors import (
     CredentialChangedError,
     CredentialLockedError,

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from authn.user_storage import insert_user
+from authn.user_rows import insert_user
 from authn.users import NewUser, normalize_username, subject_ref
 from authz.decision import Reason
 from authz.ports import Account, AccountState

@@ -10,13 +10,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from authn.change_password import ChangedMeanwhile, PasswordChanged, PasswordChanges
-from authn.credential_failures import LockedOut, MustWait, TryTaken, forgive_tries, take_try
+from authn.credential_failures import forgive_tries, take_try
 from authn.errors import PasswordHashingBusyError, UnusablePasswordError
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_settings import PasswordSettings
 from authn.password_storage import forget_passwords
 from authn.passwords import PasswordRefused, Refusal
 from authn.prove_password import NoPassword, PasswordProofs, PresentWrong, Proven
+from authn.tries import LockedOut, MustWait, TryTaken
 from authn.user_rows import raise_auth_epoch, set_password_hash
 from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import SignInSettings

@@ -16,7 +16,8 @@ from authn.errors import (
     UserRevisionConflictError,
 )
 from authn.user_edits import UserEdit
-from authn.user_storage import UserStore, set_password_hash
+from authn.user_rows import set_password_hash
+from authn.user_storage import UserStore
 from authn.users import NewUser, UserStatus, normalize_display_name, normalize_email, normalize_username
 from authz.ports import AccountState
 from authz.rules import Owner, RoleLink

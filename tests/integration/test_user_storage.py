@@ -11,13 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from authn.errors import EmailTakenError, UsernameTakenError
 from authn.user_reads import UserReader, list_query
-from authn.user_storage import (
-    insert_user,
-    lock_user,
-    raise_auth_epoch,
-    set_email,
-    set_password_hash,
-)
+from authn.user_rows import insert_user, lock_user, raise_auth_epoch, set_email, set_password_hash
 from authn.users import NewUser, UserStatus, normalize_display_name, normalize_email, normalize_username
 from tenancy.audit import AuditEntry
 from tenancy.create_tenant import create_tenant
