@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
-from service.cli.asking import account_id_of, asked, confirm, shown_time, tenant_option, tenant_or_only
+from service.cli.accounts import Accounts, print_account, reason_option
+from service.cli.asking import account_id_of, asked, shown_time, tenant_option, tenant_or_only
 from service.cli.output import emit, output_option, printable, table
 from service.client import Client, path_of
 
-_reason = click.option("--reason", required=True, help="Why; kept in the history.")
+_PROGRAMS = Accounts("service-accounts", "name", account_id_of)
+_SHOWN = ("subject", "client_id", "name", "description", "status", "status_reason", "created_at", "created_by")
 
 
 @click.command("create")
@@ -62,13 +64,12 @@ def show(account: str, tenant: str | None, output: str) -> None:
 
     async def work(client: Client) -> Any:
         where = await tenant_or_only(client, tenant)
-        path = await _path_of(client, account, where)
+        path = await _PROGRAMS.path(client, account, where)
         keys = client.pages(f"{path}/keys", "keys", limit=1000, tenant=where)
         live = [key async for key in keys if key["revoked_at"] is None]
         return await client.get(path, tenant=where) | {"keys": live}
 
-    found = asked(work)
-    emit(output, found, lambda: _print(found))
+    _show(asked(work), output)
 
 
 @click.command("update")
@@ -88,80 +89,46 @@ def update(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("say what is to change")
     patch |= {"reason": reason} if reason else {}
 
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.patch(await _path_of(client, account, where), patch, tenant=where)
-
-    changed = asked(work)
-    emit(output, changed, lambda: _print(changed))
+    _show(_PROGRAMS.patch(account, patch, tenant), output)
 
 
 @click.command("disable")
 @click.argument("account")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def disable(account: str, reason: str, tenant: str | None, output: str) -> None:
     """Disable the service account ACCOUNT (name or id): it may do nothing, and its keys do nothing."""
-    _put(account, "disable", reason, tenant, output)
+    _show(_PROGRAMS.put(account, "disable", reason, tenant), output)
 
 
 @click.command("enable")
 @click.argument("account")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def enable(account: str, reason: str, tenant: str | None, output: str) -> None:
     """Enable the service account ACCOUNT (name or id) again, and its keys with it."""
-    _put(account, "enable", reason, tenant, output)
+    _show(_PROGRAMS.put(account, "enable", reason, tenant), output)
 
 
 @click.command("delete")
 @click.argument("account")
-@_reason
+@reason_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 @output_option
 def delete(account: str, reason: str, yes: bool, tenant: str | None, output: str) -> None:  # noqa: FBT001 - click's
     """Delete the service account ACCOUNT (name or id), for ever: its keys end, its id is never given again."""
-
-    async def find(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.get(await _path_of(client, account, where), tenant=where)
-
-    found = asked(find)
-    if not yes:
-        confirm(f"Delete {printable(found['name'])} ({found['subject']})? This cannot be taken back.", output)
-
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.delete(path_of("service-accounts", found["id"]), reason=reason, tenant=where)
-
-    asked(work)
-    emit(output, {"deleted": found["id"]}, lambda: click.echo(f"deleted {found['subject']}"))
+    _PROGRAMS.delete(account, reason, tenant, yes=yes, output=output)
 
 
-def _put(account: str, what: str, reason: str, tenant: str | None, output: str) -> None:
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        path = f"{await _path_of(client, account, where)}/{what}"
-        return await client.post(path, {"reason": reason}, tenant=where)
-
-    changed = asked(work)
-    emit(output, changed, lambda: _print(changed))
-
-
-async def _path_of(client: Client, account: str, tenant: str) -> str:
-    return path_of("service-accounts", await account_id_of(client, account, tenant))
+def _show(account: Mapping[str, Any], output: str) -> None:
+    emit(output, account, lambda: _print(account))
 
 
 def _print(account: Mapping[str, Any]) -> None:
-    for name in ("subject", "client_id", "name", "description", "status", "status_reason", "created_at", "created_by"):
-        click.echo(printable(f"{name}: {'' if account[name] is None else account[name]}"))
-    for role in account.get("roles", ()):
-        until = f" until {shown_time(role['expires_at'])}" if role["expires_at"] else ""
-        place = f" ({role['source']['file']}:{role['source']['line']})" if role["source"] else ""
-        click.echo(printable(f"role: {role['role']}{until}{place}"))
+    print_account(account, _SHOWN)
     for key in account.get("keys", ()):
         used = shown_time(key["last_used_at"]) or "never"
         click.echo(printable(f"key: {key['prefix']} {key['name']}, last used {used}"))

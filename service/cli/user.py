@@ -5,11 +5,26 @@ from typing import Any
 
 import click
 
-from service.cli.asking import asked, confirm, id_of, shown_time, tenant_option, tenant_or_only
+from service.cli.accounts import Accounts, print_account, reason_option
+from service.cli.asking import asked, id_of, shown_time, tenant_option, tenant_or_only
 from service.cli.output import emit, output_option, printable, table
 from service.client import Client, path_of
 
-_reason = click.option("--reason", required=True, help="Why; kept in the history.")
+_PEOPLE = Accounts("users", "username", id_of)
+_SHOWN = (
+    "subject",
+    "username",
+    "email",
+    "email_verified_at",
+    "display_name",
+    "status",
+    "status_reason",
+    "mfa_required",
+    "password_set",
+    "created_at",
+    "created_by",
+    "last_sign_in_at",
+)
 
 
 @click.command("create")
@@ -76,13 +91,7 @@ def list_(search: str | None, status: str | None, tenant: str | None, output: st
 @output_option
 def show(user: str, tenant: str | None, output: str) -> None:
     """Show the account USER (username, address or id) with its roles."""
-
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.get(await _path_of(client, user, where), tenant=where)
-
-    found = asked(work)
-    emit(output, found, lambda: _print(found))
+    _show(_PEOPLE.get(user, tenant), output)
 
 
 @click.command("update")
@@ -113,92 +122,39 @@ def update(  # noqa: PLR0917 - click passes options by name
     if not patch.keys() - {"reason"}:
         raise click.UsageError("say what is to change")
 
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.patch(await _path_of(client, user, where), patch, tenant=where)
-
-    changed = asked(work)
-    emit(output, changed, lambda: _print(changed))
+    _show(_PEOPLE.patch(user, patch, tenant), output)
 
 
 @click.command("disable")
 @click.argument("user")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def disable(user: str, reason: str, tenant: str | None, output: str) -> None:
     """Disable the account USER (username, address or id): it may do nothing, and its sign-ins are over."""
-    _put(user, "disable", reason, tenant, output)
+    _show(_PEOPLE.put(user, "disable", reason, tenant), output)
 
 
 @click.command("enable")
 @click.argument("user")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def enable(user: str, reason: str, tenant: str | None, output: str) -> None:
     """Enable the account USER (username, address or id) again."""
-    _put(user, "enable", reason, tenant, output)
+    _show(_PEOPLE.put(user, "enable", reason, tenant), output)
 
 
 @click.command("delete")
 @click.argument("user")
-@_reason
+@reason_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tenant_option
 @output_option
 def delete(user: str, reason: str, yes: bool, tenant: str | None, output: str) -> None:  # noqa: FBT001 - click's
     """Delete the account USER (username, address or id): what is personal is erased, for ever."""
-
-    async def find(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.get(await _path_of(client, user, where), tenant=where)
-
-    found = asked(find)
-    if not yes:
-        name = printable(found["username"] or found["id"])
-        confirm(f"Delete {name} ({found['subject']})? This cannot be taken back.", output)
-
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        return await client.delete(path_of("users", found["id"]), reason=reason, tenant=where)
-
-    asked(work)
-    emit(output, {"deleted": found["id"]}, lambda: click.echo(f"deleted {found['subject']}"))
+    _PEOPLE.delete(user, reason, tenant, yes=yes, output=output)
 
 
-def _put(user: str, what: str, reason: str, tenant: str | None, output: str) -> None:
-    async def work(client: Client) -> Any:
-        where = await tenant_or_only(client, tenant)
-        path = f"{await _path_of(client, user, where)}/{what}"
-        return await client.post(path, {"reason": reason}, tenant=where)
-
-    changed = asked(work)
-    emit(output, changed, lambda: _print(changed))
-
-
-async def _path_of(client: Client, user: str, tenant: str) -> str:
-    """Return the path of an account that is named by its id, its username or its address."""
-    return path_of("users", await id_of(client, user, tenant))
-
-
-def _print(user: Mapping[str, Any]) -> None:
-    names = (
-        "subject",
-        "username",
-        "email",
-        "email_verified_at",
-        "display_name",
-        "status",
-        "status_reason",
-        "mfa_required",
-    )
-    for name in (*names, "password_set", "created_at", "created_by", "last_sign_in_at"):
-        value = user[name]
-        click.echo(
-            printable(f"{name}: {'' if value is None else str(value).lower() if isinstance(value, bool) else value}")
-        )
-    for role in user.get("roles", ()):
-        until = f" until {shown_time(role['expires_at'])}" if role["expires_at"] else ""
-        place = f" ({role['source']['file']}:{role['source']['line']})" if role["source"] else ""
-        click.echo(printable(f"role: {role['role']}{until}{place}"))
+def _show(user: Mapping[str, Any], output: str) -> None:
+    emit(output, user, lambda: print_account(user, _SHOWN))

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from service.cli.accounts import reason_option
 from service.cli.asking import asked, id_of, shown_time, tenant_option, tenant_or_only
 from service.cli.output import emit, output_option, printable, table
 from service.client import Client, RefusedError, path_of
@@ -12,8 +13,6 @@ _NONE_LEFT = (
     "nobody is signed in before a new second factor is bound, by password and ticket: "
     "`kasbah user reset-factors` mails a ticket"
 )
-
-_reason = click.option("--reason", required=True, help="Why; kept in the history.")
 
 
 @click.command("factors")
@@ -53,7 +52,7 @@ def factors(user: str, tenant: str | None, output: str) -> None:
 @click.command("revoke-factor")
 @click.argument("user")
 @click.argument("factor")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str) -> None:
@@ -80,7 +79,7 @@ def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str)
 
 @click.command("reset-factors")
 @click.argument("user")
-@_reason
+@reason_option
 @tenant_option
 @output_option
 def reset(user: str, reason: str, tenant: str | None, output: str) -> None:
