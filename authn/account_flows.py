@@ -1,7 +1,8 @@
 """What the flows about accounts share: where they work, whom they tell, and what a link that is not good comes to."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -10,7 +11,17 @@ from sqlalchemy import text
 
 from authn.address_changes import drop_changes
 from authn.known_devices import NewDevice
-from authn.links import Holder, IssuedLink, LinkHome, drop_links, find_link_home
+from authn.links import (
+    Holder,
+    IssuedLink,
+    Link,
+    LinkHome,
+    LinkPurpose,
+    drop_links,
+    find_link_home,
+    hash_link_token,
+    spend_link,
+)
 from authn.mail_queue import drop_mails, queue_mail
 from authn.mail_texts import moment_text
 from authn.mails import Mail, MailKind
@@ -21,7 +32,7 @@ from tenancy.ids import TenantStatus
 from tenancy.key_ring import KeyRing
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.tenant_settings import TenantLimits
-from tenancy.unit_of_work import Sessions, TenantUnitOfWork, unbound_session
+from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work, unbound_session
 from tenancy.uuid7 import make_uuid7
 
 BOTH_FACTORS_WAIT = timedelta(hours=24)
@@ -70,6 +81,36 @@ async def home_of(flows: AccountFlows, token: str, *, named: str | None = None) 
     if home is None or home.status is not TenantStatus.ACTIVE or named not in {None, home.slug}:
         return None
     return home
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A link that was good, spent in a transaction that holds the tenant's lock."""
+
+    work: TenantUnitOfWork
+    link: Link
+
+
+@asynccontextmanager
+async def spending(
+    flows: AccountFlows, token: str, purpose: LinkPurpose, *, named: str | None = None
+) -> AsyncIterator[Spent | None]:
+    """Open the transaction of what a link does; None stands for a link that does nothing.
+
+    Args:
+        flows: Where to look.
+        token: What the link carries.
+        purpose: What it has to be for.
+        named: As in `home_of`.
+    """
+    home = await home_of(flows, token, named=named)
+    if home is None:
+        yield None
+        return
+    async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
+        locked = await lock_active(work)
+        link = None if locked is None else await spend_link(work, hash_link_token(token), purpose)
+        yield None if link is None else Spent(work, link)
 
 
 async def lock_active(work: TenantUnitOfWork) -> TenantHead | None:

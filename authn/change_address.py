@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, home_of, lock_active, new_id, tell
+from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, lock_active, new_id, spending, tell
 from authn.address_changes import AddressChange, confirm_change, insert_change, undo_change
 from authn.errors import EmailTakenError, UserNotFoundError
-from authn.links import Holder, LinkPurpose, hash_link_token, issue_link, spend_link
+from authn.links import Holder, LinkPurpose, issue_link
 from authn.mail_queue import queue_mail
 from authn.mails import Mail, MailKind
 from authn.throttles import Limit, count_attempt
@@ -111,21 +111,17 @@ async def confirm_address(
     flows: AccountFlows, token: str, *, meta: ChangeMeta, named: str | None = None
 ) -> Done | LinkRefused:
     """Spend the new address's link: it is the account's from now on, verified, and all sign-ins end."""
-    home = await home_of(flows, token, named=named)
-    if home is None:
-        return LinkRefused()
     try:
-        async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
-            if await lock_active(work) is None:
+        async with spending(flows, token, LinkPurpose.CONFIRM_ADDRESS, named=named) as spent:
+            if spent is None or spent.link.about_id is None:
                 return LinkRefused()
-            link = await spend_link(work, hash_link_token(token), LinkPurpose.CONFIRM_ADDRESS)
-            change = None if link is None or link.about_id is None else await confirm_change(work, link.about_id)
-            if link is None or change is None:
+            work = spent.work
+            change = await confirm_change(work, spent.link.about_id)
+            if change is None:
                 return LinkRefused()
             await set_email(work, change.user_id, change.new, verified_at=datetime.now(UTC))
-            return await _changed(
-                work, flows, change, "user.address_change", by_link(change.user_id, link.link_id, meta)
-            )
+            by = by_link(change.user_id, spent.link.link_id, meta)
+            return await _changed(work, flows, change, "user.address_change", by)
     except EmailTakenError:
         # Another account took the address since; its holder was told when this one asked, and nobody else is.
         return LinkRefused()
@@ -135,16 +131,13 @@ async def undo_address(
     flows: AccountFlows, token: str, *, meta: ChangeMeta, named: str | None = None
 ) -> Done | LinkRefused:
     """Spend the old address's link: it is the account's (again), what waited is dropped, and all sign-ins end."""
-    home = await home_of(flows, token, named=named)
-    if home is None:
-        return LinkRefused()
     try:
-        async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
-            if await lock_active(work) is None:
+        async with spending(flows, token, LinkPurpose.UNDO_ADDRESS, named=named) as spent:
+            if spent is None or spent.link.about_id is None:
                 return LinkRefused()
-            link = await spend_link(work, hash_link_token(token), LinkPurpose.UNDO_ADDRESS)
-            change = None if link is None or link.about_id is None else await undo_change(work, link.about_id)
-            if link is None or change is None:
+            work = spent.work
+            change = await undo_change(work, spent.link.about_id)
+            if change is None:
                 return LinkRefused()
             freed: list[AuditEntry] = []
             if change.was_made:
@@ -155,7 +148,7 @@ async def undo_address(
             stored = await lock_user(work, change.user_id)
             if stored is not None:
                 await tell(work, flows.ring, MailKind.ADDRESS_UNDONE, stored)
-            by = by_link(change.user_id, link.link_id, meta)
+            by = by_link(change.user_id, spent.link.link_id, meta)
             return await _changed(work, flows, change, "user.address_undo", by, more=freed)
     except EmailTakenError:
         return LinkRefused()

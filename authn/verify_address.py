@@ -1,13 +1,12 @@
 """Verification: the holder of an account shows that they read the mails of its address."""
 
-from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import text
 
-from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, home_of, lock_active, tell
+from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, spending, tell
 from authn.errors import UserNotFoundError
-from authn.links import LinkPurpose, hash_link_token, issue_link, spend_link
+from authn.links import LinkPurpose, issue_link
 from authn.mails import MailKind
 from authn.user_rows import lock_user
 from authn.users import UserStatus, subject_ref
@@ -19,7 +18,8 @@ from tenancy.tenant import ChangeMeta
 from tenancy.unit_of_work import TenantUnitOfWork, tenant_unit_of_work
 
 _VERIFIED = text(
-    "UPDATE users SET email_verified_at = :now, updated_at = :now WHERE tenant_id = :tenant_id AND user_id = :user_id"
+    "UPDATE users SET email_verified_at = clock_timestamp(), updated_at = clock_timestamp() "
+    "WHERE tenant_id = :tenant_id AND user_id = :user_id"
 )
 
 
@@ -51,20 +51,14 @@ async def verify_address(
     flows: AccountFlows, token: str, *, meta: ChangeMeta, named: str | None = None
 ) -> Done | LinkRefused:
     """Spend a link: the account's address is verified from now on."""
-    home = await home_of(flows, token, named=named)
-    if home is None:
-        return LinkRefused()
-    async with tenant_unit_of_work(flows.sessions, home.tenant_id) as work:
-        if await lock_active(work) is None:
+    async with spending(flows, token, LinkPurpose.VERIFY, named=named) as spent:
+        if spent is None or spent.link.user_id is None:
             return LinkRefused()
-        link = await spend_link(work, hash_link_token(token), LinkPurpose.VERIFY)
-        if link is None or link.user_id is None:
-            return LinkRefused()
-        named_row = {"tenant_id": home.tenant_id, "user_id": link.user_id, "now": datetime.now(UTC)}
-        await work.session.execute(_VERIFIED, named_row)
+        work, user_id = spent.work, spent.link.user_id
+        await work.session.execute(_VERIFIED, {"tenant_id": work.tenant_id, "user_id": user_id})
         head = await raise_head(work)
-        target = subject_ref(link.user_id)
+        target = subject_ref(user_id)
         entry = AuditEntry("user.address_verify", target=target)
-        meta = by_link(link.user_id, link.link_id, meta)
-        await record_change(work.session, head, "user", meta, audit=[entry], touched=[target])
-        return Done(head, link.user_id)
+        by = by_link(user_id, spent.link.link_id, meta)
+        await record_change(work.session, head, "user", by, audit=[entry], touched=[target])
+        return Done(head, user_id)
