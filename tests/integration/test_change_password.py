@@ -127,7 +127,7 @@ async def test_parallel_guesses_are_judged_no_more_often_than_the_limit(accounts
     async def guess(number):
         async with connections:
             return await nodes[number % 2].prove(
-                accounts.tenant_id, jane.id, f"guess {number}", meta=META, action="password.change"
+                accounts.tenant_id, jane.id, f"guess {number}", slug="acme", meta=META, action="password.change"
             )
 
     outcomes = await asyncio.gather(*(guess(number) for number in range(40)))
