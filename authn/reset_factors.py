@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from authn.account_flows import BOTH_FACTORS_WAIT, AccountFlows, can_be_mailed, holder_of, tell
+from authn.address_changes import may_be_taken_back
 from authn.enrol_factor import factor_entry
 from authn.errors import UserNotFoundError, UserStorageUnavailableError
 from authn.factor_storage import (
@@ -56,6 +57,7 @@ class NoFactorReset(StrEnum):
 
     NOTHING = "no_factors"
     UNVERIFIED = "no_verified_address"
+    NEW_ADDRESS = "address_changed_lately"
     PASSWORD = "password_was_reset_within_a_day"  # noqa: S105 - a reason
     THROTTLED = "throttled"
 
@@ -159,6 +161,10 @@ class FactorAdministration:
             return NoFactorReset.NOTHING
         if not can_be_mailed(held):
             return NoFactorReset.UNVERIFIED
+        # SECURITY: whoever stole a password could else give the account an address of theirs, have somebody ask for a
+        # reset, and get the ticket.
+        if await may_be_taken_back(work, held.user.id):
+            return NoFactorReset.NEW_ADDRESS
         named = _named(work, held.user.id) | {"wait": BOTH_FACTORS_WAIT}
         if (await work.session.execute(_PASSWORD_RESET_LATELY, named)).scalar_one_or_none():
             return NoFactorReset.PASSWORD

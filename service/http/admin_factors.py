@@ -20,6 +20,7 @@ MAX_BODY = 16 << 10
 _WHY = {
     NoFactorReset.NOTHING: "it never had a second factor: the person enrols one when it is demanded",
     NoFactorReset.UNVERIFIED: "the account has no verified address, or is not active",
+    NoFactorReset.NEW_ADDRESS: "its person changed the address within three days, and it can be taken back",
     NoFactorReset.PASSWORD: "its password was reset within a day",
     NoFactorReset.THROTTLED: "it was done a few times within the hour",
 }

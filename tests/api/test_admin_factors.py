@@ -7,14 +7,17 @@ from datetime import timedelta
 import pytest
 from click.testing import CliRunner
 
+from authn.change_address import ask_to_change_address
 from authn.factor_storage import read_factors
 from authn.mailbox_proofs import MailboxGiven, MailboxProven, MailboxWrong, prove_mailbox
 from authn.recovery_code_storage import renew_codes
 from authn.sessions import Acr
 from authn.user_rows import lock_user
+from authn.users import normalize_email
 from service.cli.root import root
 from service.keys import KEY_RING, SESSIONS
 from tenancy.unit_of_work import tenant_unit_of_work
+from tests.support.administration import META
 from tests.support.factors import bind_phone
 from tests.support.people import PostOffice
 from tests.support.sessions import signed_in
@@ -111,6 +114,20 @@ async def test_password_and_factors_are_never_both_reset_within_a_day(post: Post
     assert (await post.post("/v1/account/password-reset", spent, key="")).status == 410
     started = await post.post(f"/v1/users/{bob.id}/password-reset", WHY, key=post.keys["acme"])
     assert (started.status, started.problem) == (409, "reset-not-possible")
+
+
+async def test_no_ticket_goes_to_an_address_that_can_be_taken_back(post: PostOffice):
+    """For 72 hours after its person changed it; or until the old one's holder took it back."""
+    alice, _ = await bound(post, "alice")
+    new = normalize_email("mallory@example.org")
+    await ask_to_change_address(post.flows, post.tenants["acme"], alice.id, new, meta=META)
+    link = {"token": await post.token("mallory@example.org")}
+    assert (await post.post("/v1/account/address-confirmation", link, key="")).status == 204
+    answer = await post.post(f"{path(alice)}/reset", WHY, key=post.keys["acme"])
+    assert (answer.status, answer.problem) == (409, "reset-not-possible")
+    assert (await factors_of(post, alice)).enrolled
+    post.execute("UPDATE address_changes SET created_at = created_at - interval '73 hours'")
+    assert (await post.post(f"{path(alice)}/reset", WHY, key=post.keys["acme"])).status == 202
 
 
 async def test_a_reset_of_the_password_leaves_the_factors(post: PostOffice):

@@ -56,13 +56,18 @@ class Account:
     keys: list[SoftwareAuthenticator] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+    mailbox: str = ""
+    ticket: str | None = None
+    """Of an accepted invitation."""
+    everybody: bool = False
+    """Whether its tenant demands a second factor of all its people."""
     half: dict[str, Any] | None = None
     """What a password gave that was not followed up."""
 
     @property
     def address(self) -> str:
-        """Where its mails go."""
-        return f"{self.name}@example.org"
+        """Where its owner reads its mails."""
+        return self.mailbox or f"{self.name}@example.org"
 
     # The owner
 
@@ -144,7 +149,10 @@ class Account:
         return self._signed_in(done.json)
 
     async def _mailbox(self, path: str, body: dict[str, Any], **more: Any) -> dict[str, str]:
-        """Return what proves the mailbox: a code that was just mailed, or else the ticket that waits there."""
+        """Return what proves the mailbox: an invitation's ticket, a code that was just mailed, or the ticket there."""
+        if self.ticket is not None:
+            given, self.ticket = {"ticket": self.ticket}, None
+            return given
         before = len(await self.door.mails(self.address))
         asked = await self.door.post(path, body, headers={"User-Agent": "browser"}, **more)
         mails = await self.door.mails(self.address)
@@ -211,6 +219,17 @@ class Account:
             if done.status == 204:
                 self.password = wanted
                 self.leaks.passwords.append(wanted)
+                return True
+        return False
+
+    async def renew_codes(self) -> bool:
+        """Have new recovery codes made; the old ones are found in a drawer."""
+        for token in reversed(self.tokens):
+            done = await self.door.post(CODES, None, key=token)
+            if done.status == 200:
+                self.leaks.recovery_codes += self.codes
+                self.codes = done.json["recovery_codes"]
+                self._goes_on(token, done.json)
                 return True
         return False
 
