@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from time import monotonic
-from traceback import clear_frames
 from typing import Any
 
-from psycopg import AsyncConnection
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from tenancy.bounded_connection import connect_bounded
 from tenancy.errors import UnsafeDatabaseRoleError
 from tenancy.unit_of_work import Sessions, database_errors
 
@@ -42,7 +41,9 @@ class DatabaseLimits:
     connect_seconds: int = 2
     """Longest wait for a new connection."""
     statement_seconds: float = 2.0
-    """Longest statement; writing a large policy has a bound of its own."""
+    """Longest statement; writing a large policy has a bound of its own.
+
+    A server that hangs has half a second more (`BoundedConnection`)."""
     lock_seconds: float = 1.5
     """Longest wait for a lock."""
 
@@ -79,7 +80,7 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
         pool_recycle=1800,
         hide_parameters=True,
         connect_args={
-            "async_creator_fn": _connect,
+            "async_creator_fn": connect_bounded(limits.statement_seconds),
             "connect_timeout": limits.connect_seconds,
             "options": " ".join(part for part in options if part),
             "application_name": "kasbah",
@@ -93,19 +94,6 @@ def open_engine(url: str, limits: DatabaseLimits | None = None, *, role: str | N
     return engine
 
 
-async def _connect(*arguments: Any, **parameters: Any) -> AsyncConnection[Any]:
-    """Connect, and let go of the socket at once where that was given up.
-
-    psycopg leaves it to the garbage collector, which is rare here: until then PostgreSQL keeps a process that waits for
-    the rest of the greeting, a minute (`authentication_timeout`), and `DROP DATABASE` waits for that.
-    """
-    try:
-        return await AsyncConnection.connect(*arguments, **parameters)
-    except BaseException as error:
-        clear_frames(error.__traceback__)
-        raise
-
-
 def _ping_rested(engine: AsyncEngine) -> None:
     """Ask connections that rested for a while whether they still live, before they are used.
 
@@ -113,8 +101,10 @@ def _ping_rested(engine: AsyncEngine) -> None:
     """
     pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
 
-    def note(_connection: Any, record: ConnectionPoolEntry) -> None:
+    def note(connection: Any, record: ConnectionPoolEntry) -> None:
         record.info[_RETURNED] = monotonic()
+        if connection is not None:  # None: it was given up
+            connection.driver_connection.longer_seconds = None
 
     def ask(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
         if monotonic() - record.info.get(_RETURNED, monotonic()) < RESTED_SECONDS:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy import func, select, text
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from tenancy.bounded_connection import allow_longer
 from tenancy.errors import DatabaseUnavailableError
 from tenancy.ids import TenantId
 
@@ -60,8 +61,7 @@ async def tenant_unit_of_work(
                 await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             await bind_tenant(session, tenant_id)
             if statement_timeout is not None:
-                milliseconds = int(statement_timeout.total_seconds() * 1000)
-                await session.execute(select(func.set_config("statement_timeout", str(milliseconds), True)))
+                await allow_longer(session, statement_timeout)
             yield TenantUnitOfWork(tenant_id, session)
 
 
@@ -109,37 +109,16 @@ def is_unavailable(sqlstate: str | None, *, connection_lost: bool) -> bool:
 
 
 async def within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work`, but answer after `seconds` at the latest.
-
-    The driver's own cancellation asks the server, which may be the one that hangs; so the work is left to end by
-    itself, in the background, and the caller goes on at once.
+    """Run `work`, but answer after `seconds` at the latest: what it waits for then is given up (`BoundedConnection`).
 
     Raises:
         DatabaseUnavailableError: it took longer.
     """
-    task = asyncio.ensure_future(work())
+    limit = asyncio.timeout(seconds)
     try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-    except asyncio.CancelledError:
-        _abandon(task)
-        raise
-    if not done:
-        _abandon(task)
-        raise DatabaseUnavailableError(f"the database did not answer within {seconds} s")
-    return task.result()
-
-
-_abandoned: set[asyncio.Future[Any]] = set()
-"""Work that was given up; held so that it is not collected before its connection is back in the pool."""
-
-
-def _abandon(task: "asyncio.Future[T]") -> None:
-    task.cancel()
-    _abandoned.add(task)
-    task.add_done_callback(_forget)
-
-
-def _forget(task: "asyncio.Future[T]") -> None:
-    _abandoned.discard(task)
-    if not task.cancelled():
-        task.exception()  # retrieved, so that the loop does not report it as lost
+        async with limit:
+            return await work()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DatabaseUnavailableError(f"the database did not answer within {seconds} s") from error

@@ -83,6 +83,13 @@ async def all_reads_fail(sessions, head):
         await answered_within(BOUND_SECONDS, StorageUnavailableError, call())
     await answered_within(BOUND_SECONDS, KeyStorageUnavailableError, ApiKeyStore(sessions).find_by_hash(bytes(32)))
     await answered_within(BOUND_SECONDS, DatabaseUnavailableError, TenantStore(sessions).list(None, 10))
+    await answered_within(BOUND_SECONDS, DatabaseUnavailableError, ask_unbounded(sessions, head))
+
+
+async def ask_unbounded(sessions, head):
+    """Ask as flows of several statements do, which no `within` surrounds."""
+    async with tenant_unit_of_work(sessions, head.tenant_id) as work:
+        await work.session.execute(text("SELECT 1"))
 
 
 async def recovers(sessions, head):
@@ -107,6 +114,67 @@ async def test_a_killed_server_is_no_answer_and_heals(outage):
     await all_reads_fail(sessions, head)
     server.start_again()
     assert await recovers(sessions, head) == head
+
+
+@pytest.mark.parametrize("doing", ["ask", "open", "read"])
+async def test_who_gives_up_waits_for_nothing(outage, doing):
+    """A cancelled statement on a server that hangs ends at once: asking it to stop would take its answer, too."""
+    server, sessions, head = outage
+    rows = [Rule(f"user:u{n}", f"record:{n}", "read") for n in range(5000)]
+    await PostgresPolicyWriter(sessions).change_rows(head.tenant_id, add=rows, remove=[], owner=Owner.API, meta=META)
+    frozen = [server.pid, *backends(server)]
+    hangs = asyncio.Event()
+
+    def freeze():
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        hangs.set()
+
+    async def work():
+        async with tenant_unit_of_work(sessions, head.tenant_id) as work:
+            if doing != "read":
+                freeze()
+            if doing == "ask":
+                await work.session.execute(text("SELECT 1"))
+            async for _ in stream_rules(work, (head.tenant_id,)):
+                freeze()
+
+    try:
+        waiting = asyncio.ensure_future(work())
+        await hangs.wait()
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        began = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert time.monotonic() - began < BOUND_SECONDS
+        del waiting
+        gc.collect()
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert (await recovers(sessions, head)).tenant_id == head.tenant_id
+
+
+async def test_a_server_that_freezes_in_the_middle_of_a_read_is_no_answer(outage):
+    """What streams ends in time as well, and leaves nothing open."""
+    server, sessions, head = outage
+    rows = [Rule(f"user:u{n}", f"record:{n}", "read") for n in range(5000)]
+    await PostgresPolicyWriter(sessions).change_rows(head.tenant_id, add=rows, remove=[], owner=Owner.API, meta=META)
+    frozen = [server.pid, *backends(server)]
+
+    async def read():
+        async with tenant_unit_of_work(sessions, head.tenant_id) as work:
+            async for _ in stream_rules(work, (head.tenant_id,)):
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+
+    try:
+        await answered_within(BOUND_SECONDS, DatabaseUnavailableError, read())
+        gc.collect()
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_frozen_server_is_no_answer_and_heals(outage):

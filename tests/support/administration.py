@@ -71,7 +71,6 @@ from service.sessions_part import sessions_part
 from service.sign_in_part import signing_in, volatile
 from service.webauthn_part import security_keys
 from service.webauthn_settings import WebauthnSettings, origin_of
-from tenancy import unit_of_work
 from tenancy.audit_settings import AuditSettings
 from tenancy.database import DatabaseLimits, open_engine, open_sessions
 from tenancy.ids import PLATFORM_TENANT_ID, TenantId
@@ -229,8 +228,6 @@ class Service:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-            if unit_of_work._abandoned:
-                await asyncio.wait(set(unit_of_work._abandoned), timeout=3)
 
         opened = [
             parts,
