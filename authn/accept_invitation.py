@@ -7,8 +7,8 @@ from typing import Protocol
 
 from authn.account_flows import AccountFlows, LinkRefused, by_link, holder_of, home_of, lock_active, tell
 from authn.errors import EmailTakenError
-from authn.invitation_rows import StoredInvitation, accept_invitation, find_invitation
-from authn.invitations import Invitation, InvitationStatus, Inviter
+from authn.invitation_rows import StoredInvitation, accept_invitation, find_open_invitation
+from authn.invitations import Invitation, Inviter
 from authn.key_rows import created_entry, insert_personal_key
 from authn.links import IssuedLink, LinkPurpose, hash_link_token, issue_link, peek_link, spend_link
 from authn.mails import MailKind
@@ -137,10 +137,7 @@ async def accept(
 async def find_open(work: TenantUnitOfWork, token: str) -> StoredInvitation | None:
     """Return the invitation of a token that could be accepted, and spend nothing."""
     link = await peek_link(work, hash_link_token(token), LinkPurpose.INVITATION)
-    stored = None if link is None or link.about_id is None else await find_invitation(work, link.about_id)
-    if stored is None or stored.invitation.status(datetime.now(UTC)) is not InvitationStatus.PENDING:
-        return None
-    return stored
+    return None if link is None or link.about_id is None else await find_open_invitation(work, link.about_id)
 
 
 async def _make(
@@ -180,7 +177,7 @@ async def _make(
         by = by_link(user.id, link.link_id, meta)
         entries, first_key = [entry], None
         if key_name is not None:
-            token, key = await insert_personal_key(work, user.id, key_name, now=datetime.now(UTC), created_by=user.ref)
+            token, key = await insert_personal_key(work, user.id, key_name, now=user.created_at, created_by=user.ref)
             first_key = FirstKey(token, key.expires_at)
             entries.append(created_entry(key))
         await record_change(work.session, head, "user", by, added=roles.count, audit=entries, touched=[user.ref])

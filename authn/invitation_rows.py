@@ -31,6 +31,7 @@ _INSERT = text(
     f"RETURNING {_COLUMNS}"
 )
 _FIND = text(f"SELECT {_COLUMNS} FROM invitations WHERE {_MINE}")  # noqa: S608 - constants of this file
+_FIND_OPEN = text(f"SELECT {_COLUMNS} FROM invitations WHERE {_MINE} AND {_OPEN}")  # noqa: S608 - as above
 _LIST = text(
     f"SELECT {_COLUMNS} FROM invitations WHERE tenant_id = :tenant_id AND invitation_id > :after "  # noqa: S608
     "ORDER BY invitation_id LIMIT :limit"
@@ -107,6 +108,12 @@ async def revoke_others(work: TenantUnitOfWork, invitation_id: InvitationId, ema
 async def find_invitation(work: TenantUnitOfWork, invitation_id: UUID) -> StoredInvitation | None:
     """Return an invitation of the tenant, whatever became of it."""
     row = (await work.session.execute(_FIND, _named(work, invitation_id))).one_or_none()
+    return None if row is None else _stored(row)
+
+
+async def find_open_invitation(work: TenantUnitOfWork, invitation_id: UUID) -> StoredInvitation | None:
+    """Return an invitation that could be accepted now, by the database's time."""
+    row = (await work.session.execute(_FIND_OPEN, _named(work, invitation_id))).one_or_none()
     return None if row is None else _stored(row)
 
 

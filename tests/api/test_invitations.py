@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -70,6 +71,23 @@ async def test_a_first_personal_key_comes_with_the_account(post):
     me = await post.get("/v1/users/me", key=token)
     assert (me.status, me.json["id"]) == (200, made.json["user_id"])
     assert (await post.get("/v1/users", key=token)).status == 403
+
+
+async def test_an_invitation_lasts_by_the_database_whatever_a_node_believes(post, monkeypatch):
+    """A node whose clock is months ahead takes it, and the first key lives for thirty days from now."""
+    await invite(post)
+    token = await post.token("carol@example.org")
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(days=90)
+
+    monkeypatch.setattr("authn.accept_invitation.datetime", Ahead)
+    answer = await accept(post, token, key_name="first")
+    assert answer.status == 201, answer.body
+    left = datetime.fromisoformat(answer.json["key"]["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=29) < left <= timedelta(days=30)
 
 
 async def test_an_invitation_works_once(post):
