@@ -111,11 +111,15 @@ class ValkeySessionStore:
     async def _displace(self, session: Session) -> None:
         """Make room for one more session of an account."""
         held = await self._all(session.tenant_id, session.user_id)
-        over = sorted(held, key=lambda pair: pair[1].session_id)[: max(0, len(held) - MAX_SESSIONS + 1)]
+        live = sorted((pair for pair in held if not _is_dead(pair[1], session)), key=lambda pair: pair[1].session_id)
+        over = live[: max(0, len(live) - MAX_SESSIONS + 1)]
         if over:
             # INVARIANT: ended in PostgreSQL first. Forgotten here alone, an older Valkey would bring them back.
             await self._end([displaced for _, displaced in over])
-            await self._remove(session.tenant_id, session.user_id, [digest for digest, _ in over])
+        kept = {digest for digest, _ in live[len(over) :]}
+        gone = [digest for digest, _ in held if digest not in kept]
+        if gone:
+            await self._remove(session.tenant_id, session.user_id, gone)
 
     async def _all(self, tenant_id: TenantId, user_id: UUID) -> list[tuple[str, Session]]:
         """Return an account's sessions with their digests; what the index names and is not there leaves the index."""
@@ -170,6 +174,14 @@ class ValkeySessionStore:
 
     def _index_of(self, tenant_id: TenantId, user_id: UUID) -> str:
         return self._values.name("sessions", str(tenant_id), str(user_id))
+
+
+def _is_dead(session: Session, begun: Session) -> bool:
+    """Return whether a session is over for good, whatever an older Valkey says, when another one of its account begins.
+
+    Epochs only rise, and what was remembered of a session before says no later end.
+    """
+    return session.auth_epoch < begun.auth_epoch or session.is_over(begun.last_seen_at)
 
 
 def _keep_until(session: Session) -> int:

@@ -201,6 +201,19 @@ async def test_an_account_has_so_many_sessions_and_no_more(post: PostOffice):
     assert await is_in(post, others[0].token)
 
 
+async def test_sessions_that_are_over_anyway_make_room_without_being_ended(post: PostOffice):
+    """Nothing is written of them, and no audit says that they ended for want of room: they did so before."""
+    user = await post.person("alice")
+    at, path, key = post.tenants["acme"], f"/v1/users/{user.id}", post.keys["acme"]
+    for _ in range(MAX_SESSIONS):
+        await signed_in(post.app, at, user.id)
+    for what in ("disable", "enable"):
+        assert (await post.post(f"{path}/{what}", {"reason": "x"}, key=key)).status == 200
+    assert await is_in(post, (await signed_in(post.app, at, user.id)).token)
+    assert post.query("SELECT count(*) FROM ended_sessions") == [(0,)]
+    assert len(await post.app[SESSION_STORE].list_of(at, user.id)) == 1
+
+
 def valkey() -> redis.Redis:
     """The Valkey that services of tests use, asked with patience."""
     return redis.Redis.from_url(session_servers().redis_url)
