@@ -40,7 +40,6 @@ def settings(issuer: Issuer, *, jwks: bool = True, introspection: bool = False, 
         audience=AUDIENCE,
         jwks_url=issuer.jwks_url if jwks else None,
         introspection_url=issuer.introspection_url if introspection else None,
-        timeout_seconds=0.5,
         **more,
     )
 

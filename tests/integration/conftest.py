@@ -14,7 +14,7 @@ from tenancy.database import open_engine, open_sessions
 from tenancy.storage import TenantStore
 from tenancy.tenant import ChangeMeta, TenantHead
 from tenancy.unit_of_work import Sessions
-from tests.support.servers import patient
+from tests.support.servers import patient, patient_units
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class StoreDatabase:
 async def store(own_database_url: str) -> AsyncIterator[StoreDatabase]:
     """Give one test a fresh migrated database."""
     engine = open_engine(own_database_url, patient(pool_size=4, max_overflow=4))
-    yield StoreDatabase(own_database_url, engine, open_sessions(engine))
+    with patient_units():
+        yield StoreDatabase(own_database_url, engine, open_sessions(engine))
     await engine.dispose()
 
 

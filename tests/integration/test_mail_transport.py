@@ -83,7 +83,7 @@ async def test_what_the_server_says_decides(server):
 async def test_a_slow_server_is_not_waited_for(server):
     """A mail is put off after its time; the next one gets a connection of its own."""
     server.hold.clear()
-    waiting = asyncio.create_task(send(transport(server, attempt_seconds=0.2), "a@example.org"))
+    waiting = asyncio.create_task(send(transport(server, attempt_seconds=2), "a@example.org"))
     (outcome,) = await waiting
     assert isinstance(outcome, PutOff)
     server.hold.set()

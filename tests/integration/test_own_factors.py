@@ -97,8 +97,8 @@ class World:
         session = await self.sign_in(user)
         assert await self.own.mail_code(session, meta=META) == CodeSent()
         phone = await self.begin(session, MailboxGiven(code=await self.mailed_code(user)))
-        changed = await self.confirm(session, phone)
-        return changed, phone
+        self.spent = phone.code()
+        return await self.confirm(session, phone, self.spent), phone
 
     async def confirm(self, session, phone, code=None):
         return await self.own.confirm(session, self.totp, phone.id, code or phone.code(), meta=META)
@@ -145,7 +145,7 @@ async def test_a_person_binds_a_first_phone(world, alice):
         await world.own.look(other)
     (held,), factors = await world.own.look(changed.session)
     assert (held.id, held.name, factors.methods) == (phone.id, "phone", ("totp", "recovery_code"))
-    assert await world.proofs.prove(waiting(alice.tenant_id, alice.id), phone.code(), meta=META) == FactorWrong()
+    assert await world.proofs.prove(waiting(alice.tenant_id, alice.id), world.spent, meta=META) == FactorWrong()
     later = phone.code(1)
     assert isinstance(await world.proofs.prove(waiting(alice.tenant_id, alice.id), later, meta=META), FactorProven)
     assert world.mails() == ["enrolment-code", "factor-changed"]

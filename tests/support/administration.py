@@ -82,7 +82,7 @@ from tenancy.tenant import ChangeMeta
 from tenancy.tenant_settings import TenantLimits
 from tests.support import process_logs
 from tests.support.documented import check_documented
-from tests.support.servers import patient, session_servers
+from tests.support.servers import patient, patient_units, session_servers
 
 META = ChangeMeta("key:test")
 
@@ -161,6 +161,7 @@ class Service:
             secret=secrets.token_hex(32),
             timeout=timedelta(milliseconds=500),
         )
+        self._hasty = hasty
         bounds = DatabaseLimits if hasty else patient
         if not hasty:
             self._valkey = self._valkey.model_copy(update={"timeout": timedelta(seconds=30)})
@@ -194,8 +195,9 @@ class Service:
         await web.SockSite(runner, listener).start()
         self.platform = await self.bootstrap.create_key(PLATFORM_TENANT_ID, "test", meta=META)
         try:
-            async with aiohttp.ClientSession(self.url) as self.client:
-                yield self
+            with contextlib.nullcontext() if self._hasty else patient_units():
+                async with aiohttp.ClientSession(self.url) as self.client:
+                    yield self
         finally:
             await runner.cleanup()
             await self._engine.dispose()
@@ -208,6 +210,9 @@ class Service:
                 app[TENANT_LIMITS] = self._limits
             reader = app[READER] = app[TENANTS] = PostgresPolicyReader(app[SESSIONS])
             quick = AuthzSettings(poll_interval=timedelta(milliseconds=100))
+            if not self._hasty:
+                longer = ("poll_timeout", "read_timeout", "request_timeout", "max_staleness")
+                quick = quick.model_copy(update={name: 10 * getattr(quick, name) for name in longer})
             demanded = self._limits is not None and self._limits.mfa_required
             build = partial(build_giving_way, mfa_of_everybody=demanded)
             node = app[NODE] = Node(reader, NoCache(), compile_model, quick, build=build)

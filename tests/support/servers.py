@@ -1,5 +1,6 @@
 """PostgreSQL and Valkey for tests: embedded ones, or those that KASBAH_DATABASE_URL and KASBAH_REDIS_URL name."""
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -7,14 +8,17 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 from sqlalchemy.engine import make_url
 
 from service.embedded import Server, start_postgres, start_valkey
 from service.state_directory import StateDirectory
+from tenancy import unit_of_work
 from tenancy.database import DatabaseLimits
 from tests.support.ports import free_port
 from tests.support.process_logs import follow
@@ -35,6 +39,25 @@ def patient(pool_size: int = 8, max_overflow: int = 4) -> DatabaseLimits:
     return DatabaseLimits(
         pool_size, max_overflow, pool_wait_seconds=30, connect_seconds=30, statement_seconds=60, lock_seconds=30
     )
+
+
+class _PatientAsyncio:
+    """`asyncio` for units of work, whose waits may take ten times as long."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def wait(tasks: set[asyncio.Task[Any]], *, timeout: float) -> Any:  # noqa: ASYNC109 - as asyncio's own
+        return await asyncio.wait(tasks, timeout=10 * timeout)
+
+
+@contextlib.contextmanager
+def patient_units() -> Iterator[None]:
+    """Let whole units of work in this process take longer, as `patient` does with what they wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unit_of_work, "asyncio", _PatientAsyncio())
+        yield
 
 
 _running: list[Servers] = []
