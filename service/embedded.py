@@ -168,7 +168,7 @@ def _create_cluster(programs: Path, directory: Path, password: str, account: Acc
 
 def _create_database(port: int, password: str) -> None:
     """Create our database where it is missing."""
-    address = f"host=127.0.0.1 port={port} user={DATABASE} password={password} dbname=postgres connect_timeout=5"
+    address = f"host=127.0.0.1 port={port} user={DATABASE} password={password} dbname=postgres connect_timeout=30"
     with psycopg.connect(address, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(SQL("CREATE DATABASE {}").format(Identifier(DATABASE)))
@@ -195,7 +195,7 @@ def _clear_leftovers(data: Path) -> None:
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=2)
+    psutil.wait_procs(alive, timeout=30)
     pid_file.unlink(missing_ok=True)
 
 

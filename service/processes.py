@@ -196,7 +196,7 @@ def stop(child: Child, *, grace_seconds: float = 8.0) -> None:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)
-            child.process.wait(5)
+            child.process.wait(30)
 
 
 def free_port() -> int:
