@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from datetime import timedelta
 from uuid import uuid4
 
@@ -38,12 +39,15 @@ async def admin(own_database_url):
 
 @pytest.fixture
 def run(admin, monkeypatch):
-    """Run a command against the node, and its job beside it."""
+    """Run a command against the node, and its job as soon as the command looks on."""
     monkeypatch.setattr(encryption, "POLL_SECONDS", 0.01)
+    looks, said = threading.Event(), encryption._said
+    monkeypatch.setattr(encryption, "_said", lambda rotation: looks.set() or said(rotation))
 
-    async def command(*arguments, key=None):
+    async def command(*arguments, key=None, job=True):
         environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
-        working = asyncio.create_task(_job(admin))
+        looks.clear()
+        working = asyncio.create_task(_job(admin, looks) if job else asyncio.sleep(0))
         try:
             return await asyncio.to_thread(CliRunner().invoke, root, ["keys", *arguments], env=environment)
         finally:
@@ -52,7 +56,9 @@ def run(admin, monkeypatch):
     return command
 
 
-async def _job(admin):
+async def _job(admin, looks):
+    while not looks.is_set():  # noqa: ASYNC110 - set in another thread
+        await asyncio.sleep(0.01)
     while True:
         await admin.rotator.run()
         await asyncio.sleep(0.01)
@@ -158,7 +164,7 @@ async def test_the_commands_list_rotate_and_retire(admin, run, monkeypatch):
 async def test_a_command_that_meets_a_rotation_looks_on_or_says_what_is_under_way(admin, run):
     """Broken off and called again, it tells of the same rotation."""
     begun = (await admin.post(ROTATION, {})).json["rotation"]
-    refused = await run("retire")
+    refused = await run("retire", job=False)
     assert (refused.exit_code, "keys are being rotated already" in refused.output) == (5, True)
     looked = await run("rotate", "--output", "json")
     assert looked.exit_code == 0, looked.output
