@@ -135,6 +135,10 @@ class PasswordExpiredError(AuthnError):
     """The tenant has its people replace passwords after some time, and this one's was over. The message says how."""
 
 
+class PasswordTooShortError(AuthnError):
+    """A right password, chosen beside a second factor, that is too short to sign in alone. The message says what to do."""
+
+
 class UserStorageUnavailableError(AuthnError, DatabaseUnavailableError):
     """PostgreSQL did not answer in time: nothing is known about an account."""
 

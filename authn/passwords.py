@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from authn.password_blocklist import is_common, is_made_of
 from tenancy.password_deviations import PasswordDeviations, read_deviations
+from tenancy.tenant_settings import SHORTEST_ALONE
 from tenancy.tenant_settings import PasswordSettings as PasswordPolicy
 
 SERVICE_WORDS = ("kasbah",)
@@ -124,6 +125,11 @@ def must_be_replaced(changed_at: datetime, policy: PasswordPolicy, *, now: datet
     """Whether a tenant's marked deviation asks for another password after this time. Without one: never."""
     max_age = read_deviations(policy.deviations).max_age
     return max_age is not None and now - changed_at >= max_age
+
+
+def is_too_short_alone(password: str) -> bool:
+    """Whether a password, in NFC, may not sign anybody in alone; what a tenant asks for beyond that is for new ones."""
+    return len(password) < SHORTEST_ALONE
 
 
 def _length(password: str, policy: PasswordPolicy, *, mfa_required: bool) -> Iterable[Reason]:

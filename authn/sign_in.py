@@ -15,19 +15,20 @@ from typing import Protocol
 from authn.begin_session import Client
 from authn.challenge_storage import ChallengeStore
 from authn.challenges import CHALLENGE_LIFE, Challenge, ChallengeStep, digest_of_hash
-from authn.errors import PasswordExpiredError, PasswordHashingBusyError
+from authn.errors import PasswordExpiredError, PasswordHashingBusyError, PasswordTooShortError
 from authn.factor_storage import read_factors
 from authn.factors import FactorKind, FactorMethod, Factors
 from authn.finish_sign_in import Finished, SignedIn, SignInEnd
 from authn.known_devices import password_counter
 from authn.password_hashing import PasswordHasher, Verified
 from authn.password_text import normalize_password
-from authn.passwords import must_be_replaced
+from authn.passwords import is_too_short_alone, must_be_replaced
 from authn.prove_password import renewed
 from authn.sessions import Acr, Amr, Proof
 from authn.sign_in_rows import FoundAccount, find_account, possible_slug
 from authn.sign_in_throttles import Attempt, SignInThrottles, Taken, forgive, give_back
 from authn.tries import LockedOut, MustWait
+from authn.user_import import IMPORTED
 from authn.users import StoredUser, User, UserStatus
 from tenancy.audit import AuditEntry, AuditOutcome
 from tenancy.audit_log import append_audit
@@ -154,6 +155,7 @@ class SignIns:
             UnusablePasswordError: nothing that can be a password; nothing is looked up or counted.
             PasswordHashingBusyError: too many are being hashed; nothing is counted.
             PasswordExpiredError: it is right, and older than the tenant's marked deviation allows.
+            PasswordTooShortError: it is right, and may not sign anybody in alone.
             DatabaseUnavailableError, VolatileStoreUnavailableError, StaleError: not known; nobody is signed in.
         """
         normalize_password(given.password)
@@ -190,23 +192,22 @@ class SignIns:
     ) -> PasswordOutcome:
         """Go on with a right password: to a session, or to what must be proven besides."""
         demanded = await self._demands.demanded(held.user, found.settings, found.revision)
-        changed_at = held.user.password_changed_at
-        expired = changed_at is not None and must_be_replaced(changed_at, found.settings.password, now=found.now)
         async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
-            if expired:
-                why = {"reason": "password-expired"}
-                refusal = AuditEntry("session.begin", held.user.ref, AuditOutcome.REFUSED, detail=why)
-                await append_audit(work, meta, [refusal])
             factors = await read_factors(work, held.user.id)
             step = _next_step(factors, demanded=demanded)
-            if step is not None and not expired:
+            unfit = _unfit(found, held, given.password, alone=step is None)
+            if unfit is not None:
+                reason = "password-expired" if isinstance(unfit, PasswordExpiredError) else "password-too-short"
+                refusal = AuditEntry("session.begin", held.user.ref, AuditOutcome.REFUSED, detail={"reason": reason})
+                await append_audit(work, meta, [refusal])
+            elif step is not None:
                 # SECURITY: whoever stole a password and gets no further has been here, too.
                 entry = AuditEntry("sign_in.password", held.user.ref, detail={"step": step.value})
                 await append_audit(work, meta, [entry])
-            if expired or step is not None:
+            if unfit is not None or step is not None:
                 await forgive(work, taken)
-        if expired:
-            raise PasswordExpiredError("it is too old by the rules of your organization: have a reset mailed to you")
+        if unfit is not None:
+            raise unfit
         if step is not None:
             return await self._challenged(found, held, step, factors, whence)
         finished = Finished(
@@ -269,6 +270,22 @@ def _unusable(found: FoundAccount, taken: Taken | LockedOut) -> Reason | None:
     if found.held.password_hash is None:
         return Reason.NO_PASSWORD
     return Reason.LOCKED if isinstance(taken, LockedOut) else None
+
+
+def _unfit(
+    found: FoundAccount, held: StoredUser, password: str, *, alone: bool
+) -> PasswordExpiredError | PasswordTooShortError | None:
+    """Return why a right password must be replaced before it signs anybody in.
+
+    SECURITY: one that was chosen while a second factor was demanded may be shorter; when the demand ends, it stays, and
+    how long it is shows only here. An imported one keeps the rules of where it was chosen.
+    """
+    changed_at = held.user.password_changed_at
+    if changed_at is not None and must_be_replaced(changed_at, found.settings.password, now=found.now):
+        return PasswordExpiredError("it is too old by the rules of your organization: have a reset mailed to you")
+    if alone and held.password_set_by != IMPORTED and is_too_short_alone(normalize_password(password)):
+        return PasswordTooShortError("it is too short to sign in without a second factor: have a reset mailed to you")
+    return None
 
 
 def _next_step(factors: Factors, *, demanded: bool) -> ChallengeStep | None:

@@ -210,6 +210,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     authn_errors.PasswordExpiredError: Problem(
         "password-expired", HTTPStatus.FORBIDDEN, "The password must be replaced first"
     ),
+    authn_errors.PasswordTooShortError: Problem(
+        "password-too-short", HTTPStatus.FORBIDDEN, "The password must be replaced first"
+    ),
     authn_errors.InvalidUsernameError: Problem("invalid-username", HTTPStatus.BAD_REQUEST, "Invalid username"),
     authn_errors.InvalidEmailError: Problem("invalid-email", HTTPStatus.BAD_REQUEST, "Invalid e-mail address"),
     authn_errors.InvalidPersonNameError: Problem(

@@ -12,11 +12,15 @@ class Deviation:
     reason: str
 
 
+SHORTEST_ALONE = 15
+"""Code points that a password has at least where it alone signs in (NIST SP 800-63B-4 section 3.1.1.2)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PasswordSettings:
     """What passwords a tenant takes. Lengths are in code points after NFC (NIST SP 800-63B-4 section 3.1.1.2)."""
 
-    min_length: int = 15
+    min_length: int = SHORTEST_ALONE
     """Where the password alone signs in."""
     min_length_with_mfa: int = 8
     """Where the account must prove a second factor, too."""
@@ -96,7 +100,7 @@ class TenantLimits:
 
     deletion_grace_seconds: float = 30 * 86_400
     """How long a deleted tenant can be restored before everything of it is removed."""
-    min_password_length: int = 15
+    min_password_length: int = SHORTEST_ALONE
     """Least `password.min_length` of a tenant; 15 or more (NIST SP 800-63B-4 section 3.1.1.2)."""
     min_password_length_with_mfa: int = 8
     """Least `password.min_length_with_mfa` of a tenant."""
@@ -131,7 +135,7 @@ class TenantLimits:
 
 _RANGES = (
     ("deletion_grace_seconds", 0, 10 * 365 * 86_400),
-    ("min_password_length", 15, 64),
+    ("min_password_length", SHORTEST_ALONE, 64),
     ("min_password_length_with_mfa", 8, 64),
     ("max_idle_seconds", 60, 30 * 86_400),
     ("max_absolute_seconds", 300, 30 * 86_400),

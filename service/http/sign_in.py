@@ -14,6 +14,7 @@ from authn.errors import (
     ChallengeExpiredError,
     PasswordExpiredError,
     PasswordHashingBusyError,
+    PasswordTooShortError,
     UserNotFoundError,
     VolatileStoreUnavailableError,
 )
@@ -239,6 +240,9 @@ def _counted(request: web.Request, method: str) -> Iterator[None]:
         raise
     except PasswordExpiredError:
         request.app[METRICS].count_sign_in("password_expired", method)
+        raise
+    except PasswordTooShortError:
+        request.app[METRICS].count_sign_in("password_too_short", method)
         raise
     except (PasswordHashingBusyError, OverloadedError):
         request.app[METRICS].count_sign_in("busy", method)

@@ -68,6 +68,58 @@ async def test_a_password_that_is_too_old_signs_nobody_in(door: FrontDoor) -> No
     assert told.count(("session.begin", "refused")) == 9
 
 
+async def test_a_password_chosen_beside_a_factor_signs_nobody_in_alone(door: FrontDoor) -> None:
+    """Told to whom has proven it, counted as no failure, audited; good again beside a factor; a reset takes 15 at least."""
+    short = "кошка 🐈 eins!"  # 14 code points
+    alice = await door.user("alice", password=short, mfa_required=True)
+    assert (await door.login("alice", short)).json["status"] == "enrollment_required"
+    door.execute("UPDATE users SET mfa_required = false")
+    for _ in range(8):
+        refused = await door.login("alice", short)
+        assert (refused.status, refused.problem) == (403, "password-too-short")
+    assert (await door.login("alice", WRONG)).status == 401
+    told = [event for event in door.events("tenant") if event["action"] == "session.begin"]
+    assert {(event["outcome"], event["detail"]["reason"]) for event in told} == {("refused", "password-too-short")}
+    assert 'outcome="password_too_short"' in (await door.get("/metrics")).body.decode()
+    phone = await door.phone(alice)
+    challenge = (await door.login("alice", short)).json["challenge"]
+    assert (await door.verify(challenge, "totp", phone.code())).status == 200
+    door.execute("DELETE FROM authenticators")
+    assert (await door.login("alice", short)).problem == "password-too-short"
+    await door.post(
+        "/v1/account/password-reset-request", {"identifier": "alice"}, key="", headers={"X-Tenant-ID": "acme"}
+    )
+    token = await door.token("alice@example.org")
+    for chosen, status in ((short, 422), ("кошка 🐈 zwei 2!", 204)):
+        reset = await door.post("/v1/account/password-reset", {"token": token, "password": chosen}, key="")
+        assert reset.status == status, reset.body
+    assert (await door.login("alice", "кошка 🐈 zwei 2!")).json["status"] == "authenticated"
+
+
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [
+        ("quiet stones 1", 403),
+        ("quiet stones 12", 200),
+        ("e\u0301" * 14, 403),
+        ("e\u0301" * 15, 200),
+        ("🐈" * 14, 403),
+        ("🐈" * 15, 200),
+    ],
+    ids=["14", "15", "14 composed", "15 composed", "14 cats", "15 cats"],
+)
+async def test_what_a_password_alone_must_have_is_counted_as_when_it_is_chosen(door: FrontDoor, typed, status) -> None:
+    """In code points, after composing."""
+    await door.user("alice", password=typed)
+    assert (await door.login("alice", typed)).status == status
+
+
+async def test_an_imported_password_keeps_the_rules_of_where_it_was_chosen(door: FrontDoor) -> None:
+    """Else bringing accounts along would lock their people out."""
+    await door.user("alice", password="quiet stones", password_set_by="import")
+    assert (await door.login("alice", "quiet stones")).status == 200
+
+
 async def test_what_signs_nobody_in_is_one_answer(door: FrontDoor) -> None:
     """Unknown, disabled, deleted, without a password, wrong, of an unknown or suspended tenant: byte for byte."""
     await door.user("alice")
