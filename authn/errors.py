@@ -136,7 +136,7 @@ class PasswordExpiredError(AuthnError):
 
 
 class PasswordTooShortError(AuthnError):
-    """A right password, chosen beside a second factor, that is too short to sign in alone. The message says what to do."""
+    """A right password, chosen beside a second factor, that is too short to sign in alone. The message says how."""
 
 
 class UserStorageUnavailableError(AuthnError, DatabaseUnavailableError):

@@ -36,6 +36,7 @@ _TOKEN = re.compile(r"/account/invitation\?token=([A-Za-z0-9_-]{43})")
 _CODE = re.compile(r"^\s*([0-9]{8})\s*$", re.MULTILINE)
 _PAUSE_SECONDS = 0.1
 _NOT_AUTHENTICATED = 401
+_NOT_FOUND = 404
 _BUSY = 503
 
 
@@ -57,17 +58,26 @@ PEOPLE = (
 )
 
 
+PROOFS = {"password": "password", "authenticator": "authenticator", "api_key": "key"}
+"""What proves a person, as the file has it and as people call it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person's account and what proves it. `api_key` is None when it is no longer good."""
+    """A person's account and what proves it; None stands for what is no longer good."""
 
     id: str
     email: str
-    password: str = field(repr=False)
+    password: str | None = field(repr=False)
     role: str
     api_key: str | None = field(repr=False)
     authenticator: Mapping[str, Any] | None = field(default=None, repr=False)
-    """Of who bound one: `secret` (base32), `uri` for an app, and the `recovery_codes`."""
+    """Of who bound one: its `id`, `secret` (base32), `uri` for an app, and the `recovery_codes`."""
+    password_changed_at: str | None = None
+    """When this password was set; another time means another password."""
+    status: str = "active"
+    ended: tuple[str, ...] = ()
+    """What was good when it was written down, and is no longer: of `PROOFS`."""
 
 
 def code_of(secret: str, *, steps_ago: int = 0) -> str:
@@ -126,9 +136,15 @@ def bring_in_people(base_url: str, key: str, slug: str, outbox: Path) -> dict[st
         raise StartError(f"the people of {slug} were not made: {error}") from error
 
 
-def still_good(base_url: str, people: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return accounts without those keys that ended since they were written down."""
-    return {name: dict(account) | {"api_key": _live(base_url, account)} for name, account in people.items()}
+def still_good(base_url: str, key: str, people: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return accounts without what ended since it was written down.
+
+    Args:
+        base_url: Of the running server.
+        key: Of their tenant; may read accounts.
+        people: As they were written down.
+    """
+    return {name: _as_it_is(base_url, key, account) for name, account in people.items()}
 
 
 def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) -> Account:
@@ -150,7 +166,8 @@ def _bring_in(base_url: str, key: str, slug: str, outbox: Path, person: Person) 
     if person.enrols:
         session, authenticator = _enrol(base_url, session, outbox, address)
     api_key = call(base_url, session, "POST", "/v1/users/me/keys", {"name": "development key"})["token"]
-    return Account(made["user"]["id"], address, password, person.role, api_key, authenticator)
+    changed_at = call(base_url, key, "GET", f"/v1/users/{made['user']['id']}")["password_changed_at"]
+    return Account(made["user"]["id"], address, password, person.role, api_key, authenticator, changed_at)
 
 
 def _enrol(base_url: str, session: str, outbox: Path, address: str) -> tuple[str, dict[str, Any]]:
@@ -164,7 +181,7 @@ def _enrol(base_url: str, session: str, outbox: Path, address: str) -> tuple[str
     begun = call(base_url, session, "POST", "/v1/users/me/factors", wanted)
     proof = {"code": code_of(begun["secret"], steps_ago=1)}
     bound = call(base_url, session, "POST", f"/v1/users/me/factors/{begun['id']}/confirm", proof)
-    held = {"secret": begun["secret"], "uri": begun["uri"], "recovery_codes": bound["recovery_codes"]}
+    held = {name: begun[name] for name in ("id", "secret", "uri")} | {"recovery_codes": bound["recovery_codes"]}
     return bound["session"]["token"], held
 
 
@@ -186,15 +203,38 @@ def _text_of(mail: "email.message.EmailMessage") -> str:
     return "" if body is None else str(body.get_content())
 
 
-def _live(base_url: str, account: Mapping[str, Any]) -> str | None:
-    key = account.get("api_key")
-    if not isinstance(key, str):
-        return None
+def _as_it_is(base_url: str, key: str, account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an account as the server has it now; as it was, where the server does not say."""
+    held = dict(account)
+    try:
+        user = call(base_url, key, "GET", f"/v1/users/{held['id']}")
+        bound = call(base_url, key, "GET", f"/v1/users/{held['id']}/factors")["factors"]
+        held["status"] = user["status"]
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != _NOT_FOUND:
+                return held
+        user, bound, held["status"] = {}, [], "deleted"
+    except OSError:
+        return held
+    working = {one["id"] for one in bound if one["disabled_at"] is None}
+    good = {
+        "password": user.get("password_changed_at") == held.get("password_changed_at"),
+        "authenticator": (held.get("authenticator") or {}).get("id") in working,
+        "api_key": _is_live(base_url, held.get("api_key")),
+    }
+    held["ended"] = [name for name in PROOFS if not good[name] and (held.get(name) or name in held.get("ended", ()))]
+    return held | dict.fromkeys(held["ended"])
+
+
+def _is_live(base_url: str, key: str | None) -> bool:
+    if key is None:
+        return False
     try:
         call(base_url, key, "GET", "/v1/keys/self")
     except urllib.error.HTTPError as error:
         with error:
-            return None if error.code == _NOT_AUTHENTICATED else key
+            return error.code != _NOT_AUTHENTICATED
     except OSError:
-        return key
-    return key
+        pass
+    return True

@@ -213,7 +213,7 @@ class Development:
         """Take the accounts of the sample tenant, or bring them in where the tenant has none at all."""
         base_url, key, held = self.settings.base_url, self.tenant_keys[slug], self._held().get("people")
         if isinstance(held, dict):
-            self.people = still_good(base_url, held)
+            self.people = still_good(base_url, key, held)
         elif self.outbox.is_dir() and not has_people(base_url, key):
             with self.progress.step(f"inviting people to {slug}"):
                 self.people = bring_in_people(base_url, key, slug, self.outbox)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from service.choices import choices_at
 from service.edge_errors import InvalidRequestError
 
 MAX_DEPTH = 64
@@ -25,6 +26,7 @@ _ESCAPED_COLON = re.compile(rb"(?<!\\)(?:\\\\)*\\u003[aA]")
 _PATH_PART = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_NO_CHOICE = re.compile(r"Invalid (?:enum )?value '")
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "datetime": "time"}
 _TYPE_NAME = re.compile(f"((?:[Ee]xpected|got) )`({'|'.join(_JSON_TYPES)})`")
 _REASON = re.compile(r"\AJSON is malformed: (.*)\Z")
@@ -77,7 +79,7 @@ def parse_typed(
         again = encoder.encode(value)
     except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
         parse_json(body)  # what is no JSON at all, or repeats a member, is said first
-        raise invalid_shape(error) from None
+        raise invalid_shape(error, decoder.type) from None
     if colons(body) != again.count(b":"):
         parse_json(body)
     elif body.count(b"{") + body.count(b"[") > MAX_DEPTH:
@@ -112,8 +114,8 @@ def check_depth(value: Any, levels: int = MAX_DEPTH) -> None:
     raise InvalidRequestError(f"the body is nested deeper than {MAX_DEPTH} levels")
 
 
-def invalid_shape(error: Exception) -> InvalidRequestError:
-    """Return msgspec's complaint as a problem with a JSON pointer."""
+def invalid_shape(error: Exception, shape: Any = None) -> InvalidRequestError:
+    """Return msgspec's complaint as a problem with a JSON pointer; `shape` tells what may stand there."""
     text = str(error)
     where = _WHERE.search(text)
     pointer = "" if where is None else pointer_of(where.group(1))
@@ -125,6 +127,10 @@ def invalid_shape(error: Exception) -> InvalidRequestError:
         name = unknown.group(1)
         return InvalidRequestError(f"`{name}` is not known here", f"{pointer}/{escape_token(name)}")
     detail = text if where is None else text[: where.start()]
+    choices = choices_at(shape, where.group(1)) if where is not None and _NO_CHOICE.match(text) is not None else ()
+    if choices:
+        named = [token for token in pointer.split("/") if token and not token.isdecimal()]
+        return InvalidRequestError(f"`{named[-1] if named else 'it'}` is one of {', '.join(choices)}", pointer)
     detail = _TYPE_NAME.sub(lambda found: f"{found.group(1)}`{_JSON_TYPES[found.group(2)]}`", detail)
     return InvalidRequestError(detail[:1].lower() + detail[1:], pointer)
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli.output import fail
+from service.demo import PROOFS
 from service.processes import StartError
 
 if TYPE_CHECKING:
@@ -176,8 +177,7 @@ def say_welcome(running: "Development") -> None:
             f"  first admin   {running.administrator_token}  (of the platform: POST /v1/bootstrap, once, within a day)"
         )
     for name, account in running.people.items():
-        proofs = "password, authenticator and key" if account.get("authenticator") else "password and key"
-        echo(f"  {name:<12}  {account['role']} of {running.people_of}; {proofs} in dev.json")
+        echo(f"  {name:<12}  {account['role']} of {running.people_of}; {proofs_of(account)}")
     echo(f"  all keys      {running.state.path / 'dev.json'}")
     if running.outbox.is_dir():
         echo(f"  mails         {running.outbox}")
@@ -186,16 +186,48 @@ def say_welcome(running: "Development") -> None:
         if example.slug in running.tenant_keys:
             say_example(running, example)
     say_sign_in(running)
+    say_renewal(running)
     echo("")
     sys.stdout.flush()
 
 
+def proofs_of(account: Mapping[str, Any]) -> str:
+    """Return what of an account's proofs `dev.json` holds, and what ended since the first start."""
+    if account.get("status", "active") != "active":
+        return f"{account['status']} by now"
+    held = [name for proof, name in PROOFS.items() if account.get(proof)]
+    told = f"{', '.join(held[:-1])} and {held[-1]}" if len(held) > 1 else "".join(held) or "nothing"
+    ended = [PROOFS[proof] for proof in account.get("ended", ())]
+    return f"{told} in dev.json" + (f" ({' and '.join(ended)} ended since)" if ended else "")
+
+
+def say_renewal(running: "Development") -> None:
+    """Print how to get anew what ended."""
+    where, kasbah = running.people_of, program()
+    ways = {
+        "password": f"{kasbah} user reset-password NAME --tenant {where} --reason lost    # mails a link",
+        "authenticator": f"{kasbah} user reset-factors NAME --tenant {where} --reason lost --yes    # mails a ticket",
+        "api_key": f"KASBAH_API_KEY=SESSION {kasbah} key create --own 'development key'    # with a session's token",
+    }
+    ended = {proof for account in running.people.values() for proof in account.get("ended", ())}
+    if not ended:
+        return
+    click.echo("\n  # anew what ended, or everything: stop this, and remove the directory of dev.json")
+    for proof in PROOFS:
+        if proof in ended:
+            click.echo(f"  {ways[proof]}")
+
+
 def say_sign_in(running: "Development") -> None:
     """Print how somebody with a second factor signs in."""
-    enrolled = [name for name, account in running.people.items() if account.get("authenticator")]
-    if not enrolled:
+    able = [
+        name
+        for name, account in running.people.items()
+        if account.get("authenticator") and account.get("password") and account.get("status", "active") == "active"
+    ]
+    if not able:
         return
-    name, kasbah = enrolled[0], program()
+    name, kasbah = able[0], program()
     click.echo(f"\n  # signs {name} in: the password, then the code that {name}'s authenticator shows now")
     click.echo(
         f"  printf '%s\\n' {shlex.quote(running.people[name]['password'])} \"$({kasbah} auth code {name})\" | "

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from service.cli.accounts import reason_option
-from service.cli.asking import asked, id_of, shown_time, tenant_option, tenant_or_only
+from service.cli.asking import asked, confirm, id_of, shown_time, tenant_option, tenant_or_only
 from service.cli.output import emit, output_option, printable, table
 from service.client import Client, RefusedError, path_of
 
@@ -13,6 +13,8 @@ _NONE_LEFT = (
     "nobody is signed in before a new second factor is bound, by password and ticket: "
     "`kasbah user reset-factors` mails a ticket"
 )
+
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command("factors")
@@ -53,10 +55,20 @@ def factors(user: str, tenant: str | None, output: str) -> None:
 @click.argument("user")
 @click.argument("factor")
 @reason_option
+@_yes
 @tenant_option
 @output_option
-def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str) -> None:
+def revoke(  # noqa: PLR0917 - click passes options by name
+    user: str,
+    factor: str,
+    reason: str,
+    yes: bool,  # noqa: FBT001 - as above
+    tenant: str | None,
+    output: str,
+) -> None:
     """End the second factor FACTOR (id) of the account USER (username, address or id); all its sign-ins end."""
+    if not yes:
+        confirm(f"End the second factor {printable(factor)} of {printable(user)}, and all sign-ins?", output)
 
     async def work(client: Client) -> Any:
         where = await tenant_or_only(client, tenant)
@@ -80,10 +92,19 @@ def revoke(user: str, factor: str, reason: str, tenant: str | None, output: str)
 @click.command("reset-factors")
 @click.argument("user")
 @reason_option
+@_yes
 @tenant_option
 @output_option
-def reset(user: str, reason: str, tenant: str | None, output: str) -> None:
+def reset(
+    user: str,
+    reason: str,
+    yes: bool,  # noqa: FBT001 - click passes options by name
+    tenant: str | None,
+    output: str,
+) -> None:
     """Take all second factors of USER (username, address or id) away, and mail its person a ticket for new ones."""
+    if not yes:
+        confirm(f"Take all second factors of {printable(user)} away, and end all sign-ins?", output)
 
     async def work(client: Client) -> Any:
         where = await tenant_or_only(client, tenant)

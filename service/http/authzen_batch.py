@@ -259,14 +259,14 @@ def _decode_loosely(body: bytes) -> _LooseBatch:
     try:
         return msgspec.convert(value, _LooseBatch)
     except msgspec.ValidationError as error:
-        raise invalid_shape(error) from None
+        raise invalid_shape(error, _LooseBatch) from None
 
 
 def _convert(item: Json) -> WireItem:
     try:
         return msgspec.convert(item, WireItem)
     except msgspec.ValidationError as error:
-        raise invalid_shape(error) from None
+        raise invalid_shape(error, WireItem) from None
 
 
 def _semantic_of(options: WireOptions | UnsetType) -> Semantic:

@@ -164,7 +164,7 @@ def read_struct(body: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
         value = decoder.decode(body)
         members = _members_decoder.decode(body)
     except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
-        raise _refused(body, error) from None
+        raise _refused(body, error, decoder.type) from None
     if colons(body) != colons(_encoder.encode(members)):
         raise duplicate_of(body)
     return value
@@ -198,7 +198,7 @@ def read_rows(
         except InvalidNameError as error:
             raise InvalidRequestError(str(error), here) from None
         except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
-            fault = invalid_shape(error)
+            fault = invalid_shape(error, RowWire)
             raise InvalidRequestError(fault.detail, here + (fault.pointer or "")) from None
         if not isinstance(row, kinds):
             raise InvalidRequestError("a row of this type does not belong here", f"{here}/type")
@@ -230,11 +230,11 @@ def _is_unrepeated(text: bytes, wire: RowWire) -> bool:
     return _encoder.encode(msgspec.json.decode(text)).count(b":") == count  # a member only repeats its default
 
 
-def _refused(body: bytes, error: Exception) -> InvalidRequestError:
+def _refused(body: bytes, error: Exception, shape: Any) -> InvalidRequestError:
     if not body.strip():
         return InvalidRequestError("the body is empty")
     if isinstance(error, msgspec.ValidationError):
-        return invalid_shape(error)
+        return invalid_shape(error, shape)
     if isinstance(error, RecursionError):
         return InvalidRequestError("the body is nested too deeply")
     return not_json(error)

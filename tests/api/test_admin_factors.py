@@ -223,10 +223,14 @@ async def test_the_command_line_does_the_same(post: PostOffice, monkeypatch, tmp
     listed = await run("factors", "alice")
     assert (str(phone.id) in listed.stdout, "recovery codes left: 10" in listed.stdout) == (True, True), listed.output
     assert (await run("revoke-factor", "alice", str(phone.id))).exit_code == 2
-    revoked = await run("revoke-factor", "alice", str(phone.id), "--reason", "lost")
+    for unasked in (("revoke-factor", "alice", str(phone.id)), ("reset-factors", "alice")):
+        refused = await run(*unasked, "--reason", "lost")
+        assert (refused.exit_code, "use --yes" in refused.stderr) == (2, True)
+    assert str(phone.id) in (await run("factors", "alice")).stdout
+    revoked = await run("revoke-factor", "alice", str(phone.id), "--reason", "lost", "--yes")
     assert (revoked.exit_code, revoked.stdout.splitlines()[0]) == (0, f"revoked {phone.id}"), revoked.output
     for said in (revoked.stdout, (await run("factors", "alice")).stdout):
         assert "`kasbah user reset-factors` mails a ticket" in said
-    assert (await run("reset-factors", "alice", "--reason", "lost")).exit_code == 0
-    assert (await run("reset-factors", "nobody", "--reason", "lost")).exit_code == 5
+    assert (await run("reset-factors", "alice", "--reason", "lost", "--yes")).exit_code == 0
+    assert (await run("reset-factors", "nobody", "--reason", "lost", "--yes")).exit_code == 5
     assert len(await post.mails("alice@example.org")) == 2

@@ -7,11 +7,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 
 import pytest
 
+from tests.support.paths import ROOT
 from tests.support.running_dev import RunningDev
 
 pytestmark = [pytest.mark.integration, pytest.mark.process]
@@ -185,6 +187,35 @@ def test_ctrl_c_stops_every_child_and_data_stays(other):
     assert {name: value for name, value in other.description().items() if name != "pid"} == {
         name: value for name, value in before.items() if name != "pid"
     }
+    assert other.end() == 0
+
+
+def test_what_ended_is_not_handed_out_again(other):
+    """After the README's tour Ada's key is over, after a reset her authenticator: the next start says so, and the way on."""
+    other.start()
+    assert "ended since" not in other.output()
+    for command in (
+        ("session", "revoke-all", "--user", "ada", "--reason", "lost the laptop"),
+        ("user", "reset-factors", "ada", "--reason", "lost the phone"),
+        ("user", "disable", "ben", "--reason", "on leave"),
+    ):
+        environment = os.environ | {"KASBAH_STATE_DIR": str(other.state)}
+        words = [sys.executable, "-m", "service", *command, "--tenant", "acme"]
+        agreed = [] if command[1] == "disable" else ["--yes"]
+        done = subprocess.run([*words, *agreed], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert other.end() == 0
+    other.start()
+    people = other.description()["tenants"]["acme"]["people"]
+    assert [people["ada"][proof] for proof in ("authenticator", "api_key")] == [None, None]
+    assert people["ada"]["password"]
+    output = other.output()
+    assert "ada           role:tenant-admin of acme; password in dev.json (authenticator and key ended since)" in output
+    assert "ben           role:editor of acme; disabled by now" in output
+    assert "cleo          role:viewer of acme; password and key in dev.json\n" in output
+    assert "signs ada in" not in output
+    for way in ("user reset-factors NAME --tenant acme", "key create --own"):
+        assert way in output
     assert other.end() == 0
 
 
