@@ -206,7 +206,7 @@ def say_renewal(running: "Development") -> None:
     where, kasbah = running.people_of, program()
     ways = {
         "password": f"{kasbah} user reset-password NAME --tenant {where} --reason lost    # mails a link",
-        "authenticator": f"{kasbah} user reset-factors NAME --tenant {where} --reason lost --yes    # mails a ticket",
+        "authenticator": f"{kasbah} user reset-factors NAME --tenant {where} --reason lost --yes    # docs/sign-in.md",
         "api_key": f"KASBAH_API_KEY=SESSION {kasbah} key create --own 'development key'    # with a session's token",
     }
     ended = {proof for account in running.people.values() for proof in account.get("ended", ())}

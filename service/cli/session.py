@@ -53,6 +53,7 @@ def revoke(session: str, user: str | None, reason: str | None, tenant: str | Non
 
     async def work(client: Client) -> Any:
         path, where = await _place(client, user, tenant, session)
+        await _refuse_own(client, path)
         return await client.delete(path, reason=reason, tenant=where)
 
     asked(work)
@@ -75,10 +76,13 @@ def revoke_all(
     """End every sign-in of somebody on every node, and their personal keys."""
     _require_reason(user, reason)
     if not yes:
-        confirm(f"End every sign-in of {printable(user or 'yours')}, and personal keys too?", output)
+        confirm(
+            f"End every sign-in of {'your own' if user is None else printable(user)}, and personal keys too?", output
+        )
 
     async def work(client: Client) -> Any:
         path, where = await _place(client, user, tenant)
+        await _refuse_own(client, path)
         return await client.delete(path, reason=reason, tenant=where)
 
     asked(work)
@@ -90,6 +94,13 @@ def _require_reason(user: str | None, reason: str | None) -> None:
         raise click.UsageError("say why: --reason")
     if user is None and reason is not None:
         raise click.UsageError("--reason goes with --user")
+
+
+async def _refuse_own(client: Client, path: str) -> None:
+    """Say what does it for one's own account, which nobody administers."""
+    own = (await client.get("/v1/keys/self"))["subject"]
+    if path.startswith(path_of("users", str(own).removeprefix("user:"), "sessions")):
+        raise click.UsageError("this is your own account: leave out --user and --reason")
 
 
 async def _place(client: Client, user: str | None, tenant: str | None, *more: str) -> tuple[str, str | None]:

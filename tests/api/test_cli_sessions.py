@@ -58,6 +58,9 @@ async def test_administrators_end_those_of_an_account(post: PostOffice, run):
     assert (await run("revoke-all", "--user", "alice", key=key)).exit_code == 2
     assert (await run("revoke-all", "--user", "alice", "--reason", "left", key=key)).exit_code == 2
     assert (await run("revoke", "current", "--reason", "x", key=new.token)).exit_code == 2
+    for own in (("revoke-all", "--yes"), ("revoke", str(new.session.session_id))):
+        refused = await run(*own, "--user", str(user.id), "--reason", "x", key=new.token)
+        assert (refused.exit_code, "your own account: leave out --user" in refused.stderr) == (2, True)
     done = await run("revoke-all", "--user", "alice@example.org", "--reason", "left", "--yes", key=key)
     assert (done.exit_code, done.stdout) == (0, "revoked every sign-in and personal key\n")
     assert (await run("list", "--user", user.ref.partition(":")[2], key=key)).stdout == "no sessions\n"
