@@ -7,6 +7,7 @@ from uuid import UUID
 from authn.account_flows import AccountFlows, Done, LinkRefused, by_link, holder_of, lock_active, new_id, spending, tell
 from authn.address_changes import AddressChange, confirm_change, insert_change, undo_change
 from authn.errors import EmailTakenError, UserNotFoundError
+from authn.known_devices import forget_trusted_devices
 from authn.links import Holder, LinkPurpose, issue_link
 from authn.mail_queue import queue_mail
 from authn.mails import Mail, MailKind
@@ -147,6 +148,7 @@ async def undo_address(
                 await raise_auth_epoch(work, change.user_id)
             stored = await lock_user(work, change.user_id)
             if stored is not None:
+                await forget_trusted_devices(work, change.user_id)
                 await tell(work, flows.ring, MailKind.ADDRESS_UNDONE, stored)
             by = by_link(change.user_id, spent.link.link_id, meta)
             return await _changed(work, flows, change, "user.address_undo", by, more=freed)

@@ -155,7 +155,11 @@ class SignInEnd:
         """Keep what is known of the device; tell a person whose devices are known of one that is not."""
         user_id = finished.held.user.id
         if finished.device_id is not None:
-            await note_device_used(work, user_id, finished.device_id, life=self.device_life)
+            used_at = await note_device_used(work, user_id, finished.device_id, life=self.device_life)
+            reset_at = finished.held.password_reset_at
+            if used_at is not None and reset_at is not None and used_at < reset_at:
+                # SECURITY: it may be that of whoever the password was reset for, who would come back unnoticed.
+                await tell(work, self._ring, MailKind.NEW_DEVICE, finished.held)
             return None
         if await knows_devices(work, user_id):
             await tell(work, self._ring, MailKind.NEW_DEVICE, finished.held)

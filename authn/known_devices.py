@@ -6,6 +6,7 @@ who guess at an account cannot keep its owner out.
 
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -36,8 +37,11 @@ _ANY = text(
     "AND expires_at > clock_timestamp())"
 )
 _USED = text(
-    "UPDATE known_devices SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life, "
-    "signed_in = true WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id"
+    "UPDATE known_devices AS d SET last_used_at = clock_timestamp(), expires_at = clock_timestamp() + :life, "
+    "signed_in = true FROM (SELECT tenant_id, user_id, device_id, last_used_at FROM known_devices "
+    "WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id FOR UPDATE) AS before "
+    "WHERE (d.tenant_id, d.user_id, d.device_id) = (before.tenant_id, before.user_id, before.device_id) "
+    "RETURNING before.last_used_at"
 )
 _INHERIT = text(
     "INSERT INTO credential_failures (tenant_id, user_id, authenticator, failures, blocked_until) "
@@ -52,11 +56,34 @@ _REPLACE = text(
     "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND NOT signed_in "
     "RETURNING device_id"
 )
-_FORGET = text("DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id")
+_LIST = text(
+    "SELECT device_id, created_at, last_used_at, expires_at, signed_in FROM known_devices "
+    "WHERE tenant_id = :tenant_id AND user_id = :user_id AND expires_at > clock_timestamp() "
+    "ORDER BY last_used_at DESC, device_id"
+)
+_FORGET = text("DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id RETURNING device_id")
+_FORGET_ONE = text(
+    "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND device_id = :device_id "
+    "RETURNING device_id"
+)
+_FORGET_SIGNED_IN = text(
+    "DELETE FROM known_devices WHERE tenant_id = :tenant_id AND user_id = :user_id AND signed_in RETURNING device_id"
+)
 _FORGET_FAILURES = text(
     "DELETE FROM credential_failures WHERE tenant_id = :tenant_id AND user_id = :user_id "
     "AND split_part(authenticator, '@', 2) = ANY(:devices)"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A device that an account knows; what it is, nobody told. `signed_in` is false until somebody signs in from it."""
+
+    device_id: UUID
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+    signed_in: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +131,7 @@ async def remember_device(
         await work.session.execute(_INHERIT, named | {"device_id": str(device_id)})
         gone += (await work.session.execute(_REPLACE, named)).scalars()
     gone += (await work.session.execute(_MAKE_ROOM, named | {"kept": MAX_DEVICES - 1})).scalars()
-    if gone:
-        await work.session.execute(_FORGET_FAILURES, named | {"devices": [str(device) for device in gone]})
+    await _forget_failures(work, user_id, gone)
     entered = {"device_id": device_id, "token_hash": token_hash(token), "life": life, "signed_in": signed_in}
     expires_at: datetime = (await work.session.execute(_ENTER, named | entered)).scalar_one()
     return NewDevice(token, device_id, expires_at)
@@ -116,12 +142,52 @@ async def knows_devices(work: TenantUnitOfWork, user_id: UUID) -> bool:
     return bool((await work.session.execute(_ANY, {"tenant_id": work.tenant_id, "user_id": user_id})).scalar_one())
 
 
-async def note_device_used(work: TenantUnitOfWork, user_id: UUID, device_id: UUID, *, life: timedelta) -> None:
-    """Let a known device stay known from now on as long as a new one."""
+async def note_device_used(
+    work: TenantUnitOfWork, user_id: UUID, device_id: UUID, *, life: timedelta
+) -> datetime | None:
+    """Let a known device stay known from now on as long as a new one.
+
+    Returns:
+        When it was used before that; None where it was forgotten meanwhile.
+    """
     named = {"tenant_id": work.tenant_id, "user_id": user_id, "device_id": device_id, "life": life}
-    await work.session.execute(_USED, named)
+    used_at: datetime | None = (await work.session.execute(_USED, named)).scalar_one_or_none()
+    return used_at
 
 
-async def forget_devices(work: TenantUnitOfWork, user_id: UUID) -> None:
-    """Know no device of an account any more."""
-    await work.session.execute(_FORGET, {"tenant_id": work.tenant_id, "user_id": user_id})
+async def list_devices(work: TenantUnitOfWork, user_id: UUID) -> Sequence[KnownDevice]:
+    """Return the devices that an account knows now, the one that was used last first."""
+    rows = await work.session.execute(_LIST, {"tenant_id": work.tenant_id, "user_id": user_id})
+    return [KnownDevice(*row) for row in rows]
+
+
+async def forget_device(work: TenantUnitOfWork, user_id: UUID, device_id: UUID) -> bool:
+    """Forget one device and what failed from there; whether the account knew it."""
+    named = {"tenant_id": work.tenant_id, "user_id": user_id, "device_id": device_id}
+    gone = (await work.session.execute(_FORGET_ONE, named)).scalars().all()
+    await _forget_failures(work, user_id, gone)
+    return bool(gone)
+
+
+async def forget_devices(work: TenantUnitOfWork, user_id: UUID) -> int:
+    """Know no device of an account any more; return how many there were."""
+    gone = (await work.session.execute(_FORGET, {"tenant_id": work.tenant_id, "user_id": user_id})).scalars().all()
+    await _forget_failures(work, user_id, gone)
+    return len(gone)
+
+
+async def forget_trusted_devices(work: TenantUnitOfWork, user_id: UUID) -> None:
+    """Forget every device that somebody signed in from: one of them may be a thief's, for whom all this is done.
+
+    SECURITY: a thief's device would keep tries of its own, and be signed in from without a notice. One that a reset of
+    the password made known stays until the next one replaces it, or its failures would be forgotten with it.
+    """
+    named = {"tenant_id": work.tenant_id, "user_id": user_id}
+    gone = (await work.session.execute(_FORGET_SIGNED_IN, named)).scalars().all()
+    await _forget_failures(work, user_id, gone)
+
+
+async def _forget_failures(work: TenantUnitOfWork, user_id: UUID, gone: Sequence[UUID]) -> None:
+    if gone:
+        named = {"tenant_id": work.tenant_id, "user_id": user_id, "devices": [str(device) for device in gone]}
+        await work.session.execute(_FORGET_FAILURES, named)

@@ -163,7 +163,8 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
     MailKind.NEW_DEVICE: (
         "A new device signed in to $tenant",
         (
-            "On $when somebody signed in to your account $username at $tenant from a device that it does not know.\n"
+            "On $when somebody signed in to your account $username at $tenant from a device that it does not know,\n"
+            "or that was not used since the password was reset.\n"
             f"{_NOT_YOU}"
         ),
     ),

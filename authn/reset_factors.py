@@ -25,6 +25,7 @@ from authn.factor_storage import (
     remove_authenticator,
 )
 from authn.factors import Authenticator, Factors
+from authn.known_devices import forget_trusted_devices
 from authn.links import LinkPurpose, issue_link
 from authn.mail_queue import queue_mail
 from authn.mail_texts import moment_text
@@ -137,6 +138,7 @@ class FactorAdministration:
     async def _reset(self, work: TenantUnitOfWork, held: StoredUser, meta: ChangeMeta) -> TenantHead:
         user = held.user
         await forget_factors(work, user.id)
+        await forget_trusted_devices(work, user.id)
         await end_all_rows(work, user.id)
         epoch = (await work.session.execute(_DEMAND, _named(work, user.id))).scalar_one()
         await work.session.execute(_MARK, _named(work, user.id))

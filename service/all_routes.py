@@ -3,6 +3,7 @@
 from service import health
 from service.http import (
     account_address,
+    account_devices,
     account_factors,
     account_invitation,
     account_keys,
@@ -62,6 +63,7 @@ def all_routes() -> tuple[Route, ...]:
         *admin_sign_in.ROUTES,
         *account_password.ROUTES,
         *account_sessions.ROUTES,
+        *account_devices.ROUTES,
         *admin_sessions.ROUTES,
         *admin_audit.ROUTES,
         *admin_user_import.ROUTES,

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from authn.challenge_storage import ChallengeStore
 from authn.finish_sign_in import SignInEnd
+from authn.forget_devices import KnownDevices
 from authn.second_step import SecondSteps
 from authn.sign_in import SignIns
 from authn.sign_in_counters import SignInCounters
@@ -41,6 +42,7 @@ SIGN_IN_END: web.AppKey[SignInEnd] = web.AppKey("SIGN_IN_END")
 """What lets a session begin, however it was proven."""
 SIGN_IN_THROTTLES: web.AppKey[SignInThrottles] = web.AppKey("SIGN_IN_THROTTLES")
 SIGN_IN_COUNTERS: web.AppKey[SignInCounters] = web.AppKey("SIGN_IN_COUNTERS")
+KNOWN_DEVICES: web.AppKey[KnownDevices] = web.AppKey("KNOWN_DEVICES")
 AFTERMATH: web.AppKey[Aftermath] = web.AppKey("AFTERMATH")
 
 
@@ -83,6 +85,7 @@ def signing_in(limits: SignInLimits) -> Part:
         )
         app[SECOND_STEPS] = SecondSteps(sessions, app[CHALLENGES], factors, end, app[NODE].now)
         app[SIGN_IN_COUNTERS] = SignInCounters(sessions, tenants)
+        app[KNOWN_DEVICES] = KnownDevices(sessions)
         notices = SignInNotices(sessions, app[SIGN_IN_AUDIT], ring)
         aftermath = app[AFTERMATH] = Aftermath(notices, partial(hurry_mails, app), app[METRICS].count_event)
         yield

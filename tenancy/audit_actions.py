@@ -45,6 +45,7 @@ AUDIT_ACTIONS: Mapping[str, str] = MappingProxyType(
         "service_account.update": "a service account's name or description changed",
         "settings.change": "settings of a tenant changed",
         "sign_in.clear": "counters of failed sign-ins were cleared",
+        "sign_in.forget_device": "devices that an account knew were forgotten, by its person or an administrator",
         "sign_in.lock": "so many proofs of an account failed that no more are judged from where they came",
         "sign_in.password": "a password was right, and a second factor is asked for, or to be bound",
         "sign_in.refuse": "somebody was not signed in",

@@ -100,6 +100,10 @@ FAILURE_COMMANDS = {
     "show": Lazy("service.cli.auth:show_failures", "Show failed sign-ins of an account, or of the tenant."),
     "clear": Lazy("service.cli.auth:clear_failures", "Clear failed sign-ins, so that the next try is judged."),
 }
+DEVICE_COMMANDS = {
+    "list": Lazy("service.cli.devices:list_", "List the devices that one's own account knows."),
+    "forget": Lazy("service.cli.devices:forget", "Forget a device, or all that an account knows."),
+}
 PASSWORD_COMMANDS = {
     "build-list": Lazy("service.cli.passwords:build_list", "Make the list of breached passwords that a server reads."),
 }
@@ -195,8 +199,9 @@ root.add_command(LazyGroup("user", USER_COMMANDS, "Accounts of people."))
 root.add_command(LazyGroup("invitation", INVITATION_COMMANDS, "Invite people to accounts."))
 root.add_command(LazyGroup("service-account", SERVICE_ACCOUNT_COMMANDS, "Programs, and what they may."))
 root.add_command(LazyGroup("key", KEY_COMMANDS, "Create, list, rotate and revoke API keys."))
-auth = LazyGroup("auth", AUTH_COMMANDS, "Sign in; see and clear failed sign-ins.")
+auth = LazyGroup("auth", AUTH_COMMANDS, "Sign in; failed sign-ins, and known devices.")
 auth.add_command(LazyGroup("failures", FAILURE_COMMANDS, "See and clear failed sign-ins."))
+auth.add_command(LazyGroup("devices", DEVICE_COMMANDS, "Devices that an account knows, whose failures count apart."))
 root.add_command(auth)
 root.add_command(LazyGroup("session", SESSION_COMMANDS, "Sign-ins: one's own, and those of accounts."))
 root.add_command(LazyGroup("audit", AUDIT_COMMANDS, "Read, export and verify the audit."))

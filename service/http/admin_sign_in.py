@@ -12,7 +12,7 @@ from service.http.lists import parameter
 from service.keys import TENANT, TENANTS
 from service.rights import require_power_over
 from service.routes import Needs, Route
-from service.sign_in_part import SIGN_IN_COUNTERS, SIGN_IN_THROTTLES
+from service.sign_in_part import KNOWN_DEVICES, SIGN_IN_COUNTERS, SIGN_IN_THROTTLES
 from service.throttling import network_of
 
 
@@ -36,6 +36,16 @@ async def clear(request: web.Request) -> web.Response:
     await require_power_over(request, user_id)
     meta = meta_of(request, parameter(request, "reason"))
     if not await request.app[SIGN_IN_COUNTERS].clear_account(request[TENANT], user_id, meta=meta):
+        raise NoSuchResourceError
+    return web.Response(status=204)
+
+
+async def forget_devices(request: web.Request) -> web.Response:
+    """DELETE the devices that an account knows: whoever signs in from one of them is a stranger from now on."""
+    user_id = path_id(request, "user_id")
+    await require_power_over(request, user_id)
+    meta = meta_of(request, parameter(request, "reason"))
+    if not await request.app[KNOWN_DEVICES].forget_all(request[TENANT], user_id, meta=meta):
         raise NoSuchResourceError
     return web.Response(status=204)
 
@@ -80,6 +90,7 @@ _CLEAR = Needs("user:write", "kasbah:user", "clear-failures", home=True)
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/users/{user_id}/sign-in", read, _SEE),
     Route("DELETE", "/v1/users/{user_id}/sign-in/failures", clear, _CLEAR, seconds=None),
+    Route("DELETE", "/v1/users/{user_id}/sign-in/devices", forget_devices, _CLEAR, seconds=None),
     Route("GET", "/v1/sign-in/failures", read_tenant, _SEE),
     Route("DELETE", "/v1/sign-in/failures", clear_tenant, _CLEAR, seconds=None),
 )

@@ -419,6 +419,9 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ("DELETE", "/v1/users/{user_id}/sign-in/failures"): lambda world, actor: accounts(
         world, actor, "DELETE", "/sign-in/failures", None
     ),
+    ("DELETE", "/v1/users/{user_id}/sign-in/devices"): lambda world, actor: accounts(
+        world, actor, "DELETE", "/sign-in/devices", None
+    ),
     ("DELETE", "/v1/sign-in/failures"): harmless("it lets networks try again, whose tries are judged as ever"),
     ("POST", "/v1/invitations"): invitations,
     ("DELETE", "/v1/invitations/{invitation_id}"): lambda world, actor: [
@@ -505,6 +508,8 @@ ATTEMPTS: dict[tuple[str, str], Attack | str] = {
     ),
     ("DELETE", "/v1/users/me/sessions"): harmless("no key may use it, and a session ends its own person's alone"),
     ("DELETE", "/v1/users/me/sessions/{session_id}"): harmless("as above"),
+    ("DELETE", "/v1/users/me/devices"): harmless("as above"),
+    ("DELETE", "/v1/users/me/devices/{device_id}"): harmless("as above"),
     ("DELETE", "/v1/users/{user_id}/factors/{factor_id}"): lambda world, actor: accounts(
         world, actor, "DELETE", "/factors/018f0000-0000-7000-8000-000000000000", None
     ),

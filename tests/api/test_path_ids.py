@@ -11,6 +11,7 @@ USER_ROUTES = (
     ("GET", "/v1/users/{}/factors", None),
     ("GET", "/v1/users/{}/sign-in", None),
     ("DELETE", "/v1/users/{}/sign-in/failures?reason=x", None),
+    ("DELETE", "/v1/users/{}/sign-in/devices?reason=x", None),
     ("POST", "/v1/users/{}/verification", None),
     ("POST", "/v1/users/{}/password-reset", {"reason": "x"}),
     ("POST", "/v1/users/{}/factors/reset", {"reason": "x"}),

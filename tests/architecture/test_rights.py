@@ -36,6 +36,7 @@ def test_a_route_without_a_decision_says_why():
         "it is about the caller's own keys, and a personal key never does more than its owner may",
         "everyone may be told who they are",
         "it is about the caller's own sessions",
+        "it is about the devices that the caller's own account knows",
         "it is about the caller's own second factors",
     }
     for more in ({}, {"resource": "kasbah:x"}, {"action": "read"}):
