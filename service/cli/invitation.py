@@ -132,5 +132,5 @@ async def _one(client: Client, named: str, tenant: str | None, states: tuple[str
         if entry["status"] in states and named.lower() in {entry["id"], (entry["email"] or "").lower()}
     ]
     if len(found) != 1:
-        fail(f"{len(found) or 'no'} open invitations are of `{printable(named)}`", ExitCode.REFUSED)
+        fail(f"{len(found) or 'no'} open invitations are for `{printable(named)}`", ExitCode.REFUSED)
     return found[0]

@@ -113,7 +113,7 @@ def load_progress(path: Path) -> Progress | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UserFileError(f"`{path}` says not how far an import came: {error}") from None
+        raise UserFileError(f"`{path}` does not say how far an import came: {error}") from None
 
 
 def save_progress(path: Path, progress: Progress) -> None:

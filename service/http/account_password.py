@@ -73,11 +73,11 @@ def unproven(outcome: Unproven) -> EdgeError:
     """Return how a present password that proves nothing is answered."""
     match outcome:
         case PresentWrong() | NoPassword():
-            return WrongPasswordError("the present password is not that", "/current_password")
+            return WrongPasswordError("the present password is wrong", "/current_password")
         case MustWait(seconds=seconds):
             return TooManyTriesError(f"too many wrong passwords: try again in {seconds} s", seconds)
         case LockedOut():
-            return CredentialLockedError("too many wrong passwords: it must be reset")
+            return CredentialLockedError("too many wrong passwords: the password must be reset")
         case _:
             assert_never(outcome)
 

@@ -85,7 +85,9 @@ async def finish(request: web.Request) -> web.Response:
         case FactorChanged():
             return await factor_changed(request, outcome)
         case FactorWrong():
-            raise SecurityKeyRefusedError("the security key was not made for this, here and now", "/attestation")
+            raise SecurityKeyRefusedError(
+                "the answer is not that of a new security key for this account: begin again", "/attestation"
+            )
         case MustWait() | LockedOut():
             raise unproven_factor(outcome)
         case _:
