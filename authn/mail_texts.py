@@ -57,6 +57,14 @@ _TEXTS: Mapping[MailKind, tuple[str, str]] = {
             f"The link works once, until $until.\n{_UNASKED} Your password stays as it is."
         ),
     ),
+    MailKind.RESET_NOT_YET: (
+        "No new password for $tenant yet",
+        (
+            "A new password was asked for, for your account $username at $tenant. Its second factors were reset "
+            "within the last day, and nobody replaces both on one day: ask again tomorrow. Your password stays.\n"
+            "If you cannot wait, or did not ask for this, ask your administrator for help."
+        ),
+    ),
     MailKind.ADDRESS_CONFIRM: (
         "Confirm your new address for $tenant",
         (

@@ -26,6 +26,7 @@ class MailKind(StrEnum):
     INVITATION = "invitation"
     INVITATION_TAKEN = "invitation-taken"
     RESET = "reset"
+    RESET_NOT_YET = "reset-not-yet"
     ADDRESS_CONFIRM = "address-confirm"
     ADDRESS_TAKEN = "address-taken"
     ADDRESS_NOTICE = "address-notice"

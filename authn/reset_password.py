@@ -85,7 +85,9 @@ async def request_reset(
         # SECURITY: only what would be mailed uses up the tenant's share, or strangers with made-up names would.
         if can_be_mailed(stored) and await count_attempt(work, TENANT_LIMIT, "") is not None:
             return
-        await _send(work, flows, stored, meta=meta)
+        sent = await _send(work, flows, stored, meta=meta)
+        if sent == NotSent(NoReset.FACTORS):
+            await tell(work, flows.ring, MailKind.RESET_NOT_YET, stored)
 
 
 async def start_reset(
