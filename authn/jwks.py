@@ -87,9 +87,7 @@ def verified_payload(token: str, key: PyJWK) -> bytes:
         decoded = _jws.decode_complete(token, key, algorithms=[key.algorithm_name])
     except (PyJWTError, ValueError, TypeError):
         raise AccessTokenRefusedError(Refusal.SIGNATURE) from None
-    payload = decoded["payload"]
-    if not isinstance(payload, bytes):
-        raise AccessTokenRefusedError(Refusal.SIGNATURE)
+    payload: bytes = decoded["payload"]
     return payload
 
 

@@ -172,7 +172,7 @@ class Gate:
                 self._judge_role(row.role, row)
             case RoleLink():
                 self._judge_grouping(row)
-            case StoredEntity():
+            case _:
                 self._judge_attributes(row)
 
     def _judge_loss(self, row: Row) -> None:
@@ -185,7 +185,7 @@ class Gate:
                 self._judge_taking(row)
             case RoleLink():
                 self._judge_grouping(row)
-            case StoredEntity():
+            case _:
                 self._judge_attributes(row)
 
     def _judge_pattern(self, rule: Rule) -> None:

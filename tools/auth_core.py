@@ -13,7 +13,7 @@ _AUTHN = """
     webauthn_storage
 """
 _AUTHZ = "auth_conditions auth_values evaluate grants step_up"
-_SERVICE = "access_tokens callers fresh_sign_in key_rates mfa_demands rights signed_in subject_sign_ins"
+_SERVICE = "access_tokens caller callers fresh_sign_in key_rates mfa_demands rights signed_in subject_sign_ins"
 
 MODULES = tuple(
     f"{package}/{name}.py"
@@ -23,22 +23,22 @@ MODULES = tuple(
 """As paths in the repository."""
 
 _UNIT = """
-    access_tokens account_states auth_conditions breached_passwords callers evaluate explain fast_callers granting
-    grants issuer_client issuer_keys key_rates key_scopes new_passwords password_hashes password_hashing passwords
-    recovery_codes relying_party rights sessions signed_in signed_tokens step_up subject_sign_ins tenant_settings totp
-    user_edits webauthn_keys
+    access_tokens account_states api_keys auth_conditions auth_values breached_passwords callers evaluate explain
+    factor_steps fast_callers granting grants issuer_client issuer_keys key_rates key_scopes metrics new_passwords node
+    password_hashes password_hashing passwords plan recovery_codes relying_party rights sessions signed_in signed_tokens
+    step_up subject_sign_ins tenant_settings totp user_edits webauthn_keys
 """
 _PROPERTY = "access_tokens gate step_up"
 _INTEGRATION = """
-    access_tokens account_homes account_states challenges change_password factor_rotation forgetting_in_valkey
-    own_factors recovery_code_proofs service_account_nodes session_races sign_in_story sign_in_throttles
-    tenants_and_keys totp_proofs user_races webauthn_proofs webauthn_registrations
+    access_tokens account_homes account_states challenges change_password change_policy factor_rotation
+    forgetting_in_valkey own_factors recovery_code_proofs service_account_nodes session_races sign_in_story
+    sign_in_throttles tenants_and_keys totp_proofs user_races webauthn_proofs webauthn_registrations
 """
 _API = """
-    access_tokens account_password admin_factors admin_sign_in enrolment escalation every_pathway first_administrator
-    forward_auth fresh_sign_in hostile_credentials invitations own_factors password_reset personal_keys route_access
-    security_key_sign_in security_keys service_accounts sessions sign_in sign_in_attacks sign_in_histories
-    sign_ins_in_decisions step_up tenant_life
+    access_tokens account_password admin_factors admin_sign_in enrolment escalation evaluations every_pathway
+    first_administrator forward_auth fresh_sign_in hostile_credentials invitations own_factors password_reset
+    personal_keys route_access security_key_sign_in security_keys service_accounts sessions sign_in sign_in_attacks
+    sign_in_histories sign_ins_in_decisions step_up tenant_life
 """
 
 

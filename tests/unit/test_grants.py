@@ -404,6 +404,41 @@ def test_a_link_between_resources_of_the_platform_takes_everything():
         change(small, "user:helper", add=[RoleLink(Ref("doc:1"), Ref("doc:all"), "g2")])
 
 
+def test_a_link_between_resources_goes_as_it_came():
+    """What a group is denied, its member is not any more."""
+    model = replace(DEFAULT_MODEL, resource=ColumnMatch(prefix=True, roles="g2"))
+    small = policy(BASE, model=model)
+    link = RoleLink(Ref("doc:1"), Ref("doc:all"), "g2")
+    change(small, "user:author", remove=[link])
+    with pytest.raises(GrantRefusedError):
+        change(small, "user:helper", remove=[link])
+    with pytest.raises(GrantRefusedError):
+        change(small, "user:author", remove=[RoleLink(Ref("doc:1"), Ref("kasbah:group"), "g2")])
+
+
+def test_several_links_are_judged_together():
+    """The same role for two, and two roles that deny."""
+    text = f"{BASE}\np role:shut doc:1 read deny\np role:closed doc:2 read deny"
+    links = "g user:x role:shut\ng user:y role:shut\ng user:x role:closed"
+    writes(text, by="user:chief", remove=links)
+    with pytest.raises(GrantRefusedError, match="role:shut"):
+        writes(text, by="user:helper", remove=links)
+    writes(text, by="user:chief", add="g user:x role:helper\ng user:y role:helper")
+
+
+def test_under_priority_a_row_that_moves_may_give():
+    """There the first row that applies decides, so whoever moves one up gives what it says."""
+    small = policy(BASE, model=replace(DEFAULT_MODEL, effect=PolicyEffect.PRIORITY))
+    allow = row("p user:x kasbah:key write")
+    moved = RowChanges(moved={allow.id: (allow, allow)})
+    key = Holder((held_by(small.snapshot, Ref("role:author"), SubjectRecord(), NOW),), is_person=False)
+    with pytest.raises(GrantRefusedError):
+        Gate(small.snapshot, key, None, CATALOGUE, NOW).judge(moved)
+    overriding = policy(BASE)
+    key = Holder((held_by(overriding.snapshot, Ref("role:author"), SubjectRecord(), NOW),), is_person=False)
+    Gate(overriding.snapshot, key, None, CATALOGUE, NOW).judge(moved)
+
+
 # --- power over others
 
 

@@ -247,3 +247,10 @@ def test_the_kinds_that_are_read():
     """Each form becomes its own kind."""
     assert isinstance(read_password_hash("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"), BcryptHash)
     assert isinstance(read_password_hash(f"$scrypt$ln=4,r=8,p=1${SALT}${TAG}"), ScryptHash)
+
+
+@pytest.mark.parametrize("salt", ["A", "A" * 21, "A" * 23 + "==="])
+def test_a_salt_of_no_whole_bytes_is_refused(salt):
+    """Base64 has no remainder of one letter."""
+    with pytest.raises(UnsupportedPasswordHashError):
+        read_password_hash(f"$argon2id$v=19$m=64,t=1,p=1${salt}${TAG}")

@@ -255,3 +255,10 @@ def test_advice_knows_the_context_and_shares_it_with_nobody():
 def test_advice_looks_at_a_bounded_part():
     """What zxcvbn takes grows much faster than a password."""
     assert advise("1!|@4$5" * 36, ()) == advise(("1!|@4$5" * 36)[:32], ())
+
+
+def test_an_account_without_address_or_name_has_context_all_the_same():
+    """The service, the tenant and the username."""
+    words = context_words_of(slug="acme", tenant_names=(None,), username="jane", email=None, display_name=None)
+    assert {"acme", "jane"} <= set(words)
+    assert not [word for word in words if "@" in word]

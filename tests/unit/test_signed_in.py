@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from authn.errors import VolatileStoreUnavailableError
 from authn.sessions import Acr, Session, make_token
@@ -307,3 +308,42 @@ async def test_callers_hand_tokens_to_who_knows_their_shape():
         with pytest.raises(NotAuthenticatedError):
             await callers.authenticate(nothing)
     assert (directory.lookups, world.finds) == (0, 1)
+
+
+async def test_sessions_are_forgotten_when_the_database_is_another_one():
+    """Valkey is asked again about each."""
+    world = World()
+    await world.signed_in.authenticate(TOKEN)
+    world.signed_in.forget_all()
+    await world.signed_in.authenticate(TOKEN)
+    assert world.finds == 2
+    assert world.signed_in.totals() == {"session_hits": 0, "session_misses": 2, "session_refused": 0}
+
+
+async def test_remembered_sessions_are_bounded(monkeypatch):
+    """The one that was used longest ago is asked for again."""
+    monkeypatch.setattr("service.signed_in.REMEMBERED", 2)
+    world = World()
+    tokens = [make_token(TENANT, bytes([number]) * 32) for number in range(3)]
+    world.sessions |= dict.fromkeys(tokens, world.sessions[TOKEN])
+    for number in (0, 1, 0, 2, 0):
+        await world.signed_in.authenticate(tokens[number])
+    assert world.finds == 3
+    await world.signed_in.authenticate(tokens[1])
+    assert world.finds == 4
+
+
+async def test_a_use_that_cannot_be_written_back_ends_nothing():
+    """It is told, and tried again after as long as ever."""
+    world = World()
+    await world.signed_in.authenticate(TOKEN)
+    world.time += SEEN_EVERY
+    world.elapsed = 0
+    world.down = True
+    with capture_logs() as logs:
+        assert await world.signed_in.authenticate(TOKEN)
+    assert [line["event"] for line in logs] == ["sessions.not_written_back"]
+    world.down = False
+    world.time += SEEN_EVERY
+    await world.signed_in.authenticate(TOKEN)
+    assert world.written == [world.time]

@@ -376,3 +376,14 @@ def test_a_deep_attestation_object_is_refused():
     deep = base64.urlsafe_b64encode(b"\x81" * 11_000).rstrip(b"=").decode()
     response = answer["response"] | {"attestationObject": deep}
     assert isinstance(verify_attestation(PARTY, answer | {"response": response}, challenge=CHALLENGE), WebauthnRefused)
+
+
+@pytest.mark.parametrize("given", ["usb", {"usb": 1}, None, 7])
+def test_transports_that_are_no_list_are_none(given):
+    """They are a hint; a key is made without them."""
+    key = SoftwareAuthenticator(ORIGIN)
+    answer = key.create(asked())
+    answer["response"]["transports"] = given
+    made = verify_attestation(PARTY, answer, challenge=CHALLENGE)
+    assert isinstance(made, NewKey)
+    assert made.transports == ()
