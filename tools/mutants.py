@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sample(all_of_them: list[Mutant], size: int | None) -> list[Mutant]:
     if size is None or size >= len(all_of_them):
         return all_of_them
-    return random.Random(0).sample(all_of_them, size)  # the same ones each time
+    chosen = random.Random(0).sample(range(len(all_of_them)), size)  # the same ones each time
+    return [all_of_them[place] for place in sorted(chosen)]
 
 
 @contextlib.contextmanager
