@@ -12,7 +12,6 @@ from authn.known_devices import NewDevice, knows_devices, note_device_used, reme
 from authn.mails import MailKind
 from authn.session_storage import SessionStore
 from authn.sessions import NewSession, Proof, Session
-from authn.sign_in_throttles import Taken, forgive
 from authn.user_rows import read_user
 from authn.users import StoredUser
 from tenancy.key_ring import KeyRing
@@ -26,8 +25,8 @@ from tenancy.unit_of_work import Sessions, TenantUnitOfWork, tenant_unit_of_work
 class Finished:
     """All that was demanded was proven.
 
-    `held` is the account as it was when its password was proven; `taken` the try that this was, when the password alone
-    was enough; `challenge_id` what this finishes, when there was more to prove.
+    `held` is the account as it was when its password was proven; `challenge_id` what this finishes, when there was more
+    to prove.
     """
 
     held: StoredUser
@@ -35,7 +34,6 @@ class Finished:
     method: str
     settings: SessionSettings
     device_id: UUID | None = None
-    taken: Taken | None = None
     challenge_id: UUID | None = None
 
 
@@ -136,8 +134,6 @@ class SignInEnd:
         if isinstance(session, SignInLost):
             return session
         device = await self._note_device(work, finished, session.created_at, remember=remember_device)
-        if finished.taken is not None:
-            await forgive(work, finished.taken)
         return SessionBegun(session, finished.method, device)
 
     async def hand_out(self, begun: SessionBegun) -> SignedIn:

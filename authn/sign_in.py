@@ -191,24 +191,20 @@ class SignIns:
         meta: ChangeMeta,
     ) -> PasswordOutcome:
         """Go on with a right password: to a session, or to what must be proven besides."""
-        demanded = await self._demands.demanded(held.user, found.settings, found.revision)
         async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
+            # At once: what follows may not be known now, and a right password is no failure for that.
+            await forgive(work, taken)
             factors = await read_factors(work, held.user.id)
-            step = _next_step(factors, demanded=demanded)
-            unfit = _unfit(found, held, given.password, alone=step is None)
-            if unfit is not None:
-                reason = "password-expired" if isinstance(unfit, PasswordExpiredError) else "password-too-short"
-                refusal = AuditEntry("session.begin", held.user.ref, AuditOutcome.REFUSED, detail={"reason": reason})
-                await append_audit(work, meta, [refusal])
-            elif step is not None:
-                # SECURITY: whoever stole a password and gets no further has been here, too.
-                entry = AuditEntry("sign_in.password", held.user.ref, detail={"step": step.value})
-                await append_audit(work, meta, [entry])
-            if unfit is not None or step is not None:
-                await forgive(work, taken)
+        demanded = await self._demands.demanded(held.user, found.settings, found.revision)
+        step = _next_step(factors, demanded=demanded)
+        unfit = _unfit(found, held, given.password, alone=step is None)
         if unfit is not None:
+            why = {"reason": "password-expired" if isinstance(unfit, PasswordExpiredError) else "password-too-short"}
+            await self._note(found, meta, AuditEntry("session.begin", held.user.ref, AuditOutcome.REFUSED, detail=why))
             raise unfit
         if step is not None:
+            # SECURITY: whoever stole a password and gets no further has been here, too.
+            await self._note(found, meta, AuditEntry("sign_in.password", held.user.ref, detail={"step": step.value}))
             return await self._challenged(found, held, step, factors, whence)
         finished = Finished(
             held,
@@ -216,10 +212,15 @@ class SignIns:
             PASSWORD_METHOD,
             found.settings.sessions,
             device_id=found.device_id,
-            taken=taken,
         )
         done = await self._end.signed_in(finished, whence.shown, remember_device=given.remember_device, meta=meta)
-        return done if isinstance(done, SignedIn) else _refused(found, Reason.CHANGED, taken)
+        if isinstance(done, SignedIn):
+            return done
+        return SignInRefused(found.tenant_id, Reason.CHANGED, held=held, known_device=found.device_id is not None)
+
+    async def _note(self, found: FoundAccount, meta: ChangeMeta, entry: AuditEntry) -> None:
+        async with tenant_unit_of_work(self._sessions, found.tenant_id) as work:
+            await append_audit(work, meta, [entry])
 
     async def _challenged(
         self, found: FoundAccount, held: StoredUser, step: ChallengeStep, factors: Factors, whence: Whence

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from authn.sessions import is_session_token
+from authz.errors import StaleError
 from authz.request import Ref
 from authz.rules import RoleLink
 from service.keys import SESSION_STORE
+from service.mfa_demands import NodeDemands
 from tenancy.ids import PLATFORM_TENANT_ID
 from tests.support.administration import Answer
 from tests.support.factors import wrong_code
@@ -118,6 +120,23 @@ async def test_an_imported_password_keeps_the_rules_of_where_it_was_chosen(door:
     """Else bringing accounts along would lock their people out."""
     await door.user("alice", password="quiet stones", password_set_by="import")
     assert (await door.login("alice", "quiet stones")).status == 200
+
+
+async def test_a_right_password_is_no_failure_though_nobody_can_say_what_else_is_needed(
+    door: FrontDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tries again during an outage is not made to wait, nor locked out, by passwords that were right."""
+    await door.user("alice")
+
+    async def unknown(*_: object) -> bool:
+        raise StaleError("the node is blind")
+
+    with monkeypatch.context() as blind:
+        blind.setattr(NodeDemands, "demanded", unknown)
+        for _ in range(8):
+            assert (await door.login("alice")).status == 503
+    assert door.query("SELECT * FROM credential_failures") == []
+    assert (await door.login("alice")).status == 200
 
 
 async def test_what_signs_nobody_in_is_one_answer(door: FrontDoor) -> None:
