@@ -26,7 +26,7 @@ from benchmarks.report import Table, print_table, say
 from loadtests.plan import COLD_TENANTS, HOT_TENANTS, TenantPlan, prepare, write_plan
 from loadtests.verdict import Measured, failures_of, measured_of, missed
 from service.bootstrap import create_platform_key
-from service.client import DEFAULT_STATE_DIR, DEV_FILE, NoServerError, Server, find_server
+from service.which_server import DEFAULT_STATE_DIR, DEV_FILE, NoServerError, Server, find_server
 
 HERE = Path(__file__).resolve().parent
 WARM_TENANTS = 12

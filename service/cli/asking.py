@@ -8,7 +8,8 @@ from uuid import UUID
 import click
 
 from service.cli.output import ExitCode, OutputFormat, fail, on_terminal, printable
-from service.client import Client, NoServerError, RefusedError, Server, UnreachableError, ask, path_of
+from service.client import Client, RefusedError, UnreachableError, ask, path_of
+from service.which_server import NoServerError, Server
 
 _T = TypeVar("_T")
 

@@ -7,7 +7,8 @@ import click
 
 from service.cli.asking import asked, asked_of, confirm, id_of, shown_time, tenant_option, tenant_or_only
 from service.cli.output import ExitCode, emit, fail, output_option, printable, table
-from service.client import Client, NoServerError, find_public_server, path_of
+from service.client import Client, path_of
+from service.which_server import NoServerError, find_public_server
 
 _LOGIN = path_of("auth", "login")
 _VERIFY = path_of("auth", "mfa", "verify")

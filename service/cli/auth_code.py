@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from service.cli.output import ExitCode, fail, printable
-from service.client import DEFAULT_STATE_DIR, DEV_FILE
 from service.demo import code_of
+from service.which_server import DEFAULT_STATE_DIR, DEV_FILE
 
 
 @click.command("code")

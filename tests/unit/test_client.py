@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.client import NoServerError, RefusedError, Server, find_server, path_of
+from service.client import RefusedError, path_of
+from service.which_server import NoServerError, Server, find_server
 
 
 def dev_file(directory: Path, **members: object) -> Path:
