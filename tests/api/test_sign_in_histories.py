@@ -20,11 +20,11 @@ from hypothesis.stateful import (
 
 from tests.support.address_actors import TAKEN_OVER, Addresses, find_way_back
 from tests.support.factors import wrong_code
-from tests.support.sign_in import FrontDoor, front_door
+from tests.support.sign_in import FrontDoor
 from tests.support.sign_in_actors import Account, Leaks, open_account
 from tests.support.sign_in_attacks import Attacker
 from tests.support.tenant_actors import demand_of_everybody, let_tenant, open_invited
-from tests.support.world import World
+from tests.support.world import World, patient_door
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def world(database_url: str) -> Iterator[World[FrontDoor]]:
     """The application, for all tests of this module."""
-    running = World(lambda: front_door(database_url))
+    running = World(lambda: patient_door(database_url))
     yield running
     running.close()
 
