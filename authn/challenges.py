@@ -48,6 +48,7 @@ class Challenge:
         device_id: The known device that it was proven on.
         data: What a factor left between two requests.
         slug: The tenant's name; a request that names another one has no challenge.
+        remember_device: Asked for with the password: the device is to be known once the sign-in is done.
     """
 
     challenge_id: UUID
@@ -63,6 +64,7 @@ class Challenge:
     device_id: UUID | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     slug: str | None = None
+    remember_device: bool = False
 
 
 def client_of(network: str, user_agent: str | None) -> bytes:

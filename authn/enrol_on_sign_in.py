@@ -158,7 +158,8 @@ class SignInEnrolments:
             device_id=challenge.device_id,
             challenge_id=challenge.challenge_id,
         )
-        begun = await self._end.begin(work, finished, whence.shown, remember_device=remember_device, meta=meta)
+        wanted = remember_device or challenge.remember_device
+        begun = await self._end.begin(work, finished, whence.shown, remember_device=wanted, meta=meta)
         if isinstance(begun, SignInLost):
             raise ChallengeExpiredError
         return begun

@@ -100,7 +100,8 @@ class SignInEnd:
         finished = Finished(
             held, proof, method, settings, device_id=challenge.device_id, challenge_id=challenge.challenge_id
         )
-        return await self.signed_in(finished, client, remember_device=remember_device, meta=meta)
+        wanted = remember_device or challenge.remember_device
+        return await self.signed_in(finished, client, remember_device=wanted, meta=meta)
 
     async def signed_in(
         self, finished: Finished, client: Client, *, remember_device: bool, meta: ChangeMeta

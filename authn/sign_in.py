@@ -205,7 +205,7 @@ class SignIns:
         if step is not None:
             # SECURITY: whoever stole a password and gets no further has been here, too.
             await self._note(found, meta, AuditEntry("sign_in.password", held.user.ref, detail={"step": step.value}))
-            return await self._challenged(found, held, step, factors, whence)
+            return await self._challenged(found, held, step, factors, whence, remember_device=given.remember_device)
         finished = Finished(
             held,
             Proof(Acr.AAL1, (Amr.PASSWORD.value,), found.now),
@@ -223,7 +223,14 @@ class SignIns:
             await append_audit(work, meta, [entry])
 
     async def _challenged(
-        self, found: FoundAccount, held: StoredUser, step: ChallengeStep, factors: Factors, whence: Whence
+        self,
+        found: FoundAccount,
+        held: StoredUser,
+        step: ChallengeStep,
+        factors: Factors,
+        whence: Whence,
+        *,
+        remember_device: bool,
     ) -> MoreNeeded:
         if step is ChallengeStep.MFA:
             methods = tuple(method.value for method in factors.methods if method in self._provable)
@@ -242,6 +249,7 @@ class SignIns:
             expires_at=found.now + CHALLENGE_LIFE,
             device_id=found.device_id,
             slug=found.slug,
+            remember_device=remember_device,
         )
         return MoreNeeded(await self._challenges.open(challenge), challenge)
 

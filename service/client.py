@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+import service
 from service.which_server import ClientError, Server, find_server
 
 CONNECT_SECONDS = 5.0
@@ -240,7 +241,9 @@ def path_of(*parts: str) -> str:
 async def connected(server: Server) -> AsyncIterator[Client]:
     """Yield a client of `server`."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as session:
+    # So that somebody who looks at their sign-ins knows which one this was.
+    headers = {"User-Agent": f"kasbah/{service.__version__}"}
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True, headers=headers) as session:
         yield Client(server, session)
 
 

@@ -42,6 +42,7 @@ async def test_a_password_is_asked_without_echo_and_the_session_works(door, run)
     first, token = done.stdout.strip().splitlines()
     assert first.startswith("signed in as alice (aal1: pwd) until 20")
     assert (await door.get("/v1/users/me", key=token)).status == 200
+    assert "kasbah/" in (await run("session", "list", key=token)).stdout
     audited = await run("audit", "list", "--tenant", "acme", "--action", "session.begin")
     assert "password aal1" in audited.stdout
     as_json = await run(

@@ -441,7 +441,7 @@ async def test_secrets_are_nowhere(doors) -> None:
     phone = await door.phone(alice)
     half = await door.login("alice", remember_device=True)
     code = phone.code()
-    done = await door.verify(half.json["challenge"], "totp", code, remember_device=True)
+    done = await door.verify(half.json["challenge"], "totp", code)
     secrets = [PASSWORD, half.json["challenge"], done.json["session"]["token"], done.json["device"]["token"]]
     await door.login("alice", WRONG)
     await door.settled()
