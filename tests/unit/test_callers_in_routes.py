@@ -20,7 +20,9 @@ from service.access_tokens import AccessTokens
 from service.caller import Caller, CallerKind
 from service.callers import Callers
 from service.edge_errors import (
+    EnrolmentRequiredError,
     InsufficientAuthenticationError,
+    InteractiveOnlyError,
     InvalidRequestError,
     MissingRightError,
     MissingScopeError,
@@ -28,11 +30,11 @@ from service.edge_errors import (
     SubjectSessionError,
     TenantSuspendedError,
 )
-from service.fresh_sign_in import require_fresh
+from service.fresh_sign_in import require_fresh, require_sign_in
 from service.http.revisions import MIN_REVISION_HEADER
 from service.key_rates import KeyRates
 from service.keys import CALLER, CALLERS, NODE, TENANT
-from service.routes import FRESH
+from service.routes import FRESH, Needs
 from service.subject_sign_ins import ANYBODY, SESSION_HEADER, SignInOf, known_sign_in, with_sign_in
 from tenancy.ids import PLATFORM_TENANT_ID, Slug, TenantId
 from tests.support.policies import NOW, ask
@@ -270,7 +272,42 @@ def test_what_a_caller_asserts_counts_where_it_may_and_nothing_else_is_known():
         with_sign_in(question(**{subject_sign_ins.ASSERTED: {"acr": "aal9"}}), None, may_assert=True)
 
 
-# --- how fresh it is
+# --- whether, and how freshly, somebody signed in
+
+
+READING = Needs("policy:read", "kasbah:policy", "read")
+OWN_FACTORS = Needs("account:write", "kasbah:account", "write", interactive=True, enrolling=True)
+ISSUED = replace(PERSON, kind=CallerKind.ACCESS_TOKEN, client_id="app")
+STALE = replace(holder(), demanded_acr=Acr.AAL2)
+STALE = replace(STALE, session=replace(STALE.session, acr=Acr.AAL1))
+
+
+@pytest.mark.parametrize(
+    ("caller", "access", "refused"),
+    [
+        (SERVICE, READING, None),
+        (PERSON, READING, None),
+        (ISSUED, READING, None),
+        (holder(), READING, None),
+        (holder(), OWN_FACTORS, None),
+        (SERVICE, OWN_FACTORS, InteractiveOnlyError),
+        (PERSON, OWN_FACTORS, InteractiveOnlyError),
+        (ISSUED, OWN_FACTORS, InteractiveOnlyError),
+        (ISSUED, Needs("key:write", "kasbah:key", "write"), InteractiveOnlyError),
+        (PERSON, Needs("key:write", "kasbah:key", "write"), None),
+        (holder(must_enrol=True), READING, EnrolmentRequiredError),
+        (holder(must_enrol=True), OWN_FACTORS, None),
+        (STALE, READING, InsufficientAuthenticationError),
+        (STALE, OWN_FACTORS, None),
+    ],
+)
+def test_who_may_use_a_route_by_how_they_call(caller, access, refused):
+    """Keys and tokens touch no credentials; a session after a recovery code, or below what is demanded, only enrols."""
+    if refused is None:
+        require_sign_in(caller, access)
+    else:
+        with pytest.raises(refused):
+            require_sign_in(caller, access)
 
 
 def signed_in(acr: Acr, age: timedelta, full: Acr) -> Caller:
