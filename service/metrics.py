@@ -6,13 +6,15 @@ worker then answers for all. Every label comes from a closed set.
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
@@ -67,6 +69,22 @@ def comparison_counter(registry: CollectorRegistry) -> Counter:
     return Counter(
         "kasbah_oracle_checks", "Answers sampled for a comparison with PyCasbin's", ["outcome"], registry=registry
     )
+
+
+class _OfAllProcesses(MultiProcessCollector):
+    """Reads what all processes counted, but for files that one of them is just making: those have no length yet."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db") if _has_begun(path)]
+        merged: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _has_begun(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # of a process that ended
+        return False
 
 
 class Metrics:
@@ -242,5 +260,5 @@ class Metrics:
         if not self._multi_process:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_OfAllProcesses(None))  # type: ignore[no-untyped-call]
         return generate_latest(registry)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from authn.password_settings import PasswordSettings
 from service import worker
 from tests.support.seeding import seed
 
@@ -44,6 +45,8 @@ def test_of_the_workers_of_a_machine_one_runs_jobs(monkeypatch, tmp_path):
     monkeypatch.setattr(worker.os, "nice", lambda _by: 0)
     first, second = socket.socket(), socket.socket()
     settings = type("Settings", (), {"cross_check_per_second": 0, "log_level": "ERROR"})()
+    settings.passwords, settings.workers = PasswordSettings(), 2
+    settings.model_copy = lambda **_: settings
     for listener in (first, second):
         worker.run_worker(settings, None, None, None, first, None, listener, 0, 0)
     worker.run_bulk_worker(settings, tmp_path / "socket", first, 0, 0)

@@ -88,7 +88,8 @@ print(metrics.render().decode())
 
 
 def test_several_processes_add_up(tmp_path):
-    """A scrape of one answers for all, also for those that ended."""
+    """A scrape of one answers for all, also for those that ended, and while another one is making its files."""
+    (tmp_path / "counter_1.db").touch()
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PATH": ""}
     outputs = [
         subprocess.run(
