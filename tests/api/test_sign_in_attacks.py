@@ -92,7 +92,8 @@ async def test_the_last_failure_locks_and_no_guess_is_judged_any_more(doors) -> 
         judged = counted["stored"]
         right = await doors[1].login("alice")
     assert 0 < judged <= 6
-    assert {answer.status for answer in answers} <= {401, 503}  # a busy machine may not have compared all in time
+    # A busy machine may not have compared all in time; who came as the last one was being counted is told to ask again.
+    assert {answer.status for answer in answers} <= {401, 429, 503}
     assert (right.status, right.problem) == (401, "invalid-credentials")
     assert counted["stored"] == judged
     assert len({answer.body for answer in [*answers, right] if answer.status == 401}) == 1
