@@ -3,8 +3,7 @@
 from aiohttp import web
 
 from authn.known_devices import KnownDevice
-from service.edge_errors import NoSuchResourceError
-from service.http.admin import json_answer, meta_of
+from service.http.admin import ended, json_answer, meta_of, no_content
 from service.http.ids import path_id
 from service.http.session_wire import own_session
 from service.routes import Needs, Route
@@ -23,16 +22,16 @@ async def list_own(request: web.Request) -> web.Response:
 async def forget_own(request: web.Request) -> web.Response:
     """DELETE one: its token is worth nothing from now on."""
     own, device_id = own_session(request), path_id(request, "device_id")
-    if not await request.app[KNOWN_DEVICES].forget(own.tenant_id, own.user_id, device_id, meta=meta_of(request)):
-        raise NoSuchResourceError
-    return web.Response(status=204)
+    return ended(
+        found=await request.app[KNOWN_DEVICES].forget(own.tenant_id, own.user_id, device_id, meta=meta_of(request))
+    )
 
 
 async def forget_all_own(request: web.Request) -> web.Response:
     """DELETE all of them."""
     own = own_session(request)
     await request.app[KNOWN_DEVICES].forget_all(own.tenant_id, own.user_id, meta=meta_of(request))
-    return web.Response(status=204)
+    return no_content(None)
 
 
 def _shown(device: KnownDevice) -> dict[str, object]:

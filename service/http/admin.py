@@ -19,7 +19,7 @@ from authz.served_model import ServedModel
 from authz.write_ports import ChangeMeta, PolicyWriter
 from service.caller import Caller
 from service.client_address import address_of
-from service.edge_errors import InvalidRequestError, OverloadedError
+from service.edge_errors import InvalidRequestError, NoSuchResourceError, OverloadedError
 from service.keys import CALLER, REQUEST_ID, TENANT
 from tenancy.ids import BASE_TENANT_ID, PLATFORM_TENANT_ID, TenantId
 from tenancy.ports import TenantRegistry
@@ -154,6 +154,13 @@ def raw_answer(body: bytes, *, status: int = 200, head: TenantHead | None = None
 def no_content(head: TenantHead | None) -> web.Response:
     """Return the answer when something ended; `head` is None when it had ended before, and nothing changed."""
     return web.Response(status=204, headers=None if head is None else {"Kasbah-Revision": str(head.revision)})
+
+
+def ended(*, found: bool) -> web.Response:
+    """Return the answer when something without a revision ended; raises `NoSuchResourceError` when it was not there."""
+    if not found:
+        raise NoSuchResourceError
+    return no_content(None)
 
 
 async def written(request: web.Request, head: TenantHead) -> None:

@@ -1,12 +1,13 @@
 """`/v1/users/{user_id}/sign-in`, `/v1/sign-in/failures`: administrators see and clear counters of failed sign-ins."""
 
 from ipaddress import ip_address
+from uuid import UUID
 
 from aiohttp import web
 
 from authn.sign_in_counters import Counter
 from service.edge_errors import InvalidRequestError, NoSuchResourceError
-from service.http.admin import json_answer, meta_of
+from service.http.admin import ended, json_answer, meta_of, no_content
 from service.http.ids import path_id
 from service.http.lists import parameter
 from service.keys import TENANT, TENANTS
@@ -14,6 +15,7 @@ from service.rights import require_power_over
 from service.routes import Needs, Route
 from service.sign_in_part import KNOWN_DEVICES, SIGN_IN_COUNTERS, SIGN_IN_THROTTLES
 from service.throttling import network_of
+from tenancy.tenant import ChangeMeta
 
 
 async def read(request: web.Request) -> web.Response:
@@ -32,22 +34,20 @@ async def read(request: web.Request) -> web.Response:
 
 async def clear(request: web.Request) -> web.Response:
     """DELETE all counters of an account: the next try is judged at once."""
-    user_id = path_id(request, "user_id")
-    await require_power_over(request, user_id)
-    meta = meta_of(request, parameter(request, "reason"))
-    if not await request.app[SIGN_IN_COUNTERS].clear_account(request[TENANT], user_id, meta=meta):
-        raise NoSuchResourceError
-    return web.Response(status=204)
+    user_id, meta = await _whose_and_why(request)
+    return ended(found=await request.app[SIGN_IN_COUNTERS].clear_account(request[TENANT], user_id, meta=meta))
 
 
 async def forget_devices(request: web.Request) -> web.Response:
     """DELETE the devices that an account knows: whoever signs in from one of them is a stranger from now on."""
+    user_id, meta = await _whose_and_why(request)
+    return ended(found=await request.app[KNOWN_DEVICES].forget_all(request[TENANT], user_id, meta=meta))
+
+
+async def _whose_and_why(request: web.Request) -> tuple[UUID, ChangeMeta]:
     user_id = path_id(request, "user_id")
     await require_power_over(request, user_id)
-    meta = meta_of(request, parameter(request, "reason"))
-    if not await request.app[KNOWN_DEVICES].forget_all(request[TENANT], user_id, meta=meta):
-        raise NoSuchResourceError
-    return web.Response(status=204)
+    return user_id, meta_of(request, parameter(request, "reason"))
 
 
 async def read_tenant(request: web.Request) -> web.Response:
@@ -71,7 +71,7 @@ async def clear_tenant(request: web.Request) -> web.Response:
         bucket = request.app[SIGN_IN_THROTTLES].network_bucket(request[TENANT], head.slug, network)
     meta = meta_of(request, parameter(request, "reason"))
     await request.app[SIGN_IN_COUNTERS].clear_tenant(request[TENANT], bucket, meta=meta)
-    return web.Response(status=204)
+    return no_content(None)
 
 
 def _shown(counter: Counter) -> dict[str, object]:
