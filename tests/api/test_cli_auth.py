@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from service.cli.root import root
+from tests.support.commands import kasbah
 from tests.support.factors import wrong_code
 from tests.support.sign_in import PASSWORD, WRONG, FrontDoor, front_door
 
@@ -27,8 +28,7 @@ def run(door: FrontDoor, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, typed: str = "", key: str | None = None) -> Result:
-        environment = {"KASBAH_URL": door.url, "KASBAH_API_KEY": door.keys["acme"] if key is None else key}
-        return await asyncio.to_thread(CliRunner().invoke, root, arguments, env=environment, input=typed)
+        return await kasbah(door.url, door.keys["acme"] if key is None else key, *arguments, typed=typed)
 
     return command
 

@@ -1,14 +1,13 @@
 """`kasbah invitation …` and the mails that `kasbah user` has sent, against a real server and a real mail server."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from service.cli.root import root
+from tests.support.commands import kasbah
 from tests.support.people import PostOffice
 
 pytestmark = pytest.mark.integration
@@ -20,8 +19,7 @@ def run(post: PostOffice, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str | None = None) -> Result:
-        environment = {"KASBAH_URL": post.url, "KASBAH_API_KEY": key or post.keys["acme"]}
-        return await asyncio.to_thread(CliRunner().invoke, root, arguments, env=environment)
+        return await kasbah(post.url, key or post.keys["acme"], *arguments)
 
     return command
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from service.cli.root import root
 from tests.support.administration import Service, link, rule
+from tests.support.commands import kasbah
 
 pytestmark = pytest.mark.integration
 
@@ -33,8 +34,7 @@ def run(admin: Service, monkeypatch, tmp_path) -> Run:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str | None = None, stdin: str | None = None) -> Result:
-        environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
-        return await asyncio.to_thread(CliRunner().invoke, root, list(arguments), input=stdin, env=environment)
+        return await kasbah(admin.url, key or admin.platform, *arguments, typed=stdin)
 
     return command
 

@@ -1,15 +1,14 @@
 """`kasbah service-account …` and `kasbah key …` against a real server: what they print, refuse, and their exit codes."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from service.cli.root import root
 from tests.support.administration import Service, link
+from tests.support.commands import kasbah
 from tests.support.persons import People
 
 pytestmark = pytest.mark.integration
@@ -21,8 +20,7 @@ def run(admin: Service, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str | None = None) -> Result:
-        environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
-        return await asyncio.to_thread(CliRunner().invoke, root, list(arguments), env=environment)
+        return await kasbah(admin.url, key or admin.platform, *arguments)
 
     return command
 

@@ -1,15 +1,14 @@
 """`kasbah session …` against a real server."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from authn.begin_session import Client
-from service.cli.root import root
+from tests.support.commands import kasbah
 from tests.support.people import PostOffice
 from tests.support.sessions import signed_in
 
@@ -22,8 +21,7 @@ def run(post: PostOffice, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str) -> Result:
-        environment = {"KASBAH_URL": post.url, "KASBAH_API_KEY": key}
-        return await asyncio.to_thread(CliRunner().invoke, root, ["session", *arguments], env=environment)
+        return await kasbah(post.url, key, "session", *arguments)
 
     return command
 

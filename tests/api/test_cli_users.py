@@ -1,15 +1,14 @@
 """`kasbah user …` against a real server: what it prints, what it refuses, and its exit codes."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from service.cli.root import root
 from tests.support.administration import Service, link
+from tests.support.commands import kasbah
 
 pytestmark = pytest.mark.integration
 
@@ -20,8 +19,7 @@ def run(admin: Service, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str | None = None, group: str = "user") -> Result:
-        environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": key or admin.platform}
-        return await asyncio.to_thread(CliRunner().invoke, root, [group, *arguments], env=environment)
+        return await kasbah(admin.url, key or admin.platform, group, *arguments)
 
     return command
 

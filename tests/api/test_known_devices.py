@@ -1,15 +1,14 @@
 """Devices that an account knows: seen and forgotten by their owner and by administrators, and by what stops a thief."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from service.cli.root import root
+from tests.support.commands import kasbah
 from tests.support.sessions import signed_in
 from tests.support.sign_in import PASSWORD, WRONG, FrontDoor, front_door
 
@@ -31,8 +30,7 @@ def run(door: FrontDoor, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str, key: str) -> Result:
-        environment = {"KASBAH_URL": door.url, "KASBAH_API_KEY": key}
-        return await asyncio.to_thread(CliRunner().invoke, root, ["auth", "devices", *arguments], env=environment)
+        return await kasbah(door.url, key, "auth", "devices", *arguments)
 
     return command
 

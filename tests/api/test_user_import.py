@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from service.cli import user_import
-from service.cli.root import root
 from service.cli.user_files import Progress, file_digest, save_progress
 from service.client import UnavailableError
 from tests.support.administration import Answer, Service
+from tests.support.commands import kasbah
 
 IMPORT, EXPORT = "/v1/users/import", "/v1/users/export"
 BCRYPT = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
@@ -155,8 +155,7 @@ def run(admin: Service, monkeypatch, tmp_path) -> Callable[..., Any]:
     monkeypatch.chdir(tmp_path)
 
     async def command(*arguments: str) -> Result:
-        environment = {"KASBAH_URL": admin.url, "KASBAH_API_KEY": admin.platform}
-        return await asyncio.to_thread(CliRunner().invoke, root, ["user", *arguments], env=environment)
+        return await kasbah(admin.url, admin.platform, "user", *arguments)
 
     return command
 
